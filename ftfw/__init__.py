@@ -1,0 +1,3 @@
+"""ftfw: fault-tolerant firewall state replication."""
+
+__version__ = "0.1.0"
