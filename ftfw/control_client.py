@@ -1,0 +1,121 @@
+"""The control socket's protocol, seen from a command: one request line, progress lines, one closing line.
+
+Nothing heavy is imported here: `ftfw notify` and `ftfw promote` are on the failover path.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DEFAULT_CONFIG = Path("/etc/ftfw/ftfw.toml")
+DEFAULT_SOCKET = Path("/run/ftfw/control.sock")
+CONNECT_TIMEOUT_S = 5.0
+SILENCE_MAX_S = 60.0  # a daemon that has nothing to say for so long is taken for dead
+
+
+class ControlError(Exception):
+    """A command could not be carried out; the message says why, and what to do about it."""
+
+
+def call(
+    path: Path,
+    command: str,
+    *,
+    on_progress: Callable[[dict[str, Any]], None] | None = None,
+    **arguments: Any,
+) -> dict[str, Any]:
+    """Have the daemon behind the socket at `path` carry out `command`, and return its result.
+
+    `on_progress` sees what the daemon reports on the way. Raises ControlError if there is no daemon, if it
+    refuses, or if it goes away or silent before the end.
+    """
+    with _connected(path) as connection:
+        try:
+            connection.sendall(json.dumps({"command": command, **arguments}).encode() + b"\n")
+            with connection.makefile("rb") as lines:
+                for line in lines:
+                    if not line.endswith(b"\n"):
+                        break  # cut off within a line
+                    kind, content = _parse(path, line)
+                    if kind == "result":
+                        return content
+                    if on_progress is not None:
+                        on_progress(content)
+        except TimeoutError:
+            message = (
+                f"{path}: no answer for {SILENCE_MAX_S:.0f} s; the daemon hangs: see its log, restart it"
+            )
+            raise ControlError(message) from None
+        except OSError as error:
+            raise ControlError(f"{path}: {error.strerror}; see the daemon's log") from None
+    raise ControlError(f"{path}: the daemon closed the connection before it was done; see its log")
+
+
+def _parse(path: Path, line: bytes) -> tuple[str, dict[str, Any]]:
+    """Return a line's kind, "progress" or "result", and its content; ControlError for anything else."""
+    try:
+        reply = json.loads(line)
+    except ValueError:
+        reply = None
+    if isinstance(reply, dict):
+        if "error" in reply:
+            raise ControlError(str(reply["error"]))
+        for kind in ("progress", "result"):
+            if isinstance(reply.get(kind), dict):
+                return kind, reply[kind]
+    raise ControlError(f"{path}: this is not an answer of ftfw; does the socket belong to another program?")
+
+
+def _connected(path: Path) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(CONNECT_TIMEOUT_S)
+    try:
+        connection.connect(str(path))
+    except OSError as error:
+        connection.close()
+        raise ControlError(_why_not_connected(path, error)) from None
+    connection.settimeout(SILENCE_MAX_S)
+    return connection
+
+
+def _why_not_connected(path: Path, error: OSError) -> str:
+    match error:
+        case FileNotFoundError():
+            return f"{path}: no such socket: ftfw is not running, or its control.socket is another path"
+        case ConnectionRefusedError():
+            return f"{path}: nobody answers: ftfw is not running; start it with `ftfw --role active|backup`"
+        case PermissionError():
+            return f"{path}: permission denied; run this as root, or as the user that ftfw runs as"
+        case BlockingIOError() | TimeoutError():
+            return f"{path}: the daemon does not take connections; it hangs: see its log, restart it"
+    return f"{path}: {error.strerror or error}"
+
+
+def socket_of(config: Path | None) -> tuple[Path, str | None]:
+    """Return the control socket that the file at `config` (None: the default file) names, and any warning.
+
+    Nothing but that one key is looked at: a slip elsewhere in the file must not keep a takeover from the
+    daemon that runs. The default file may even be missing or broken; then the default socket is tried. Raises
+    ControlError if a file given by name cannot be read.
+    """
+    file = config or DEFAULT_CONFIG
+    try:
+        document = tomllib.loads(file.read_bytes().decode())
+    except (OSError, ValueError) as error:
+        problem = f"{file}: {error.strerror if isinstance(error, OSError) else error}"
+        if config is not None:
+            raise ControlError(f"{problem}; name a readable file with --config") from None
+        missing = isinstance(error, FileNotFoundError)
+        return DEFAULT_SOCKET, None if missing else f"{problem}; trying {DEFAULT_SOCKET}"
+    control = document.get("control")
+    path = control.get("socket", str(DEFAULT_SOCKET)) if isinstance(control, dict) else str(DEFAULT_SOCKET)
+    if not isinstance(path, str):
+        raise ControlError(f"{file}: control.socket: found {path!r}; expected an absolute path")
+    return Path(path), None
