@@ -1,0 +1,159 @@
+"""The agent: one process on each host that serves, runs flows, and moves addresses, at the lab's command.
+
+`python -m ftfw.lab.agent HOST` speaks `wire` over standard input and output; it ends with its input.
+"""
+
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from . import plan, wire
+from .announce import announce
+from .flows import catalogue
+from .flows.base import LOSSES, Flow, now
+from .flows.programs import lines
+from .flows.tcp import block
+from .judge import pause
+from .services import Services
+
+
+BIG_FILE_BLOCKS = 8192
+
+
+class Agent:
+    """Carries out commands one after the other; flows run on in the background nursery."""
+
+    def __init__(
+        self, host: str, nursery: trio.Nursery, send: Callable[[wire.Message], Awaitable[None]]
+    ) -> None:
+        self._host = host
+        self._nursery = nursery
+        self._send = send
+        self._services = Services(nursery)
+        self._flows: dict[str, Flow] = {}
+        self._cut = 0.0
+
+    async def carry_out(self, command: wire.Command) -> None:
+        """Carry out a command and say so."""
+        operation = OPERATIONS.get(command.operation)
+        if operation is None:
+            await self._send(wire.Done(error=f"unknown operation {command.operation!r}"))
+            return
+        try:
+            await operation(self, **command.arguments)
+        except (OSError, subprocess.CalledProcessError) as error:
+            await self._send(wire.Done(error=f"{command.operation}: {error}"))
+        else:
+            await self._send(wire.Done())
+
+    async def publish(self) -> None:
+        """Write the files that the real servers offer; their place is `plan.FILES` in the work directory."""
+        folder = Path(plan.FILES)
+        folder.mkdir()
+        (folder / plan.SMALL_FILE).write_text(plan.SMALL_TEXT + "\n")
+        (folder / plan.BIG_FILE).write_bytes(b"".join(map(block, range(BIG_FILE_BLOCKS))))
+
+    async def serve(self) -> None:
+        """Start the lab's own services."""
+        await self._services.start(self._host)
+
+    async def open(self, flows: list[str], limit_s: float) -> None:
+        """Open flows, and report which of them work."""
+        self._flows = {flow.name: flow for flow in catalogue() if flow.name in flows}
+        await self._phase(lambda flow: flow.open(self._nursery), flows, limit_s)
+
+    async def arm(self, flows: list[str], limit_s: float) -> None:
+        """Prepare flows for the takeover."""
+        await self._phase(lambda flow: flow.arm(), flows, limit_s)
+
+    async def cut(self) -> None:
+        """Note that the active has been cut off now."""
+        self._cut = now()
+
+    async def prove(self, flows: list[str], limit_s: float) -> None:
+        """The takeover is done: report which flows live on."""
+        self._services.takeover_done()
+        await self._phase(lambda flow: flow.prove(), flows, limit_s)
+
+    async def close(self) -> None:
+        """Close all flows."""
+        for flow in self._flows.values():
+            with trio.move_on_after(1):
+                await flow.close()
+
+    async def adopt(self) -> None:
+        """Take the virtual addresses and tell the neighbours."""
+        await self._addresses("replace")
+        for interface, addresses in plan.VIRTUAL.items():
+            announce(interface, addresses)
+
+    async def release(self) -> None:
+        """Give the virtual addresses up."""
+        await self._addresses("delete")
+
+    async def _addresses(self, action: str) -> None:
+        batch = [
+            f"address {action} {address}/{64 if ':' in address else 24} dev {interface} nodad"
+            for interface, addresses in plan.VIRTUAL.items()
+            for address in addresses
+        ]
+        await trio.run_process(("ip", "-batch", "-"), stdin="\n".join(batch).encode())
+
+    async def _phase(self, work: Callable[[Flow], Awaitable[None]], flows: list[str], limit_s: float) -> None:
+        async with trio.open_nursery() as nursery:
+            for name in flows:
+                nursery.start_soon(self._one, work, self._flows[name], limit_s)
+
+    async def _one(self, work: Callable[[Flow], Awaitable[None]], flow: Flow, limit_s: float) -> None:
+        reason = ""
+        try:
+            with trio.fail_after(limit_s):
+                await work(flow)
+        except trio.TooSlowError:
+            reason = flow.trouble or f"nothing heard for {limit_s:g} s"
+        except LOSSES as error:
+            reason = str(error) or type(error).__name__
+        pause_s = None if reason else pause(flow.heard, self._cut)
+        await self._send(wire.Report(flow=flow.name, alive=not reason, pause_s=pause_s, reason=reason))
+
+
+OPERATIONS: dict[str, Callable[..., Awaitable[None]]] = {
+    operation.__name__: operation
+    for operation in (
+        Agent.publish,
+        Agent.serve,
+        Agent.open,
+        Agent.arm,
+        Agent.cut,
+        Agent.prove,
+        Agent.close,
+        Agent.adopt,
+        Agent.release,
+    )
+}
+
+
+async def main(host: str) -> None:
+    """Run until the lab closes our input."""
+    output = trio.lowlevel.FdStream(sys.stdout.fileno())
+    one_at_a_time = trio.Lock()
+
+    async def send(message: wire.Message) -> None:
+        async with one_at_a_time:
+            await output.send_all(wire.encode(message))
+
+    async with trio.open_nursery() as nursery:
+        agent = Agent(host, nursery, send)
+        async for line in lines(trio.lowlevel.FdStream(sys.stdin.fileno())):
+            command = wire.decode(line.encode())
+            assert isinstance(command, wire.Command)
+            await agent.carry_out(command)
+        nursery.cancel_scope.cancel()
+
+
+if __name__ == "__main__":
+    trio.run(partial(main, *sys.argv[1:]))

@@ -1,0 +1,55 @@
+"""UDP where the server speaks first."""
+
+import socket
+
+import trio
+
+from .. import plan
+from .base import Flow, family
+
+HELLO = b"hello"
+
+
+class ServerFirst(Flow):
+    """The client is silent after its hello; it is the server that has news once the firewalls have changed."""
+
+    def __init__(self, name: str, title: str, *, source: str, destination: str) -> None:
+        super().__init__(name, title)
+        self._ends = source, destination
+
+    async def open(self, nursery: trio.Nursery) -> None:
+        source, destination = self._ends
+        sock = trio.socket.socket(family(source), socket.SOCK_DGRAM)
+        await sock.bind((source, 0))
+        await sock.connect((destination, plan.SPEAK_PORT))
+        nursery.start_soon(self.watch, lambda: self._listen(sock))
+        await sock.send(HELLO)
+        await self.hear_more(1)
+
+    async def _listen(self, sock: trio.socket.SocketType) -> None:
+        with sock:
+            while True:
+                await sock.recv(2048)
+                self.hear()
+
+    async def prove(self) -> None:
+        await self.hear_more(3)
+
+
+PATHS = (
+    ("v4", "IPv4", plan.PLAIN4, plan.SERVER4),
+    ("v4-snat", "IPv4 with SNAT", plan.SNAT4, plan.SERVER4),
+    ("v6", "IPv6", plan.PLAIN6, plan.SERVER6),
+    ("v6-snat", "IPv6 with SNAT", plan.SNAT6, plan.SERVER6),
+    ("v4-zone", "IPv4 in a zone", plan.ZONED4, plan.SERVER4),
+)
+
+
+def flows() -> list[Flow]:
+    """Return one flow per path."""
+    return [
+        ServerFirst(
+            f"udp-{path}", f"UDP, server speaks first, {words}", source=source, destination=destination
+        )
+        for path, words, source, destination in PATHS
+    ]

@@ -1,0 +1,92 @@
+"""Output: the table for people, row by row as it grows, and JSON for machines."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from .judge import Outcome, Row, Verdict, lost
+from .run import Observer, Run
+
+
+def cell(outcome: Outcome) -> str:
+    """Return how long a flow stood still at one takeover."""
+    if outcome.verdict is not Verdict.SURVIVED:
+        return "–"
+    return "" if outcome.pause_s is None else f"{outcome.pause_s:.2f} s"
+
+
+def line(row: Row) -> Text:
+    """Return one row of the table; a lost flow has its reason below."""
+    verdict = Verdict.SURVIVED if row.survived else Verdict.LOST
+    text = Text(f"{row.name:<26} {row.title:<58} ")
+    text.append(f"{verdict:<9}", style="green" if row.survived else "bold red")
+    for number in range(row.takeovers):
+        text.append(f"{cell(row.outcome(number)):>8}")
+    if row.reason:
+        text.append(f"\n{'':26} {row.reason}", style="dim")
+    return text
+
+
+def heading() -> Text:
+    """Return the table's head: `there` and `back` are the pauses at the two takeovers."""
+    return Text(f"{'flow':<26} {'what it is':<58} {'verdict':<9}{'there':>8}{'back':>8}", style="bold")
+
+
+def summary(run: Run) -> Text:
+    """Return the table's foot."""
+    missing = len(lost(run.rows))
+    text = Text(f"{run.daemon}, {run.mode}: ")
+    text.append(
+        f"{len(run.rows) - missing} of {len(run.rows)} flows survived both takeovers",
+        style="bold red" if missing else "bold green",
+    )
+    return text.append(f" ({run.seconds:.0f} s)")
+
+
+def as_dict(run: Run) -> dict[str, Any]:
+    """Return a run as plain data."""
+    rows = [asdict(row) | {"survived": row.survived, "reason": row.reason} for row in run.rows]
+    return asdict(run) | {
+        "rows": rows,
+        "survived": len(run.rows) - len(lost(run.rows)),
+        "lost": len(lost(run.rows)),
+    }
+
+
+def as_json(runs: Sequence[Run]) -> str:
+    """Return runs as JSON."""
+    return json.dumps({"runs": [as_dict(run) for run in runs]}, indent=2)
+
+
+class Printer(Observer):
+    """Prints steps and rows as they come; a row once nothing more will be learned about it."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+        self._headed = False
+
+    def step(self, text: str) -> None:
+        self._console.print(Text(f"· {text}", style="cyan"), soft_wrap=True)
+
+    def row(self, row: Row) -> None:
+        if not row.settled:
+            return
+        if not self._headed:
+            self._console.print(heading(), soft_wrap=True)
+            self._headed = True
+        self._console.print(line(row), soft_wrap=True)
+
+    def finished(self, run: Run) -> None:
+        super().finished(run)
+        self._headed = False
+        self._console.print(summary(run), soft_wrap=True)
+
+    def kept(self, commands: Sequence[str]) -> None:
+        self._console.print("The lab stands until Ctrl-C. Look around with:")
+        for command in commands:
+            self._console.print(f"  {command}", soft_wrap=True, highlight=False)

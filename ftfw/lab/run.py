@@ -1,0 +1,240 @@
+"""One run of the lab: build, open every flow, take over there and back, judge."""
+
+import fnmatch
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+
+from . import plan, wire
+from .daemons import DAEMONS, Daemon
+from .flows import catalogue
+from .host import Host, LabError, Site
+from .judge import Outcome, Row, Verdict
+from .netns import site as netns_site
+from .remote import Remote, agent
+from .servers import real_servers
+
+RULESETS = ("nftables.conf", "lab.nft")
+TAKEOVERS = 2
+OPEN_LIMIT_S, ARM_LIMIT_S = 20.0, 10.0
+QUIET_S = 0.5
+"""What idle flows have of idleness before a takeover."""
+
+
+@dataclass(kw_only=True)
+class Takeover:
+    """One takeover in figures."""
+
+    failed: str
+    successor: str
+    promote_s: float
+    seconds: float
+    """From the cut until the addresses have moved and promote has returned."""
+    account: str = ""
+
+
+@dataclass(kw_only=True)
+class Run:
+    """What a run is asked to do and what came of it."""
+
+    daemon: str
+    mode: str
+    rows: list[Row]
+    takeovers: list[Takeover] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+class Observer:
+    """Is told what happens, as it happens. This one only keeps the results."""
+
+    def __init__(self) -> None:
+        self.runs: list[Run] = []
+
+    def step(self, text: str) -> None:
+        """Something begins or has been done."""
+
+    def row(self, row: Row) -> None:
+        """Something has been learned about a flow."""
+
+    def finished(self, run: Run) -> None:
+        """Everything is known."""
+        self.runs.append(run)
+
+    def kept(self, commands: Sequence[str]) -> None:
+        """The lab still stands; the commands lead into it."""
+
+
+@dataclass(kw_only=True)
+class Lab:
+    """The lab while it stands."""
+
+    site: Site
+    daemon: Daemon
+    remotes: dict[str, Remote]
+    run: Run
+    observer: Observer
+    limit_s: float
+    near: dict[str, str]
+    """Flow → the host whose agent runs it."""
+
+    def firewall(self, name: str) -> Host:
+        """Return a firewall."""
+        return self.site.hosts[name]
+
+    def living(self) -> list[Row]:
+        """Return the rows still worth trying."""
+        return [row for row in self.run.rows if row.living]
+
+    async def phase(self, operation: str, limit_s: float, note: Callable[[Row, wire.Report], None]) -> None:
+        """Have all agents take their living flows through a phase, and note each report as it comes."""
+        rows = {row.name: row for row in self.living()}
+
+        async def one(host: str) -> None:
+            names = [name for name in rows if self.near[name] == host]
+            async for report in self.remotes[host].reports(operation, flows=names, limit_s=limit_s):
+                note(rows[report.flow], report)
+                self.observer.row(rows[report.flow])
+
+        async with trio.open_nursery() as nursery:
+            for host in (plan.CLIENT, plan.SERVER):
+                nursery.start_soon(one, host)
+
+
+def select(pattern: str) -> list[tuple[Row, str]]:
+    """Return a row and the near host for each flow whose name matches; LabError if none does."""
+    chosen = [
+        (Row(name=flow.name, title=flow.title, takeovers=TAKEOVERS), flow.near)
+        for flow in catalogue()
+        if fnmatch.fnmatch(flow.name, pattern)
+    ]
+    if not chosen:
+        raise LabError(f"no flow is called {pattern!r}")
+    return chosen
+
+
+async def run_lab(
+    *, daemon: str, mode: str, observer: Observer, only: str = "*", limit_s: float = 10.0, keep: bool = False
+) -> Run:
+    """Run the lab once; LabError if it cannot be built. Everything is removed when this returns or raises."""
+    begun = time.monotonic()
+    chosen = select(only)
+    run = Run(daemon=daemon, mode=mode, rows=[row for row, _ in chosen])
+    near = {row.name: host for row, host in chosen}
+    async with _standing(run, near, observer, limit_s) as lab:
+        await _open(lab)
+        active, backup = plan.FIREWALLS
+        await _arm(lab, active, backup)
+        await _take_over(lab, active, backup)
+        if lab.living():
+            await _revive(lab, active)
+            active, backup = backup, active
+            await _arm(lab, active, backup)
+            await _take_over(lab, active, backup)
+        run.seconds = time.monotonic() - begun
+        observer.finished(run)
+        if keep:
+            observer.kept(await lab.site.describe())
+            await trio.sleep_forever()
+    return run
+
+
+@asynccontextmanager
+async def _standing(run: Run, near: dict[str, str], observer: Observer, limit_s: float) -> AsyncIterator[Lab]:
+    """Build everything up to running daemons and servers; the first firewall has the addresses."""
+    async with AsyncExitStack() as stack:
+        observer.step("building client, server and two firewalls")
+        site = await stack.enter_async_context(netns_site())
+        daemon = DAEMONS[run.daemon](run.mode)
+        stack.push_async_callback(_shielded, daemon.kill_all)
+        firewalls = tuple(site.hosts[name] for name in plan.FIREWALLS)
+        for host in firewalls:
+            for ruleset in RULESETS:
+                await host.run("nft", "-f", "-", stdin=Path(__file__).with_name(ruleset).read_text())
+        remotes = {host.name: await stack.enter_async_context(agent(host)) for host in site.hosts.values()}
+        await remotes[plan.FIREWALLS[0]].do("adopt")
+        for name in (plan.CLIENT, plan.SERVER):
+            await remotes[name].do("publish")
+            await remotes[name].do("serve")
+        await stack.enter_async_context(real_servers(site.hosts))
+        observer.step(f"starting {daemon.name} on both firewalls" if run.daemon != "none" else "no daemon")
+        await daemon.prepare(firewalls)
+        for host, role in zip(firewalls, ("active", "backup"), strict=True):
+            await daemon.start(host, role)
+        yield Lab(
+            site=site,
+            daemon=daemon,
+            remotes=remotes,
+            run=run,
+            observer=observer,
+            limit_s=limit_s,
+            near=near,
+        )
+
+
+async def _shielded(work: Callable[[], Awaitable[None]]) -> None:
+    with trio.CancelScope(shield=True):
+        await work()
+
+
+async def _open(lab: Lab) -> None:
+    """Open all flows; from then on neither firewall lets a new one begin, only what is related."""
+    lab.observer.step(f"opening {len(lab.run.rows)} flows")
+
+    def note(row: Row, report: wire.Report) -> None:
+        row.broken = report.reason
+
+    await lab.phase("open", OPEN_LIMIT_S, note)
+    for name in plan.FIREWALLS:
+        await lab.firewall(name).run("nft", "flush", "chain", "inet", "house", "new")
+
+
+async def _arm(lab: Lab, active: str, backup: str) -> None:
+    def note(row: Row, report: wire.Report) -> None:
+        if not report.alive:
+            row.broken = f"before the takeover: {report.reason}"
+
+    await lab.phase("arm", ARM_LIMIT_S, note)
+    await lab.daemon.synced(lab.firewall(active), lab.firewall(backup))
+    await trio.sleep(QUIET_S)
+
+
+async def _take_over(lab: Lab, active: str, backup: str) -> None:
+    """Cut the active off, kill its daemon, promote the other, move the addresses, and see who lives."""
+    lab.observer.step(f"takeover {len(lab.run.takeovers) + 1}: {active} is cut off, {backup} takes over")
+    begun = time.monotonic()
+    await lab.site.cut(active)
+    for host in (plan.CLIENT, plan.SERVER):
+        await lab.remotes[host].do("cut")
+    await lab.daemon.kill(lab.firewall(active))
+    if lab.daemon.addresses_first:
+        await lab.remotes[backup].do("adopt")
+    promoting = time.monotonic()
+    await lab.daemon.promote(lab.firewall(backup))
+    promoted = time.monotonic()
+    if not lab.daemon.addresses_first:
+        await lab.remotes[backup].do("adopt")
+    done = time.monotonic()
+    takeover = Takeover(failed=active, successor=backup, promote_s=promoted - promoting, seconds=done - begun)
+    lab.run.takeovers.append(takeover)
+
+    def note(row: Row, report: wire.Report) -> None:
+        verdict = Verdict.SURVIVED if report.alive else Verdict.LOST
+        row.outcomes.append(Outcome(verdict=verdict, pause_s=report.pause_s, reason=report.reason))
+
+    await lab.phase("prove", lab.limit_s, note)
+    takeover.account = await lab.daemon.account(lab.firewall(backup))
+    lab.observer.step(
+        f"promote took {takeover.promote_s:.2f} s, the takeover {takeover.seconds:.2f} s. {takeover.account}"
+    )
+
+
+async def _revive(lab: Lab, name: str) -> None:
+    """Bring the failed firewall back as the backup. Its kernel still has the table of its own days."""
+    lab.observer.step(f"{name} comes back as the backup")
+    await lab.remotes[name].do("release")
+    await lab.site.heal(name)
+    await lab.daemon.start(lab.firewall(name), "backup")

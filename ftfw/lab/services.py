@@ -1,0 +1,117 @@
+"""The lab's own servers, run by the agents: what no real server would do at our bidding."""
+
+import itertools
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import trio
+
+from . import plan
+from .flows import gre
+from .flows.base import family
+from .flows.tcp import block
+from .flows.tftp import ACKNOWLEDGEMENT, DATA, content
+
+BURST_BLOCKS, BURST_INTERVAL_S = 8, 0.05
+NEWS_COUNT, INTERVAL_S = 25, 0.2
+IPV4_HEADER_SIZE = 20
+
+
+class Services:
+    """TCP echo and stream on every host; on the server also UDP and TFTP that answer late, and GRE."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self._taken_over = trio.Event()
+
+    async def start(self, host: str) -> None:
+        """Start what that host serves; everything listens when this returns."""
+        await self._nursery.start(trio.serve_tcp, partial(_guard, _echo), plan.ECHO_PORT)
+        await self._nursery.start(trio.serve_tcp, partial(_guard, _stream), plan.STREAM_PORT)
+        if host == plan.SERVER:
+            for address in (plan.SERVER4, plan.SERVER6):
+                self._nursery.start_soon(self._speak_late, await _udp(address, plan.SPEAK_PORT))
+            self._nursery.start_soon(self._tftp_late, await _udp(plan.SERVER4, plan.LATE_TFTP_PORT))
+            self._nursery.start_soon(_gre_echo)
+
+    def takeover_done(self) -> None:
+        """Let those speak who waited for it."""
+        self._taken_over.set()
+        self._taken_over = trio.Event()
+
+    async def _speak_late(self, sock: trio.socket.SocketType) -> None:
+        """Answer every hello at once, and send news to whoever said it after each takeover."""
+        while True:
+            message, peer = await sock.recvfrom(2048)
+            await sock.sendto(message, peer)
+            self._nursery.start_soon(self._news_for, sock, peer)
+
+    async def _news_for(self, sock: trio.socket.SocketType, peer: object) -> None:
+        while True:
+            await self._taken_over.wait()
+            for _ in range(NEWS_COUNT):
+                await _send_despite_errors(sock, b"news", peer)
+                await trio.sleep(INTERVAL_S)
+
+    async def _tftp_late(self, sock: trio.socket.SocketType) -> None:
+        while True:
+            _, peer = await sock.recvfrom(2048)
+            self._nursery.start_soon(self._tftp_transfer, peer)
+
+    async def _tftp_transfer(self, peer: object) -> None:
+        """Send blocks in lockstep from a new port, the first one after the takeover."""
+        await self._taken_over.wait()
+        with await _udp(plan.SERVER4, 0) as sock:
+            for number in itertools.count(1):
+                acknowledged = False
+                while not acknowledged:
+                    packet = struct.pack("!HH", DATA, number & 0xFFFF) + content(number)
+                    await _send_despite_errors(sock, packet, peer)
+                    with trio.move_on_after(INTERVAL_S):
+                        acknowledgement = struct.pack("!HH", ACKNOWLEDGEMENT, number & 0xFFFF)
+                        while not acknowledged:
+                            acknowledged = await sock.recv(2048) == acknowledgement
+
+
+async def _udp(address: str, port: int) -> trio.socket.SocketType:
+    sock = trio.socket.socket(family(address), socket.SOCK_DGRAM)
+    await sock.bind((address, port))
+    return sock
+
+
+async def _send_despite_errors(sock: trio.socket.SocketType, packet: bytes, peer: object) -> None:
+    # An ICMP error is not the server's end: it tries again, as long as the lab runs.
+    try:
+        await sock.sendto(packet, peer)
+    except OSError:
+        await trio.lowlevel.checkpoint()
+
+
+async def _guard(serve: Callable[[trio.SocketStream], Awaitable[None]], stream: trio.SocketStream) -> None:
+    try:
+        await serve(stream)
+    except (OSError, trio.BrokenResourceError):
+        return  # the client is gone
+
+
+async def _echo(stream: trio.SocketStream) -> None:
+    async for data in stream:
+        await stream.send_all(data)
+
+
+async def _stream(stream: trio.SocketStream) -> None:
+    for start in itertools.count(0, BURST_BLOCKS):
+        await stream.send_all(b"".join(block(start + i) for i in range(BURST_BLOCKS)))
+        await trio.sleep(BURST_INTERVAL_S)
+
+
+async def _gre_echo() -> None:
+    with trio.socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_GRE) as sock:
+        await sock.bind((plan.SERVER4, 0))
+        while True:
+            packet, peer = await sock.recvfrom(2048)
+            payload = packet[IPV4_HEADER_SIZE:]
+            if payload.startswith(gre.HEADER):
+                await _send_despite_errors(sock, payload, peer)
