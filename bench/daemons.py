@@ -1,0 +1,216 @@
+"""The two programs under test, behind one small interface."""
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench import procfs
+from bench.errors import BenchError
+from bench.lab import FW1, SYNC_ADDRESS, command
+from ftfw.control_client import ControlError, call
+
+START_S = 20.0
+STOP_S = 10.0
+
+
+def wait_until(condition: Callable[[], bool], seconds: float, *, every_s: float = 0.05) -> bool:
+    """Ask again and again; whether it came true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(every_s)
+    return True
+
+
+class Daemon(ABC):
+    """One running daemon in one namespace; active in fw1, backup in fw2. `directory` is its own and empty."""
+
+    name: str
+
+    def __init__(self, namespace: str, directory: Path) -> None:
+        self.namespace = namespace
+        self.directory = directory
+        self._log = directory / "output.log"
+        self.prepare()
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(
+                ["ip", "netns", "exec", namespace, *self.command()],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+            )
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Write the configuration."""
+
+    @abstractmethod
+    def command(self) -> list[str]:
+        """Return what starts the daemon in the foreground."""
+
+    @abstractmethod
+    def in_sync(self) -> bool:
+        """Whether it answers and is ready for events."""
+
+    @abstractmethod
+    def entries(self) -> int:
+        """How many of the active's flows it holds (a backup)."""
+
+    @abstractmethod
+    def promote(self) -> None:
+        """Ask for the commit of what it holds; may return before that is done."""
+
+    @abstractmethod
+    def lost(self) -> int:
+        """Netlink events that it missed by its own count."""
+
+    def wait_in_sync(self) -> None:
+        """BenchError with the end of the daemon's log if it does not come up."""
+        if not wait_until(lambda: self._process.poll() is not None or self.in_sync(), START_S):
+            raise BenchError(
+                f"{self.name} in {self.namespace} is not in sync after {START_S:.0f} s:\n{self._tail()}"
+            )
+        if self._process.poll() is not None:
+            raise BenchError(
+                f"{self.name} in {self.namespace} ended with {self._process.returncode}:\n{self._tail()}"
+            )
+
+    def cpu(self) -> procfs.Cpu:
+        """CPU time of its process tree so far."""
+        return procfs.tree_cpu(self._process.pid)
+
+    def rss(self) -> int:
+        """Bytes of resident memory of its process tree."""
+        return procfs.tree_rss(self._process.pid)
+
+    def kill(self) -> None:
+        """End it at once, as a crash would."""
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> None:
+        """End it in good order, or by force when that takes too long. Does nothing if it has ended."""
+        if self._process.poll() is not None:
+            return
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def _tail(self) -> str:
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-15:])
+
+
+class Conntrackd(Daemon):
+    """Debian's conntrackd with bench/conntrackd.conf.in."""
+
+    name = "conntrackd"
+
+    def prepare(self) -> None:
+        """Fill in the template."""
+        if not shutil.which("conntrackd"):
+            raise BenchError("conntrackd is not installed: run `./dev setup`")
+        text = Path(__file__).with_name("conntrackd.conf.in").read_text()
+        text = text.replace("@ADDRESS@", SYNC_ADDRESS[self.namespace]).replace(
+            "@DIRECTORY@", str(self.directory)
+        )
+        self._config = self.directory / "conntrackd.conf"
+        self._config.write_text(text)
+
+    def command(self) -> list[str]:
+        """Start both sides alike: it knows no roles."""
+        return ["conntrackd", "-C", str(self._config)]
+
+    def in_sync(self) -> bool:
+        """Its control socket answers. It has no word for being in sync."""
+        try:
+            self._ask("-s")
+        except BenchError:
+            return False
+        return True
+
+    def entries(self) -> int:
+        """Read the external cache's count."""
+        return parse_statistics(self._ask("-s"))
+
+    def promote(self) -> None:
+        """`conntrackd -c`, as its primary-backup.sh does."""
+        self._ask("-c")
+
+    def lost(self) -> int:
+        """Overruns of the netlink socket, each of which may hide many events."""
+        found = re.search(r"overrun.*?(\d+)", self._ask("-s", "runtime"), re.IGNORECASE)
+        return int(found[1]) if found else 0
+
+    def _ask(self, *words: str) -> str:
+        return command("ip", "netns", "exec", self.namespace, "conntrackd", "-C", str(self._config), *words)
+
+
+class Ftfw(Daemon):
+    """ftfw from this source tree."""
+
+    name = "ftfw"
+
+    def prepare(self) -> None:
+        """One key for both nodes, in the directory above both; the rest is default."""
+        key = self.directory.parent / "link.key"
+        self._program = str(Path(sys.executable).with_name("ftfw"))
+        if not key.exists():
+            command(self._program, "keygen", str(key))
+        self._socket = self.directory / "control.sock"
+        self._config = self.directory / "ftfw.toml"
+        self._config.write_text(
+            f'[node]\nname = "{self.namespace}"\n'
+            '[[link]]\ntransport = "multicast"\ninterface = "sync"\ngroup = "225.0.0.50"\nport = 3780\n'
+            f'[security]\nkey_files = ["{key}"]\n'
+            f'[standby]\nmode = "warm"\n[control]\nsocket = "{self._socket}"\n'
+        )
+
+    def command(self) -> list[str]:
+        """Active in fw1, backup in fw2."""
+        role = "active" if self.namespace == FW1 else "backup"
+        return [self._program, "--role", role, "--config", str(self._config)]
+
+    def in_sync(self) -> bool:
+        """Believe what the backup says; an active has to answer, no more."""
+        try:
+            status = self._status()
+        except ControlError:
+            return False
+        return bool(status["synced"]) or self.namespace == FW1
+
+    def entries(self) -> int:
+        """Flows in the backup's store."""
+        return int(self._status()["flows"])
+
+    def promote(self) -> None:
+        """Write what `ftfw promote` writes on the control socket; returns when all is tried."""
+        call(self._socket, "promote")
+
+    def lost(self) -> int:
+        """Overruns of the netlink socket."""
+        return int(self._status()["kernel"]["overruns"])
+
+    def _status(self) -> dict[str, Any]:
+        return call(self._socket, "status")
+
+
+DAEMONS: dict[str, type[Daemon]] = {each.name: each for each in (Conntrackd, Ftfw)}
+
+
+def parse_statistics(text: str) -> int:
+    """Active connections in the external cache, from `conntrackd -s`."""
+    _, _, external = text.partition("cache external:")
+    found = re.search(r"current active connections:\s+(\d+)", external)
+    if not found:
+        raise BenchError(f"`conntrackd -s` printed no external cache:\n{text}")
+    return int(found[1])

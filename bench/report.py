@@ -1,0 +1,187 @@
+"""From the figures of all runs to the table: medians, ratios, targets."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from rich.table import Table
+
+from bench.scenarios import Figures
+
+NO_DAEMON = ""
+Results = dict[str, dict[str, list[Figures]]]  # scenario → program → one set of figures per run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What ftfw is held to. `limit` bounds its own median, or its ratio to conntrackd's if `relative`."""
+
+    text: str
+    limit: float
+    at_least: bool = False
+    relative: bool = False
+
+    def met(self, ours: float, ratio: float | None) -> bool | None:
+        """Whether it is; None if a ratio is asked for and conntrackd did not run."""
+        value = ratio if self.relative else ours
+        if value is None:
+            return None
+        return value >= self.limit if self.at_least else value <= self.limit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """One row: what it is called, where its figure comes from, how it is written."""
+
+    name: str
+    scenario: str
+    figure: Callable[[Figures], float]
+    form: str
+    target: Target | None = None
+    combine: Callable[[Sequence[float]], float] = median
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row, computed. A figure is None where the program did not run."""
+
+    quantity: Quantity
+    conntrackd: float | None
+    ftfw: float | None
+
+    @property
+    def ratio(self) -> float | None:
+        """The figure of ftfw divided by that of conntrackd."""
+        return self.ftfw / self.conntrackd if self.ftfw is not None and self.conntrackd else None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target is met; None without a target or without the figures."""
+        if self.quantity.target is None or self.ftfw is None:
+            return None
+        return self.quantity.target.met(self.ftfw, self.ratio)
+
+
+def _key(name: str) -> Callable[[Figures], float]:
+    return lambda figures: figures[name]
+
+
+_A_QUARTER = Target(text="≤ 1/4", limit=0.25, relative=True)
+_NONE = Target(text="0", limit=0)
+QUANTITIES = (
+    Quantity(
+        name="active CPU per event",
+        scenario="cpu",
+        figure=_key("active_us"),
+        form="{:.2f} µs",
+        target=_A_QUARTER,
+    ),
+    Quantity(name="  of that, user", scenario="cpu", figure=_key("active_user_us"), form="{:.2f} µs"),
+    Quantity(
+        name="backup CPU per event",
+        scenario="cpu",
+        figure=_key("backup_us"),
+        form="{:.2f} µs",
+        target=_A_QUARTER,
+    ),
+    Quantity(name="  of that, user", scenario="cpu", figure=_key("backup_user_us"), form="{:.2f} µs"),
+    Quantity(
+        name="bytes on the wire per event",
+        scenario="cpu",
+        figure=_key("wire_bytes"),
+        form="{:.1f} B",
+        target=Target(text="≤ 50 B", limit=50),
+    ),
+    Quantity(
+        name="pace reached",
+        scenario="cpu",
+        figure=_key("rate"),
+        form="{:,.0f}/s",
+    ),
+    Quantity(
+        name="entries missing on the backup",
+        scenario="cpu",
+        figure=_key("missing"),
+        form="{:,.0f}",
+        target=_NONE,
+        combine=max,
+    ),
+    Quantity(
+        name="warm commit",
+        scenario="commit",
+        figure=_key("rate"),
+        form="{:,.0f}/s",
+        target=Target(text="≥ 4 x", limit=4, at_least=True, relative=True),
+    ),
+    Quantity(
+        name="  share of the kernel's own",
+        scenario="commit",
+        figure=lambda figures: figures["rate"] / figures["kernel_rate"],
+        form="{:.0%}",
+        target=Target(text="≥ 80 %", limit=0.8, at_least=True),
+    ),
+    Quantity(
+        name="entries missing after the commit",
+        scenario="commit",
+        figure=_key("missing"),
+        form="{:,.0f}",
+        target=_NONE,
+        combine=max,
+    ),
+    Quantity(
+        name="backup memory per entry",
+        scenario="memory",
+        figure=_key("bytes"),
+        form="{:.0f} B",
+        target=Target(text="≤ 300 B", limit=300),
+    ),
+)
+
+
+def rows(results: Results) -> list[Row]:
+    """All rows that the results have figures for."""
+
+    def combined(quantity: Quantity, program: str) -> float | None:
+        runs = results[quantity.scenario].get(program)
+        return quantity.combine([quantity.figure(run) for run in runs]) if runs else None
+
+    return [
+        Row(quantity=each, conntrackd=combined(each, "conntrackd"), ftfw=combined(each, "ftfw"))
+        for each in QUANTITIES
+        if each.scenario in results
+    ]
+
+
+def table(computed: Sequence[Row], title: str) -> Table:
+    """For people."""
+    drawn = Table(title=title, title_justify="left")
+    for heading in ("quantity", "conntrackd", "ftfw", "ratio", "target", "met"):
+        drawn.add_column(heading, justify="left" if heading == "quantity" else "right", no_wrap=True)
+    for row in computed:
+        verdict = {True: "[green]yes", False: "[red]no", None: ""}[row.met]
+        drawn.add_row(
+            row.quantity.name,
+            "" if row.conntrackd is None else row.quantity.form.format(row.conntrackd),
+            "" if row.ftfw is None else row.quantity.form.format(row.ftfw),
+            "" if row.ratio is None else f"{row.ratio:.2f} x",
+            row.quantity.target.text if row.quantity.target else "",
+            verdict,
+        )
+    return drawn
+
+
+def as_json(computed: Sequence[Row]) -> list[dict[str, Any]]:
+    """For machines: the same rows, unrounded."""
+    return [
+        {
+            "quantity": row.quantity.name.strip(),
+            "scenario": row.quantity.scenario,
+            "conntrackd": row.conntrackd,
+            "ftfw": row.ftfw,
+            "ratio": row.ratio,
+            "target": row.quantity.target.text if row.quantity.target else None,
+            "met": row.met,
+        }
+        for row in computed
+    ]

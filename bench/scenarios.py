@@ -1,0 +1,136 @@
+"""What is measured, each in a fresh lab: one function per scenario, one dictionary of figures per run."""
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import netlink
+from bench.daemons import Daemon
+from bench.errors import BenchError
+from bench.lab import FW1, FW2, Count, flush, lab, wire_bytes
+from bench.traffic import traffic
+
+Figures = dict[str, float]
+
+QUIET_S = 3.0  # a count that stands still for so long has reached its end
+POLL_S = 0.0005
+FLUSHED_S = 0.5  # the kernel frees flushed entries a little later
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the person at the terminal chose."""
+
+    rate: float
+    seconds: float
+    commit_entries: int
+    memory_entries: tuple[int, int]
+
+    @property
+    def most_entries(self) -> int:
+        """The largest table any scenario makes."""
+        return max(round(self.rate * self.seconds), self.commit_entries, *self.memory_entries)
+
+
+@contextlib.contextmanager
+def pair(kind: type[Daemon]) -> Iterator[tuple[Daemon, Daemon]]:
+    """Run an active in fw1 and a backup in fw2; yields them in sync."""
+    with ExitStack() as cleanup:
+        directory = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="ftfw-bench-")))
+        nodes = []
+        for namespace in (FW1, FW2):
+            own = directory / namespace
+            own.mkdir()
+            nodes.append(kind(namespace, own))
+            cleanup.callback(nodes[-1].stop)
+        for node in nodes:
+            node.wait_in_sync()
+        yield nodes[0], nodes[1]
+
+
+def settled(count: Callable[[], int], expected: int, every_s: float) -> tuple[int, float]:
+    """Wait until `count` reaches `expected` or stands still; its last value and when that was first seen."""
+    last, since = count(), time.monotonic()
+    while last < expected and time.monotonic() - since < QUIET_S:
+        time.sleep(every_s)
+        if (now := count()) != last:
+            last, since = now, time.monotonic()
+    return last, since
+
+
+def fill(settings: Settings, flows: int, seed: int, backup: Daemon, expected: int) -> int:
+    """Send new flows through fw1 until the backup holds `expected` in all; how many it lacks."""
+    with traffic(rate=settings.rate, flows=flows, seed=seed) as source:
+        source.send()
+    held, _ = settled(backup.entries, expected, 0.1)
+    return expected - held
+
+
+def cpu(kind: type[Daemon] | None, settings: Settings, seed: int) -> Figures:
+    """CPU and bytes per new flow at an even pace; without daemons (None), what the traffic itself costs."""
+    flows = round(settings.rate * settings.seconds)
+    with lab(), ExitStack() as cleanup:
+        nodes = cleanup.enter_context(pair(kind)) if kind else ()
+        source = cleanup.enter_context(traffic(rate=settings.rate, flows=flows, seed=seed))
+        before, wire = [node.cpu() for node in nodes], wire_bytes()
+        sent = source.send()
+        held = settled(nodes[1].entries, flows, 0.1)[0] if nodes else flows
+        used = [node.cpu() - earlier for node, earlier in zip(nodes, before, strict=True)]
+        figures = {
+            "rate": flows / sent.seconds,
+            "traffic_us": sent.cpu_s / flows * 1e6,
+            "missing": flows - held,
+        }
+        if nodes:
+            figures |= {"wire_bytes": (wire_bytes() - wire) / flows, "overruns": nodes[0].lost()}
+        for side, spent in zip(("active", "backup"), used, strict=False):
+            figures[f"{side}_us"] = spent.total_s / flows * 1e6
+            figures[f"{side}_user_us"] = spent.user_s / flows * 1e6
+        return figures
+
+
+def kernel_alone(entries: int, seed: int) -> float:
+    """Seconds the kernel needs for that many prebuilt entries in an empty table, nothing else going on."""
+    flush(FW2)
+    time.sleep(FLUSHED_S)
+    return netlink.seconds_alone(FW2, entries, seed)
+
+
+def commit(kind: type[Daemon], settings: Settings, seed: int) -> Figures:
+    """Time from the request on the control socket to the last entry in the kernel; then the kernel alone."""
+    entries = settings.commit_entries
+    with lab():
+        with pair(kind) as (active, backup), ThreadPoolExecutor(1) as pool:
+            missing = fill(settings, entries, seed, backup, entries)
+            active.kill()
+            flush(FW1)  # all namespaces share one hash table, and two firewalls share none
+            time.sleep(FLUSHED_S)
+            with contextlib.closing(Count(FW2)) as count:
+                start = time.monotonic()
+                promotion = pool.submit(backup.promote)
+                done, end = settled(count, entries - missing, POLL_S)
+                promotion.result()
+        if not done:
+            raise BenchError(f"{kind.name} put nothing into the kernel within {QUIET_S:.0f} s of the request")
+        alone_s = min(kernel_alone(entries, seed) for _ in range(3))
+    return {
+        "seconds": end - start,
+        "rate": done / (end - start),
+        "kernel_rate": entries / alone_s,
+        "missing": entries - done,
+    }
+
+
+def memory(kind: type[Daemon], settings: Settings, seed: int) -> Figures:
+    """How much the backup grows per entry, between two sizes."""
+    small, large = settings.memory_entries
+    with lab(), pair(kind) as (_, backup):
+        fill(settings, small, seed, backup, small)
+        before = backup.rss()
+        missing = fill(settings, large - small, seed + 1, backup, large)
+        return {"bytes": (backup.rss() - before) / (large - small - missing), "missing": missing}
