@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
-from pathlib import Path
 
 import trio
 
@@ -19,7 +18,6 @@ from .flows.programs import lines
 from .flows.tcp import block
 from .judge import pause
 from .services import Services
-
 
 BIG_FILE_BLOCKS = 8192
 
@@ -52,10 +50,10 @@ class Agent:
 
     async def publish(self) -> None:
         """Write the files that the real servers offer; their place is `plan.FILES` in the work directory."""
-        folder = Path(plan.FILES)
-        folder.mkdir()
-        (folder / plan.SMALL_FILE).write_text(plan.SMALL_TEXT + "\n")
-        (folder / plan.BIG_FILE).write_bytes(b"".join(map(block, range(BIG_FILE_BLOCKS))))
+        folder = trio.Path(plan.FILES)
+        await folder.mkdir()
+        await (folder / plan.SMALL_FILE).write_text(plan.SMALL_TEXT + "\n")
+        await (folder / plan.BIG_FILE).write_bytes(b"".join(map(block, range(BIG_FILE_BLOCKS))))
 
     async def serve(self) -> None:
         """Start the lab's own services."""
@@ -75,7 +73,7 @@ class Agent:
         self._cut = now()
 
     async def prove(self, flows: list[str], limit_s: float) -> None:
-        """The takeover is done: report which flows live on."""
+        """Report which flows live on, now that the takeover is done."""
         self._services.takeover_done()
         await self._phase(lambda flow: flow.prove(), flows, limit_s)
 
@@ -114,7 +112,7 @@ class Agent:
             with trio.fail_after(limit_s):
                 await work(flow)
         except trio.TooSlowError:
-            reason = flow.trouble or f"nothing heard for {limit_s:g} s"
+            reason = f"{flow.trouble or 'nothing heard'} for {limit_s:g} s"
         except LOSSES as error:
             reason = str(error) or type(error).__name__
         pause_s = None if reason else pause(flow.heard, self._cut)

@@ -1,4 +1,4 @@
-"""Telling the neighbours that an address has moved: gratuitous ARP and unsolicited neighbour advertisements."""
+"""Telling the neighbours that an address has moved: gratuitous ARP, unsolicited neighbour advertisements."""
 
 import ipaddress
 import socket
@@ -38,7 +38,7 @@ def _unsolicited_advertisement(mac: bytes, ip: ipaddress.IPv6Address) -> bytes:
 
 
 def _checksum(data: bytes) -> int:
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF

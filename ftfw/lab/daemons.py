@@ -1,5 +1,8 @@
 """The daemons that may stand between the takeover and the flows: ftfw, its peer conntrackd, or none."""
 
+# What the methods promise stands at Daemon.
+# ruff: noqa: D102, ARG002
+
 import json
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -133,7 +136,7 @@ socket = "{host.workdir}/control.sock"
     async def start(self, host: Host, role: str) -> None:
         config = f"{host.workdir}/ftfw.toml"
         await self.launch(host, host.python, "-m", "ftfw", "--role", role, "--config", config)
-        await self._until(host, lambda status: bool(status), "does not answer")
+        await self._until(host, bool, "does not answer")
 
     async def _until(self, host: Host, met: Any, otherwise: str) -> None:
         with trio.move_on_after(SYNC_LIMIT_S):

@@ -1,4 +1,4 @@
-"""What the lab asks of the machines it runs on; namespaces, virtual machines and Vagrant each answer it their way."""
+"""What the lab asks of the machines it runs on: namespaces, virtual machines and Vagrant each answer it."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -16,12 +16,12 @@ class Host(Protocol):
 
     name: str
     workdir: str
-    """A directory on that host for the lab's own files, and every command's current one; the lab removes it."""
+    """A directory there for the lab's own files, and every command's current one; the lab removes it."""
     python: str
     """The interpreter there that can import ftfw."""
 
     async def run(self, *argv: str, stdin: str = "") -> str:
-        """Run a command to its end and return its standard output; LabError with its complaint if it fails."""
+        """Run a command to its end and return its output; LabError with its complaint if it fails."""
 
     async def start(self, *argv: str, log: str, talk: bool = False) -> trio.Process:
         """Start a command that stays, and that killing the returned process ends.
@@ -37,12 +37,12 @@ class Host(Protocol):
 
 
 class Site(Protocol):
-    """The machines, cabled up: client – lan – firewalls – wan – server, and sync between the firewalls."""
+    """The machines, cabled up: client, lan, firewalls, wan, server; and sync between the firewalls."""
 
     hosts: Mapping[str, Host]
 
     async def cut(self, name: str) -> None:
-        """Take every link of that host down, from outside, without its doing and without harm to its peers'."""
+        """Take every link of that host down from outside; nobody else's link suffers."""
 
     async def heal(self, name: str) -> None:
         """Bring the links back."""

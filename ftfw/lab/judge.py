@@ -15,7 +15,7 @@ class Verdict(StrEnum):
 
 
 def pause(heard: Iterable[float], cut: float) -> float | None:
-    """Return the longest silence after the cut, counted from the cut itself; None if nothing was heard since."""
+    """Return the longest silence after the cut, counted from the cut itself; None if nothing came since."""
     longest, last = None, cut
     for moment in heard:
         if moment > cut:

@@ -1,8 +1,10 @@
-"""The lab in network namespaces of this machine: one per host, and one that holds the bridges between them."""
+"""The lab in network namespaces of this machine: one per host, and one that holds the bridges."""
+
+# What the methods promise stands at Host and Site.
+# ruff: noqa: D102
 
 import os
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +18,8 @@ import trio
 from . import plan
 from .host import Host, LabError
 
-# Which host is plugged into which bridge. The bridges have a namespace of their own: a firewall that is cut off
-# loses its port there, and nobody else loses carrier.
+# Which host is plugged into which bridge. The bridges have a namespace of their own: a firewall that is cut
+# off loses its port there, and nobody else loses carrier.
 CABLES = (
     (plan.CLIENT, plan.LAN),
     (plan.SERVER, plan.WAN),
@@ -167,13 +169,12 @@ async def site() -> AsyncIterator[NetnsSite]:
     """Build the lab in namespaces, hand it out, and remove it whatever happens."""
     if os.geteuid():
         raise LabError("the lab makes network namespaces: run it as root (sudo ftfw lab)")
-    workdir = Path(tempfile.mkdtemp(prefix="ftfw-lab-"))
-    workdir.chmod(0o755)  # servers that drop their privileges read their files here
-    built = NetnsSite(workdir)
-    try:
-        await built.build()
-        yield built
-    finally:
-        with trio.CancelScope(shield=True):
-            await built.remove()
-            shutil.rmtree(workdir, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="ftfw-lab-", ignore_cleanup_errors=True) as folder:
+        await trio.Path(folder).chmod(0o755)  # servers that drop their privileges read their files here
+        built = NetnsSite(Path(folder))
+        try:
+            await built.build()
+            yield built
+        finally:
+            with trio.CancelScope(shield=True):
+                await built.remove()

@@ -1,5 +1,8 @@
 """Output: the table for people, row by row as it grows, and JSON for machines."""
 
+# What the methods promise stands at Observer.
+# ruff: noqa: D102
+
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,20 +17,19 @@ from .run import Observer, Run
 
 def cell(outcome: Outcome) -> str:
     """Return how long a flow stood still at one takeover."""
-    if outcome.verdict is not Verdict.SURVIVED:
-        return "–"
     return "" if outcome.pause_s is None else f"{outcome.pause_s:.2f} s"
 
 
 def line(row: Row) -> Text:
-    """Return one row of the table; a lost flow has its reason below."""
+    """Return one row of the table; a lost flow has its reason instead of the pauses."""
     verdict = Verdict.SURVIVED if row.survived else Verdict.LOST
     text = Text(f"{row.name:<26} {row.title:<58} ")
     text.append(f"{verdict:<9}", style="green" if row.survived else "bold red")
-    for number in range(row.takeovers):
-        text.append(f"{cell(row.outcome(number)):>8}")
+    if row.survived:
+        for number in range(row.takeovers):
+            text.append(f"{cell(row.outcome(number)):>8}")
     if row.reason:
-        text.append(f"\n{'':26} {row.reason}", style="dim")
+        text.append(f"  {row.reason}", style="dim")
     return text
 
 

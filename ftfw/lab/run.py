@@ -65,7 +65,7 @@ class Observer:
         self.runs.append(run)
 
     def kept(self, commands: Sequence[str]) -> None:
-        """The lab still stands; the commands lead into it."""
+        """Tell that the lab still stands, and the commands that lead into it."""
 
 
 @dataclass(kw_only=True)
@@ -228,7 +228,8 @@ async def _take_over(lab: Lab, active: str, backup: str) -> None:
     await lab.phase("prove", lab.limit_s, note)
     takeover.account = await lab.daemon.account(lab.firewall(backup))
     lab.observer.step(
-        f"promote took {takeover.promote_s:.2f} s, the takeover {takeover.seconds:.2f} s. {takeover.account}"
+        f"{len(lab.living())} of {len(lab.run.rows)} flows live on; promote took {takeover.promote_s:.2f} s, "
+        f"the takeover {takeover.seconds:.2f} s; {takeover.account}"
     )
 
 

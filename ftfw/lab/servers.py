@@ -1,4 +1,4 @@
-"""The real servers: vsftpd, nginx, dnsmasq, sshd and in.tftpd, each with a configuration for this lab alone."""
+"""The real servers: vsftpd, nginx, dnsmasq, sshd and in.tftpd, each configured for this lab alone."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -25,6 +25,8 @@ trans_chunk_size=4096
 max_per_ip=0
 max_clients=0
 seccomp_sandbox=NO
+isolate=NO
+isolate_network=NO
 xferlog_enable=NO
 """
 

@@ -5,6 +5,7 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Any
 
 import trio
 
@@ -48,7 +49,7 @@ class Services:
             await sock.sendto(message, peer)
             self._nursery.start_soon(self._news_for, sock, peer)
 
-    async def _news_for(self, sock: trio.socket.SocketType, peer: object) -> None:
+    async def _news_for(self, sock: trio.socket.SocketType, peer: Any) -> None:
         while True:
             await self._taken_over.wait()
             for _ in range(NEWS_COUNT):
@@ -60,7 +61,7 @@ class Services:
             _, peer = await sock.recvfrom(2048)
             self._nursery.start_soon(self._tftp_transfer, peer)
 
-    async def _tftp_transfer(self, peer: object) -> None:
+    async def _tftp_transfer(self, peer: Any) -> None:
         """Send blocks in lockstep from a new port, the first one after the takeover."""
         await self._taken_over.wait()
         with await _udp(plan.SERVER4, 0) as sock:
@@ -81,7 +82,7 @@ async def _udp(address: str, port: int) -> trio.socket.SocketType:
     return sock
 
 
-async def _send_despite_errors(sock: trio.socket.SocketType, packet: bytes, peer: object) -> None:
+async def _send_despite_errors(sock: trio.socket.SocketType, packet: bytes, peer: Any) -> None:
     # An ICMP error is not the server's end: it tries again, as long as the lab runs.
     try:
         await sock.sendto(packet, peer)

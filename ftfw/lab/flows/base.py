@@ -13,19 +13,19 @@ from .. import plan
 now = time.monotonic
 
 
-class FlowLost(Exception):
+class FlowLostError(Exception):
     """The flow does not live; the message says how that showed."""
 
 
-LOSSES = (FlowLost, OSError, trio.BrokenResourceError, trio.ClosedResourceError)
+LOSSES = (FlowLostError, OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 """What a phase may raise when its flow is lost; anything else is a fault of the lab."""
 
 
 class Flow(ABC):
     """One conversation, run by the agent on the host `near`.
 
-    The lab calls `open` once, then for each takeover `arm` before and `prove` after it, then `close`. A phase that
-    raises one of LOSSES, or takes too long, means that the flow is lost.
+    The lab calls `open` once, then for each takeover `arm` before it and `prove` after it, then `close`. A
+    phase that raises one of LOSSES, or takes too long, means that the flow is lost.
     """
 
     near: str = plan.CLIENT
@@ -35,12 +35,13 @@ class Flow(ABC):
         self.title = title
         self.heard: list[float] = []
         """When something useful came in, by this host's monotonic clock."""
+        self._more = trio.Event()
         self.trouble = ""
         """What is known to be wrong: the reason given when a phase takes too long."""
 
     @abstractmethod
     async def open(self, nursery: trio.Nursery) -> None:
-        """Set the conversation up and see it work; what must run on in the background goes into the nursery."""
+        """Set the conversation up and see it work; what must run on goes into the nursery."""
 
     async def arm(self) -> None:
         """Bring the conversation into the state in which the takeover is to meet it."""
@@ -57,12 +58,14 @@ class Flow(ABC):
     def hear(self) -> None:
         """Record that something useful came in."""
         self.heard.append(now())
+        self._more.set()
+        self._more = trio.Event()
 
     async def hear_more(self, count: int) -> None:
         """Wait until `count` more useful messages have come in."""
         target = len(self.heard) + count
         while len(self.heard) < target:
-            await trio.sleep(0.02)
+            await self._more.wait()
 
     async def watch(self, work: Callable[[], Awaitable[None]]) -> None:
         """Run background work; when it is lost, `trouble` says why and nothing more is heard."""
@@ -90,11 +93,11 @@ async def connect(source: str, destination: str, port: int) -> trio.SocketStream
 
 
 async def receive_exactly(stream: trio.abc.ReceiveStream, size: int) -> bytes:
-    """Return exactly `size` bytes; FlowLost if the stream ends before."""
+    """Return exactly `size` bytes; FlowLostError if the stream ends before."""
     data = b""
     while len(data) < size:
         piece = await stream.receive_some(size - len(data))
         if not piece:
-            raise FlowLost("the far side closed the connection")
+            raise FlowLostError("the far side closed the connection")
         data += piece
     return data

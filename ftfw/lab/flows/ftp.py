@@ -1,14 +1,19 @@
 """FTP, step by step: every way to open a data connection, met by the takeover in every phase."""
 
+# What the phases promise stands at Flow.
+# ruff: noqa: D102, ARG002
+
 import itertools
 import re
 import socket
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Self
 
 import trio
 
 from .. import plan
-from .base import Flow, FlowLost, connect, family, receive_exactly
+from .base import Flow, FlowLostError, connect, family, receive_exactly
 from .programs import lines
 from .tcp import BLOCK_SIZE, block
 
@@ -20,16 +25,17 @@ EXTENDED_PASSIVE_REPLY = re.compile(r"\(\|\|\|(\d+)\|\)")
 class Control:
     """An FTP control connection, already logged in."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: trio.SocketStream, note: Callable[[str], None]) -> None:
         self._stream = stream
+        self._note = note
         self._lines = lines(stream)
         self.local: str = stream.socket.getsockname()[0]
         self.peer: str = stream.socket.getpeername()[0]
 
     @classmethod
-    async def login(cls, source: str, destination: str) -> "Control":
-        """Connect and log in as the anonymous user."""
-        control = cls(await connect(source, destination, plan.FTP_PORT))
+    async def login(cls, source: str, destination: str, note: Callable[[str], None]) -> Self:
+        """Connect and log in as the anonymous user; `note` is told what is being waited for."""
+        control = cls(await connect(source, destination, plan.FTP_PORT), note)
         await control.reply("220")
         await control.command("USER anonymous", "331")
         await control.command("PASS lab@example", "230")
@@ -42,11 +48,13 @@ class Control:
         return await self.reply(*codes, to=line)
 
     async def reply(self, *codes: str, to: str = "the connection") -> str:
-        """Return the next reply; FlowLost if its code is another or the server has hung up."""
+        """Return the next reply; FlowLostError if its code is another or the server has hung up."""
+        self._note(f"no FTP reply to {to}")
         while (line := (await anext(self._lines, "")).rstrip("\r")) and line[3:4] == "-":
             pass
         if not line.startswith(codes):
-            raise FlowLost(f"FTP reply to {to}: {line or 'connection closed'}")
+            raise FlowLostError(f"FTP reply to {to}: {line or 'connection closed'}")
+        self._note({"1": "no data", "2": "no data connection"}.get(line[0], ""))
         return line
 
     async def close(self) -> None:
@@ -74,7 +82,7 @@ class Passive(Data):
     async def announce(self) -> None:
         reply = await self.control.command("PASV", "227")
         if not (found := PASSIVE_REPLY.search(reply)):
-            raise FlowLost(f"FTP reply to PASV: {reply}")
+            raise FlowLostError(f"FTP reply to PASV: {reply}")
         *address, high, low = found.groups()
         self._target = ".".join(address), int(high) * 256 + int(low)
 
@@ -90,7 +98,7 @@ class ExtendedPassive(Passive):
     async def announce(self) -> None:
         reply = await self.control.command("EPSV", "229")
         if not (found := EXTENDED_PASSIVE_REPLY.search(reply)):
-            raise FlowLost(f"FTP reply to EPSV: {reply}")
+            raise FlowLostError(f"FTP reply to EPSV: {reply}")
         self._target = self.control.peer, int(found[1])
 
 
@@ -135,8 +143,11 @@ class Ftp(Flow):
         self.control: Control
 
     async def open(self, nursery: trio.Nursery) -> None:
-        self.control = await Control.login(*self._ends)
+        self.control = await Control.login(*self._ends, self._note)
         await self.prove_new()
+
+    def _note(self, trouble: str) -> None:
+        self.trouble = trouble
 
     async def prove_new(self) -> None:
         """Fetch a small file from announcement to end."""
@@ -149,7 +160,7 @@ class Ftp(Flow):
         async with await data.retrieve(plan.SMALL_FILE) as stream:
             received = b"".join([piece async for piece in stream])
         if received.decode(errors="replace").strip() != plan.SMALL_TEXT:
-            raise FlowLost(f"the file came damaged: {received[:40]!r}")
+            raise FlowLostError(f"the file came damaged: {received[:40]!r}")
         self.hear()
         await self.control.reply("226", to="RETR")
 
@@ -190,7 +201,7 @@ class FtpTransfer(Ftp):
         try:
             for number in itertools.count():
                 if await receive_exactly(self._stream, BLOCK_SIZE) != block(number):
-                    raise FlowLost(f"block {number} of the transfer is damaged")
+                    raise FlowLostError(f"block {number} of the transfer is damaged")
                 self.hear()
         except trio.ClosedResourceError:
             return  # by prove, below

@@ -1,5 +1,8 @@
 """The clients everybody uses: ping, dig, curl, ssh and lftp, each of them real."""
 
+# What the phases promise stands at Flow.
+# ruff: noqa: D102
+
 import itertools
 import subprocess
 from abc import abstractmethod
@@ -9,7 +12,7 @@ from functools import partial
 import trio
 
 from .. import plan
-from .base import Flow, FlowLost, receive_exactly
+from .base import Flow, FlowLostError, receive_exactly
 from .tcp import BLOCK_SIZE, block
 
 INTERVAL_S = 0.2
@@ -103,7 +106,7 @@ class WebDownload(Program):
         assert process.stdout is not None
         for number in itertools.count():
             if await receive_exactly(process.stdout, BLOCK_SIZE) != block(number):
-                raise FlowLost(f"block {number} of the download is damaged")
+                raise FlowLostError(f"block {number} of the download is damaged")
             self.hear()
 
     async def prove(self) -> None:
@@ -128,7 +131,7 @@ class Ssh(Program):
         for number in itertools.count():
             await process.stdin.send_all(b"%d\n" % number)
             if await anext(replies, None) != str(number):
-                raise FlowLost("the SSH session ended")
+                raise FlowLostError("the SSH session ended")
             self.hear()
             await trio.sleep(INTERVAL_S)
 
@@ -163,7 +166,7 @@ class Lftp(Program):
         async for line in lines(process.stdout):
             if line == plan.SMALL_TEXT:
                 self.hear()
-        raise FlowLost("lftp ended")
+        raise FlowLostError("lftp ended")
 
     async def _fetch(self) -> None:
         assert self._process.stdin is not None

@@ -1,11 +1,14 @@
 """TCP: connections that are idle at the takeover and connections that stream through it."""
 
+# What the phases promise stands at Flow.
+# ruff: noqa: D102, ARG002
+
 import itertools
 
 import trio
 
 from .. import plan
-from .base import Flow, FlowLost, connect, receive_exactly
+from .base import Flow, FlowLostError, connect, receive_exactly
 
 MESSAGE_SIZE = 64
 BLOCK_SIZE = 4096
@@ -18,7 +21,7 @@ async def exchange(stream: trio.SocketStream, token: bytes) -> None:
     message = token.ljust(MESSAGE_SIZE, b".")
     await stream.send_all(message)
     if await receive_exactly(stream, MESSAGE_SIZE) != message:
-        raise FlowLost("the echo differs")
+        raise FlowLostError("the echo differs")
 
 
 def block(number: int) -> bytes:
@@ -69,7 +72,7 @@ class TcpStream(Flow):
         async with stream:
             for number in itertools.count():
                 if await receive_exactly(stream, BLOCK_SIZE) != block(number):
-                    raise FlowLost(f"block {number} of the stream is damaged")
+                    raise FlowLostError(f"block {number} of the stream is damaged")
                 self.hear()
 
     async def prove(self) -> None:

@@ -1,12 +1,15 @@
 """TFTP: the helper's expectation lets the server answer from a port of its own."""
 
+# What the phases promise stands at Flow.
+# ruff: noqa: D102
+
 import socket
 import struct
 
 import trio
 
 from .. import plan
-from .base import Flow, FlowLost
+from .base import Flow, FlowLostError
 from .tcp import BLOCK_SIZE, block
 
 READ_REQUEST, DATA, ACKNOWLEDGEMENT, ERROR = 1, 3, 4, 5
@@ -44,10 +47,10 @@ class Tftp(Flow):
                 packet, peer = await sock.recvfrom(2048)
                 code, number = struct.unpack_from("!HH", packet)
                 if code != DATA:
-                    raise FlowLost(f"the TFTP server says: {packet[4:-1].decode(errors='replace')}")
+                    raise FlowLostError(f"the TFTP server says: {packet[4:-1].decode(errors='replace')}")
                 if number == expected & 0xFFFF:
                     if packet[4:] != content(expected):
-                        raise FlowLost(f"block {expected} is damaged")
+                        raise FlowLostError(f"block {expected} is damaged")
                     expected += 1
                     self.hear()
                     await trio.sleep(PACE_S)

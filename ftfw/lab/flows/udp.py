@@ -1,5 +1,8 @@
 """UDP where the server speaks first."""
 
+# What the phases promise stands at Flow.
+# ruff: noqa: D102
+
 import socket
 
 import trio
@@ -11,7 +14,7 @@ HELLO = b"hello"
 
 
 class ServerFirst(Flow):
-    """The client is silent after its hello; it is the server that has news once the firewalls have changed."""
+    """The client is silent after its hello; it is the server that has news after the takeover."""
 
     def __init__(self, name: str, title: str, *, source: str, destination: str) -> None:
         super().__init__(name, title)
