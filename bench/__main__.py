@@ -60,6 +60,9 @@ def _all(turns: list[tuple[str, str]], settings: Settings, console: Console) -> 
 
 
 def _end(_number: int, _frame: FrameType | None) -> None:
+    """Stop once; whoever is impatient does not cut the tidying short."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
@@ -97,7 +100,8 @@ def main(
     settings = Settings(
         rate=rate, seconds=seconds, commit_entries=commit_entries, memory_entries=memory_entries
     )
-    signal.signal(signal.SIGTERM, _end)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end)
     progress = Console(stderr=True)
     names = tuple(name for name in SCENARIOS if not only or name in only)
     try:

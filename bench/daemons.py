@@ -46,6 +46,7 @@ class Daemon(ABC):
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
+                start_new_session=True,
             )
 
     @abstractmethod
@@ -58,7 +59,7 @@ class Daemon(ABC):
 
     @abstractmethod
     def in_sync(self) -> bool:
-        """Whether it answers and is ready for events."""
+        """Whether it is ready for events; BenchError if it does not answer."""
 
     @abstractmethod
     def entries(self) -> int:
@@ -74,7 +75,7 @@ class Daemon(ABC):
 
     def wait_in_sync(self) -> None:
         """BenchError with the end of the daemon's log if it does not come up."""
-        if not wait_until(lambda: self._process.poll() is not None or self.in_sync(), START_S):
+        if not wait_until(lambda: self._process.poll() is not None or self._answers_in_sync(), START_S):
             raise BenchError(
                 f"{self.name} in {self.namespace} is not in sync after {START_S:.0f} s:\n{self._tail()}"
             )
@@ -82,6 +83,12 @@ class Daemon(ABC):
             raise BenchError(
                 f"{self.name} in {self.namespace} ended with {self._process.returncode}:\n{self._tail()}"
             )
+
+    def _answers_in_sync(self) -> bool:
+        try:
+            return self.in_sync()
+        except BenchError:
+            return False
 
     def cpu(self) -> procfs.Cpu:
         """CPU time of its process tree so far."""
@@ -132,10 +139,7 @@ class Conntrackd(Daemon):
 
     def in_sync(self) -> bool:
         """Its control socket answers. It has no word for being in sync."""
-        try:
-            self._ask("-s")
-        except BenchError:
-            return False
+        self._ask("-s")
         return True
 
     def entries(self) -> int:
@@ -148,8 +152,7 @@ class Conntrackd(Daemon):
 
     def lost(self) -> int:
         """Overruns of the netlink socket, each of which may hide many events."""
-        found = re.search(r"overrun.*?(\d+)", self._ask("-s", "runtime"), re.IGNORECASE)
-        return int(found[1]) if found else 0
+        return parse_overruns(self._ask("-s", "runtime"))
 
     def _ask(self, *words: str) -> str:
         return command("ip", "netns", "exec", self.namespace, "conntrackd", "-C", str(self._config), *words)
@@ -182,26 +185,25 @@ class Ftfw(Daemon):
 
     def in_sync(self) -> bool:
         """Believe what the backup says; an active has to answer, no more."""
-        try:
-            status = self._status()
-        except ControlError:
-            return False
-        return bool(status["synced"]) or self.namespace == FW1
+        return bool(self._call("status")["synced"]) or self.namespace == FW1
 
     def entries(self) -> int:
         """Flows in the backup's store."""
-        return int(self._status()["flows"])
+        return int(self._call("status")["flows"])
 
     def promote(self) -> None:
         """Write what `ftfw promote` writes on the control socket; returns when all is tried."""
-        call(self._socket, "promote")
+        self._call("promote")
 
     def lost(self) -> int:
         """Overruns of the netlink socket."""
-        return int(self._status()["kernel"]["overruns"])
+        return int(self._call("status")["kernel"]["overruns"])
 
-    def _status(self) -> dict[str, Any]:
-        return call(self._socket, "status")
+    def _call(self, command: str) -> dict[str, Any]:
+        try:
+            return call(self._socket, command)
+        except ControlError as error:
+            raise BenchError(f"ftfw in {self.namespace}: {error}\n{self._tail()}") from None
 
 
 DAEMONS: dict[str, type[Daemon]] = {each.name: each for each in (Conntrackd, Ftfw)}
@@ -213,4 +215,12 @@ def parse_statistics(text: str) -> int:
     found = re.search(r"current active connections:\s+(\d+)", external)
     if not found:
         raise BenchError(f"`conntrackd -s` printed no external cache:\n{text}")
+    return int(found[1])
+
+
+def parse_overruns(text: str) -> int:
+    """Overruns of the netlink socket, from `conntrackd -s runtime`."""
+    found = re.search(r"netlink overrun:\s+(\d+)", text)
+    if not found:
+        raise BenchError(f"`conntrackd -s runtime` printed no overruns:\n{text}")
     return int(found[1])

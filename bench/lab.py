@@ -4,6 +4,8 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,11 +56,8 @@ table ip bench {
 
 
 def command(*words: str, text: str = "") -> str:
-    """Run a system tool; its output. BenchError if it is missing or fails."""
-    try:
-        done = subprocess.run(words, input=text, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise BenchError(f"{words[0]} is not installed: run `./dev setup`") from None
+    """Run a system tool; its output. BenchError if it fails."""
+    done = subprocess.run(words, input=text, capture_output=True, text=True, check=False)
     if done.returncode:
         raise BenchError(f"`{' '.join(words)}` failed: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout
@@ -117,10 +116,13 @@ def flush(namespace: str) -> None:
 
 
 def _remove() -> None:
+    """Remove the namespaces, and what runs in them if a benchmark was killed before it could."""
     present = {line.split()[0] for line in command("ip", "netns", "list").splitlines() if line}
     for namespace in NAMESPACES:
         if namespace in present:
-            flush(namespace)
+            for pid in command("ip", "netns", "pids", namespace).split():
+                os.kill(int(pid), signal.SIGKILL)
+            flush(namespace)  # a table goes faster so, and before the next run instead of during it
             command("ip", "netns", "delete", namespace)
 
 
@@ -129,6 +131,9 @@ def exclusive() -> Iterator[None]:
     """No other benchmark on this machine meanwhile; what one that was killed has left is removed."""
     if os.geteuid() != 0:
         raise BenchError("the benchmark makes network namespaces: run it as root, or through `./dev bench`")
+    for tool in ("ip", "nft", "conntrack"):
+        if not shutil.which(tool):
+            raise BenchError(f"{tool} is not installed: run `./dev setup`")
     with LOCK.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -32,7 +32,10 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class Quantity:
-    """One row: what it is called, where its figure comes from, how it is written."""
+    """One row: what it is called, where its figure comes from, how it is written.
+
+    `less_baseline` takes the same figure of the runs without a daemon away.
+    """
 
     name: str
     scenario: str
@@ -40,6 +43,7 @@ class Quantity:
     form: str
     target: Target | None = None
     combine: Callable[[Sequence[float]], float] = median
+    less_baseline: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,10 +98,27 @@ QUANTITIES = (
         target=Target(text="≤ 50 B", limit=50),
     ),
     Quantity(
-        name="pace reached",
+        name="CPU taken from the packets' path, per event",
         scenario="cpu",
-        figure=_key("rate"),
-        form="{:,.0f}/s",
+        figure=_key("traffic_us"),
+        form="{:.2f} µs",
+        less_baseline=True,
+    ),
+    Quantity(
+        name="share of the asked pace reached",
+        scenario="cpu",
+        figure=_key("pace"),
+        form="{:.1%}",
+        target=Target(text="≥ 99 %", limit=0.99, at_least=True),
+        combine=min,
+    ),
+    Quantity(
+        name="overruns of the netlink socket",
+        scenario="cpu",
+        figure=_key("overruns"),
+        form="{:,.0f}",
+        target=_NONE,
+        combine=max,
     ),
     Quantity(
         name="entries missing on the backup",
@@ -144,7 +165,12 @@ def rows(results: Results) -> list[Row]:
 
     def combined(quantity: Quantity, program: str) -> float | None:
         runs = results[quantity.scenario].get(program)
-        return quantity.combine([quantity.figure(run) for run in runs]) if runs else None
+        if not runs:
+            return None
+        value = quantity.combine([quantity.figure(run) for run in runs])
+        if quantity.less_baseline:
+            value -= quantity.combine([quantity.figure(run) for run in results[quantity.scenario][NO_DAEMON]])
+        return value
 
     return [
         Row(quantity=each, conntrackd=combined(each, "conntrackd"), ftfw=combined(each, "ftfw"))

@@ -82,7 +82,7 @@ def cpu(kind: type[Daemon] | None, settings: Settings, seed: int) -> Figures:
         held = settled(nodes[1].entries, flows, 0.1)[0] if nodes else flows
         used = [node.cpu() - earlier for node, earlier in zip(nodes, before, strict=True)]
         figures = {
-            "rate": flows / sent.seconds,
+            "pace": flows / sent.seconds / settings.rate,
             "traffic_us": sent.cpu_s / flows * 1e6,
             "missing": flows - held,
         }

@@ -47,7 +47,9 @@ def traffic(*, rate: float, flows: int, seed: int) -> Iterator[Traffic]:
     words = ["ip", "netns", "exec", TRAFFIC, sys.executable, "-m", "bench.generator"]
     words += ["--interface", "out", "--gateway", GATEWAY_MAC, "--rate", str(rate), "--slice", str(SLICE_S)]
     words += ["--count", str(flows), "--seed", str(seed)]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
         try:
             assert process.stdout is not None
             if process.stdout.readline() != "ready\n":

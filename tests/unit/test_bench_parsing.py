@@ -1,0 +1,65 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from bench import procfs
+from bench.daemons import parse_overruns, parse_statistics
+from bench.errors import BenchError
+from bench.lab import parse_interface_bytes
+
+STAT = (
+    "4242 (a (strange) name) S 1 4242 4242 0 -1 4194560 1000 50 0 0 123 456 7 8 20 0 3 0 99999 1000000 2048 "
+    "18446744073709551615 1 1 0 0 0 0 0 16781312 16384 0 0 0 17 1 99 0 0 0 0 0 0 0 0 0 0 0 0"
+)
+STATISTICS = """cache internal:
+current active connections:\t           7
+connections created:\t\t          19\tfailed:\t           0
+
+cache external:
+current active connections:\t      300000
+connections created:\t\t      300001\tfailed:\t           0
+
+traffic processed:
+"""
+DEVICES = """Inter-|   Receive                                                |  Transmit
+ face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls
+    lo:       0       0    0    0    0     0          0         0        0       0    0    0    0     0
+  sync:    1000      10    0    0    0     0          0         0     2345      20    0    0    0     0
+"""
+
+
+def test_cpu_of_a_process_counts_its_waited_for_children() -> None:
+    cpu = procfs.parse_cpu(STAT)
+    assert cpu.user_s == pytest.approx(130 * procfs.TICK_S)
+    assert cpu.system_s == pytest.approx(464 * procfs.TICK_S)
+    assert cpu.total_s == pytest.approx(594 * procfs.TICK_S)
+    assert (cpu - cpu).total_s == 0
+    assert (cpu + cpu).total_s == pytest.approx(2 * cpu.total_s)
+
+
+def test_a_process_tree_holds_the_children() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        assert child.pid in set(procfs.tree(os.getpid()))
+        assert procfs.tree_rss(os.getpid()) > procfs.tree_rss(child.pid)
+
+
+def test_conntrackd_statistics() -> None:
+    assert parse_statistics(STATISTICS) == 300_000
+    assert (
+        parse_overruns("netlink stats:\n\tnetlink overrun:\t\t           3\n\tflush kernel table:\t 9\n") == 3
+    )
+
+
+@pytest.mark.parametrize("parse", [parse_statistics, parse_overruns])
+def test_statistics_in_another_form_are_refused(parse: object) -> None:
+    assert callable(parse)
+    with pytest.raises(BenchError, match="printed no"):
+        parse("cache internal:\ncurrent active connections: 7\n")
+
+
+def test_interface_bytes_are_those_of_both_directions() -> None:
+    assert parse_interface_bytes(DEVICES.splitlines(), "sync") == 3345
+    with pytest.raises(BenchError, match="no interface wan"):
+        parse_interface_bytes(DEVICES.splitlines(), "wan")
