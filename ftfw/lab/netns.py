@@ -4,7 +4,6 @@
 # ruff: noqa: D102
 
 import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -81,8 +80,8 @@ class NetnsSite:
     """Namespaces, bridges and cables; `build` makes them, `remove` leaves nothing behind."""
 
     def __init__(self, workdir: Path) -> None:
-        prefix = f"ftfw-{secrets.token_hex(3)}"
-        self._namespaces = {name: f"{prefix}-{name}" for name in (*plan.ADDRESSES, SWITCH)}
+        # The directory's name is unique on this machine, and so are names made from it.
+        self._namespaces = {name: f"{workdir.name}-{name}" for name in (*plan.ADDRESSES, SWITCH)}
         self._switch = self._namespaces[SWITCH]
         self.hosts: Mapping[str, Host] = {
             name: NetnsHost(name, self._namespaces[name], workdir / name) for name in plan.ADDRESSES

@@ -148,6 +148,7 @@ class Lftp(Program):
         settings = {
             "cmd:interactive": "false",
             "ftp:passive-mode": "true" if self._passive else "false",
+            "ftp:auto-passive-mode": "false",
             "ftp:use-feat": "false",
             "net:socket-bind-ipv4": plan.SNAT4,
             "net:max-retries": "1",

@@ -1,0 +1,78 @@
+import re
+from pathlib import Path
+
+import pytest
+
+import ftfw.lab
+from ftfw.lab import plan
+from ftfw.lab.announce import frame
+from ftfw.lab.flows import catalogue
+from ftfw.lab.flows.tcp import BLOCK_SIZE, block
+from ftfw.lab.flows.tftp import TFTP_BLOCK_SIZE, content
+from ftfw.lab.host import LabError
+from ftfw.lab.run import select
+
+MAC = bytes.fromhex("020000000001")
+
+
+def test_every_flow_has_a_name_of_its_own_that_fits_the_table() -> None:
+    flows = catalogue()
+    assert len({flow.name for flow in flows}) == len(flows)
+    for flow in flows:
+        assert re.fullmatch(r"[a-z0-9-]{1,26}", flow.name)
+        assert len(flow.title) <= 58
+        assert flow.near in {plan.CLIENT, plan.SERVER}
+
+
+def test_ftp_is_tried_in_every_way_and_phase() -> None:
+    names = {flow.name for flow in catalogue()}
+    for phase in ("new", "pending", "transfer"):
+        for way in ("pasv", "port", "epsv", "eprt"):
+            assert {f"ftp-{way}-{phase}-v4", f"ftp-{way}-{phase}-v4-snat"} <= names
+        for way in ("epsv", "eprt"):
+            assert f"ftp-{way}-{phase}-v6" in names
+        for way in ("pasv", "port"):
+            assert {f"ftp-{way}-{phase}-v4-dnat", f"ftp-{way}-{phase}-v4-zone"} <= names
+
+
+def test_only_takes_a_pattern() -> None:
+    assert [row.name for row, _ in select("udp-v4*")] == ["udp-v4", "udp-v4-snat", "udp-v4-zone"]
+    with pytest.raises(LabError, match="no flow is called 'nonsense'"):
+        select("nonsense")
+
+
+def test_only_documentation_addresses_are_used() -> None:
+    folder = Path(ftfw.lab.__file__).parent
+    texts = [path.read_text() for pattern in ("**/*.py", "*.nft", "*.conf") for path in folder.glob(pattern)]
+    found = {address for text in texts for address in re.findall(r"\b\d+\.\d+\.\d+\.\d+\b", text)}
+    documentation = ("192.0.2.", "198.51.100.", "203.0.113.")
+    assert {address for address in found if not address.startswith(documentation)} <= {
+        "127.0.0.1",
+        "225.0.0.50",
+    }
+
+
+def test_the_file_served_by_tftp_is_the_file_served_by_ftp() -> None:
+    blocks_each = BLOCK_SIZE // TFTP_BLOCK_SIZE
+    assert b"".join(content(number) for number in range(1, 2 * blocks_each + 1)) == block(0) + block(1)
+
+
+def test_gratuitous_arp_names_the_address_as_sender_and_target() -> None:
+    arp = frame(MAC, "192.0.2.1")
+    assert arp[:14] == b"\xff" * 6 + MAC + b"\x08\x06"
+    assert arp[14:22] == bytes.fromhex("0001080006040001")
+    assert arp[22:32] == MAC + bytes([192, 0, 2, 1])
+    assert arp[38:42] == bytes([192, 0, 2, 1])
+
+
+def test_unsolicited_advertisement_overrides_and_its_checksum_holds() -> None:
+    advertisement = frame(MAC, "2001:db8:1::1")
+    assert advertisement[:14] == bytes.fromhex("333300000001") + MAC + b"\x86\xdd"
+    ipv6, message = advertisement[14:54], advertisement[54:]
+    assert ipv6[7] == 255
+    assert message[0] == 136
+    assert message[4] == 0xA0
+    assert message[-8:] == b"\x02\x01" + MAC
+    covered = ipv6[8:40] + len(message).to_bytes(4, "big") + b"\0\0\0\x3a" + message
+    total = sum(int.from_bytes(covered[i : i + 2], "big") for i in range(0, len(covered), 2))
+    assert (total & 0xFFFF) + (total >> 16) == 0xFFFF
