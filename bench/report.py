@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from bench.scenarios import Figures
@@ -98,14 +99,14 @@ QUANTITIES = (
         target=Target(text="≤ 50 B", limit=50),
     ),
     Quantity(
-        name="CPU taken from the packets' path, per event",
+        name="packets' path, CPU per event",
         scenario="cpu",
         figure=_key("traffic_us"),
         form="{:.2f} µs",
         less_baseline=True,
     ),
     Quantity(
-        name="share of the asked pace reached",
+        name="pace held",
         scenario="cpu",
         figure=_key("pace"),
         form="{:.1%}",
@@ -113,7 +114,7 @@ QUANTITIES = (
         combine=min,
     ),
     Quantity(
-        name="overruns of the netlink socket",
+        name="netlink overruns",
         scenario="cpu",
         figure=_key("overruns"),
         form="{:,.0f}",
@@ -143,7 +144,7 @@ QUANTITIES = (
         target=Target(text="≥ 80 %", limit=0.8, at_least=True),
     ),
     Quantity(
-        name="entries missing after the commit",
+        name="entries missing after commit",
         scenario="commit",
         figure=_key("missing"),
         form="{:,.0f}",
@@ -181,7 +182,9 @@ def rows(results: Results) -> list[Row]:
 
 def table(computed: Sequence[Row], title: str) -> Table:
     """For people."""
-    drawn = Table(title=title, title_justify="left")
+    drawn = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+    )
     for heading in ("quantity", "conntrackd", "ftfw", "ratio", "target", "met"):
         drawn.add_column(heading, justify="left" if heading == "quantity" else "right", no_wrap=True)
     for row in computed:
