@@ -19,7 +19,7 @@ from bench.lab import exclusive, room_for
 from bench.scenarios import Figures, Settings
 
 SPARE_ENTRIES = 1000
-SCENARIOS = ("cpu", "commit", "memory")
+SCENARIOS = ("cpu", "latency", "commit", "memory")
 
 
 def _runs(names: tuple[str, ...], programs: tuple[str, ...], repeat: int) -> list[tuple[str, str]]:
@@ -39,6 +39,7 @@ def _one(name: str, program: str, settings: Settings, seed: int) -> Figures:
         return scenarios.cpu(None, settings, seed)
     run: Callable[..., Figures] = {
         "cpu": scenarios.cpu,
+        "latency": scenarios.latency,
         "commit": scenarios.commit,
         "memory": scenarios.memory,
     }[name]
@@ -74,7 +75,7 @@ def _end(_number: int, _frame: FrameType | None) -> None:
     "--daemon", "programs", type=click.Choice(list(DAEMONS)), multiple=True, help="Program; default: both."
 )
 @click.option("--rate", default=30_000, type=click.IntRange(1), help="New flows per second.")
-@click.option("--seconds", default=10, type=click.IntRange(1), help="Length of one run of the cpu scenario.")
+@click.option("--seconds", default=10, type=click.IntRange(1), help="Length of one run at an even pace.")
 @click.option("--repeat", default=3, type=click.IntRange(1), help="Runs of each; the table shows medians.")
 @click.option("--commit-entries", default=300_000, type=click.IntRange(1))
 @click.option(

@@ -35,9 +35,10 @@ class Daemon(ABC):
 
     name: str
 
-    def __init__(self, namespace: str, directory: Path) -> None:
+    def __init__(self, namespace: str, directory: Path, *, hot: bool = False) -> None:
         self.namespace = namespace
         self.directory = directory
+        self.hot = hot
         self._log = directory / "output.log"
         self.prepare()
         with self._log.open("w") as log:
@@ -127,9 +128,8 @@ class Conntrackd(Daemon):
         if not shutil.which("conntrackd"):
             raise BenchError("conntrackd is not installed: run `./dev setup`")
         text = Path(__file__).with_name("conntrackd.conf.in").read_text()
-        text = text.replace("@ADDRESS@", SYNC_ADDRESS[self.namespace]).replace(
-            "@DIRECTORY@", str(self.directory)
-        )
+        text = text.replace("@ADDRESS@", SYNC_ADDRESS[self.namespace])
+        text = text.replace("@DIRECTORY@", str(self.directory)).replace("@HOT@", "yes" if self.hot else "no")
         self._config = self.directory / "conntrackd.conf"
         self._config.write_text(text)
 
@@ -175,7 +175,7 @@ class Ftfw(Daemon):
             f'[node]\nname = "{self.namespace}"\n'
             '[[link]]\ntransport = "multicast"\ninterface = "sync"\ngroup = "225.0.0.50"\nport = 3780\n'
             f'[security]\nkey_files = ["{key}"]\n'
-            f'[standby]\nmode = "warm"\n[control]\nsocket = "{self._socket}"\n'
+            f'[standby]\nmode = "{"hot" if self.hot else "warm"}"\n[control]\nsocket = "{self._socket}"\n'
         )
 
     def command(self) -> list[str]:

@@ -130,6 +130,27 @@ QUANTITIES = (
         combine=max,
     ),
     Quantity(
+        name="event to hot backup, median",
+        scenario="latency",
+        figure=_key("p50_ms"),
+        form="{:.1f} ms",
+    ),
+    Quantity(
+        name="event to hot backup, 99 %",
+        scenario="latency",
+        figure=_key("p99_ms"),
+        form="{:.1f} ms",
+        target=Target(text="≤ 10 ms", limit=10),
+    ),
+    Quantity(
+        name="entries missing, hot",
+        scenario="latency",
+        figure=_key("missing"),
+        form="{:,.0f}",
+        target=_NONE,
+        combine=max,
+    ),
+    Quantity(
         name="warm commit",
         scenario="commit",
         figure=_key("rate"),

@@ -13,6 +13,7 @@ from bench import netlink
 from bench.daemons import Daemon
 from bench.errors import BenchError
 from bench.lab import FW1, FW2, Count, flush, lab, wire_bytes
+from bench.latency import Watch, delay
 from bench.traffic import traffic
 
 Figures = dict[str, float]
@@ -38,7 +39,7 @@ class Settings:
 
 
 @contextlib.contextmanager
-def pair(kind: type[Daemon]) -> Iterator[tuple[Daemon, Daemon]]:
+def pair(kind: type[Daemon], *, hot: bool = False) -> Iterator[tuple[Daemon, Daemon]]:
     """Run an active in fw1 and a backup in fw2; yields them in sync."""
     with ExitStack() as cleanup:
         directory = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="ftfw-bench-")))
@@ -46,7 +47,7 @@ def pair(kind: type[Daemon]) -> Iterator[tuple[Daemon, Daemon]]:
         for namespace in (FW1, FW2):
             own = directory / namespace
             own.mkdir()
-            nodes.append(kind(namespace, own))
+            nodes.append(kind(namespace, own, hot=hot))
             cleanup.callback(nodes[-1].stop)
         for node in nodes:
             node.wait_in_sync()
@@ -124,6 +125,23 @@ def commit(kind: type[Daemon], settings: Settings, seed: int) -> Figures:
         "kernel_rate": entries / alone_s,
         "missing": entries - done,
     }
+
+
+def latency(kind: type[Daemon], settings: Settings, seed: int) -> Figures:
+    """Watch both kernels' tables while flows come: how long each entry takes to a hot backup's."""
+    flows = round(settings.rate * settings.seconds)
+    with lab(), pair(kind, hot=True), ExitStack() as cleanup:
+        active, backup = (cleanup.enter_context(contextlib.closing(Count(each))) for each in (FW1, FW2))
+        source = cleanup.enter_context(traffic(rate=settings.rate, flows=flows, seed=seed))
+        with Watch(active, backup) as watch:
+            sent = source.send()
+            held, _ = settled(backup, flows, 0.1)
+        return {
+            "p50_ms": delay(watch.samples, 0.5) * 1000,
+            "p99_ms": delay(watch.samples, 0.99) * 1000,
+            "pace": flows / sent.seconds / settings.rate,
+            "missing": flows - held,
+        }
 
 
 def memory(kind: type[Daemon], settings: Settings, seed: int) -> Figures:
