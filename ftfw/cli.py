@@ -1,0 +1,288 @@
+"""The command line. Heavy modules are imported by the commands that need them: `ftfw notify` is in a hurry.
+
+Exit codes: 0 done, 1 failed, 2 usage or configuration.
+"""
+
+# ruff: noqa: PLC0415
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from ftfw import __version__
+from ftfw.control_client import DEFAULT_CONFIG, ControlError, call, socket_of
+
+FAILED = 1
+MISCONFIGURED = 2
+KEEPALIVED_STATES = ("MASTER", "BACKUP", "FAULT", "STOP", "DELETED")
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+def fail(message: str, code: int = FAILED) -> NoReturn:
+    """Say on standard error what is wrong, and end."""
+    for line in message.splitlines():
+        click.echo(f"ftfw: {line}", err=True)
+    raise click.exceptions.Exit(code)
+
+
+def _remember_config(context: click.Context, _parameter: click.Parameter, value: Path | None) -> None:
+    # Given before or after the command, it means the same; the later one counts.
+    if value is not None:
+        context.find_root().obj = value
+
+
+config_option = click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    callback=_remember_config,
+    expose_value=False,
+    is_eager=True,
+    help=f"The configuration file.  [default: {DEFAULT_CONFIG}]",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="For machines: JSON on standard output.")
+
+
+def _config_path(context: click.Context) -> Path | None:
+    """Return the file given with --config, or None."""
+    path = context.find_root().obj
+    return path if isinstance(path, Path) else None
+
+
+def _ask(
+    context: click.Context, command: str, on_progress: Progress | None = None, **arguments: Any
+) -> dict[str, Any]:
+    """Have the daemon carry out `command`; end with a message if it cannot."""
+    try:
+        path, warning = socket_of(_config_path(context))
+    except ControlError as error:
+        fail(str(error), MISCONFIGURED)
+    if warning is not None:
+        click.echo(f"ftfw: warning: {warning}", err=True)
+    try:
+        return call(path, command, on_progress=on_progress, **arguments)
+    except ControlError as error:
+        fail(str(error))
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--role", type=click.Choice(["active", "backup"]), help="Run the daemon, in this first role.")
+@config_option
+@click.version_option(__version__, prog_name="ftfw", message="%(prog)s %(version)s")
+@click.pass_context
+def main(context: click.Context, role: str | None) -> None:
+    """Replicate connection tracking from an active firewall to its backups.
+
+    `ftfw --role active|backup` runs the daemon in the foreground. Most of the commands talk to the daemon
+    that runs on this host.
+    """
+    if context.invoked_subcommand is not None:
+        if role is not None:
+            raise click.UsageError("--role starts the daemon and goes with no command; use promote or demote")
+        return
+    if role is None:
+        raise click.UsageError("name a command, or start the daemon with --role active|backup")
+    _run_daemon(_config_path(context) or DEFAULT_CONFIG, role)
+
+
+def _run_daemon(path: Path, role: str) -> None:
+    from ftfw.config import ConfigError, load, require_complete
+
+    try:
+        config = load(path)
+        require_complete(config, path)
+    except ConfigError as error:
+        fail(str(error), MISCONFIGURED)
+    from ftfw.daemon import StartError, run
+
+    # The journal has its own clock.
+    when = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)s "
+    logging.basicConfig(level=logging.INFO, format=f"{when}%(levelname)s %(message)s", stream=sys.stderr)
+    try:
+        run(config, role)
+    except StartError as error:
+        fail(str(error))
+
+
+@main.command()
+@config_option
+@click.pass_context
+def promote(context: click.Context) -> None:
+    """Make this node active.
+
+    Puts what it holds into its kernel, and returns when every entry has been tried. Never waits for the peer.
+    """
+    with _progress_bar("commit") as on_progress:
+        result = _ask(context, "promote", on_progress)
+    _tell_role_change(result)
+
+
+@main.command()
+@config_option
+@click.pass_context
+def demote(context: click.Context) -> None:
+    """Make this node a backup.
+
+    Returns when streaming has stopped.
+    """
+    _tell_role_change(_ask(context, "demote"))
+
+
+@main.command()
+@config_option
+@click.pass_context
+def resync(context: click.Context) -> None:
+    """Ask the active for a fresh snapshot."""
+    _ask(context, "resync")
+    click.echo("asked for a fresh snapshot; `ftfw status` shows when it is in")
+
+
+@main.command()
+@json_option
+@click.option("--ready", is_flag=True, help="Exit 0 if this node may take over or is active, else 1.")
+@config_option
+@click.pass_context
+def status(context: click.Context, *, as_json: bool, ready: bool) -> None:
+    """Show role, sync state and counters."""
+    found = _ask(context, "status")
+    is_ready = bool(found.get("ready"))
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    elif ready:
+        click.echo("ready" if is_ready else "not ready")
+    else:
+        from ftfw.status import print_status
+
+        print_status(found)
+    if ready and not is_ready:
+        raise click.exceptions.Exit(FAILED)
+
+
+@main.command()
+@click.argument("what", type=click.Choice(["flows", "expectations"]))
+@json_option
+@config_option
+@click.pass_context
+def show(context: click.Context, *, what: str, as_json: bool) -> None:
+    """Show the entries held or streamed.
+
+    On a backup: what it holds for its peer. On an active: what it streams.
+    """
+    from ftfw.lines import entry_line
+
+    entries = _ask(context, "show", what=what)["entries"]
+    if as_json:
+        lines = ",\n".join(json.dumps(entry) for entry in entries)
+        click.echo(f"[\n{lines}\n]" if lines else "[]")
+        return
+    for entry in entries:
+        click.echo(entry_line(entry))
+
+
+@main.command()
+@click.argument("type", type=click.Choice(["INSTANCE", "GROUP"]), metavar="TYPE")
+@click.argument("name")
+@click.argument("state", type=click.Choice(KEEPALIVED_STATES), metavar="STATE")
+@click.argument("priority", type=int, required=False)
+@config_option
+@click.pass_context
+def notify(context: click.Context, *, type: str, name: str, state: str, priority: int | None) -> None:  # noqa: A002
+    """Take keepalived's notify arguments.
+
+    MASTER promotes this node, any other state demotes it.
+    """
+    _tell_role_change(_ask(context, "notify", type=type, name=name, state=state, priority=priority))
+
+
+@main.command()
+@json_option
+@config_option
+@click.pass_context
+def check(context: click.Context, *, as_json: bool) -> None:
+    """Check the configuration and this host.
+
+    Each finding comes with its remedy. Exit code 1 if there is a problem.
+    """
+    from ftfw.check import Level, print_findings, run_checks
+
+    findings = run_checks(_config_path(context) or DEFAULT_CONFIG)
+    if as_json:
+        click.echo(json.dumps([finding.as_dict() for finding in findings], indent=2))
+    else:
+        print_findings(findings)
+    problems = [finding for finding in findings if finding.level is Level.PROBLEM]
+    if any(finding.subject == "configuration" for finding in problems):
+        raise click.exceptions.Exit(MISCONFIGURED)
+    if problems:
+        raise click.exceptions.Exit(FAILED)
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@config_option
+def keygen(file: Path) -> None:
+    """Write a new link key to FILE.
+
+    The file has mode 0600; an existing one is never overwritten.
+    """
+    from ftfw import keyfile
+
+    try:
+        keyfile.generate(file)
+    except keyfile.KeyFileError as error:
+        fail(str(error))
+    click.echo(f"{file}: a new key; copy it to every node, and name it in security.key_files")
+
+
+@main.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@config_option
+def lab(arguments: tuple[str, ...]) -> None:
+    """Run the failover lab.
+
+    In network namespaces, with a configuration of its own.
+    """
+    from ftfw.lab.cli import lab as lab_command
+
+    lab_command.main(list(arguments), prog_name="ftfw lab")
+
+
+def _tell_role_change(result: dict[str, Any]) -> None:
+    """Print the role, in one line with the commit if there was one; warnings go to standard error."""
+    for warning in result.get("warnings", ()):
+        click.echo(f"ftfw: warning: {warning}", err=True)
+    line = str(result.get("role", "done"))
+    commit = result.get("last_commit")
+    if commit and result.get("changed", True):
+        from ftfw.lines import commit_summary
+
+        line += f"; {commit_summary(commit)}"
+    click.echo(line)
+
+
+@contextlib.contextmanager
+def _progress_bar(what: str) -> Iterator[Progress | None]:
+    """Give a function that shows {"done": n, "total": n} on a terminal; None elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+
+        def advance(progress: dict[str, Any]) -> None:
+            bar.update(task, completed=progress.get("done", 0), total=progress.get("total"))
+
+        yield advance

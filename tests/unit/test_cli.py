@@ -1,0 +1,405 @@
+import json
+import logging
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import click
+import pytest
+import trio
+from click.testing import CliRunner, Result
+
+from ftfw import __version__
+from ftfw.cli import main
+from ftfw.control import ControlError, Progress, serve
+from ftfw.keyfile import read
+from ftfw.lines import commit_summary, entry_line
+from ftfw.status import print_status
+
+COMMIT = {"seconds": 0.25, "created": 3, "updated": 2, "deleted": 1, "failed": {"EEXIST": 4}}
+STATUS: dict[str, Any] = {
+    "node": "fw1",
+    "role": "backup",
+    "ready": True,
+    "synced": False,
+    "conflict": False,
+    "flows": 300,
+    "expectations": 2,
+    "peers": [{"name": "fw2", "role": "active", "last_seen_s": 0.1, "lag_s": 0.0021, "acked": None}],
+    "link": {"sent": 1, "received": 20, "bytes_sent": 3, "bytes_received": 4, "dropped": {"forged": 7}},
+    "links": [
+        {"name": "sync", "up": True, "sent": 1, "received": 10, "dropped": {"forged": 5}},
+        {"name": "sync2", "up": False, "sent": 0, "received": 10, "dropped": {"forged": 2}},
+    ],
+    "kernel": {"events": 9, "overruns": 0, "inject_failed": {"ENOENT": 1}},
+    "last_commit": COMMIT,
+    "queue_bytes": 12,
+}
+FLOW = {
+    "family": "ipv4",
+    "protocol": "tcp",
+    "zone": None,
+    "original": {"src": "192.0.2.1", "dst": "198.51.100.1", "sport": 1025, "dport": 21},
+    "reply": {"src": "198.51.100.1", "dst": "203.0.113.9", "sport": 21, "dport": 1025},
+    "status": ["confirmed", "seen_reply", "assured"],
+    "timeout": 300,
+    "tcp": {"state": "ESTABLISHED", "scale_original": 7},
+    "mark": 17,
+    "helper": "ftp",
+    "labels": "00ff",
+    "master": None,
+    "novelty": {"a": [1, 2]},
+}
+EXPECTATION = {
+    "family": "ipv4",
+    "protocol": "tcp",
+    "expected": {"src": "192.0.2.1", "dst": "198.51.100.1", "sport": 0, "dport": 4000},
+    "mask": {"sport": 0, "dport": 65535},
+    "master": {"src": "192.0.2.1"},
+    "timeout": 280,
+    "flags": ["permanent", "inactive"],
+    "helper": "ftp",
+}
+
+Answers = dict[str, dict[str, Any] | str]
+
+
+class FakeDaemon:
+    """Answers on a control socket, in a thread of its own, and remembers what it was asked."""
+
+    def __init__(self, directory: Path) -> None:
+        self.socket = directory / "control.sock"
+        self.config = directory / "ftfw.toml"
+        self.config.write_text(f'control.socket = "{self.socket}"\n')
+        self.asked: list[dict[str, Any]] = []
+        self.answers: Answers = {"status": STATUS}
+        self._up = threading.Event()
+        self._thread = threading.Thread(target=trio.run, args=(self._serve,))
+
+    async def _handle(self, request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        self.asked.append(request)
+        await progress({"done": 1, "total": 2})
+        answer = self.answers[request["command"]]
+        if isinstance(answer, str):
+            raise ControlError(answer)
+        return answer
+
+    async def _serve(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        async with trio.open_nursery() as self._nursery:
+            await self._nursery.start(
+                lambda task_status: serve(self.socket, self._handle, task_status=task_status)
+            )
+            self._up.set()
+
+    def start(self) -> None:
+        self._thread.start()
+        assert self._up.wait(5)
+
+    def stop(self) -> None:
+        self._token.run_sync_soon(self._nursery.cancel_scope.cancel)
+        self._thread.join(5)
+
+    def run(self, *arguments: str) -> Result:
+        return run(*arguments, "--config", str(self.config))
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments, prog_name="ftfw")
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[FakeDaemon]:
+    fake = FakeDaemon(tmp_path)
+    fake.start()
+    yield fake
+    fake.stop()
+
+
+def test_version() -> None:
+    assert run("--version").stdout == f"ftfw {__version__}\n"
+
+
+def test_help_names_every_command() -> None:
+    result = run("--help")
+    assert result.exit_code == 0
+    for command in ["promote", "demote", "status", "show", "resync", "notify", "check", "keygen", "lab"]:
+        assert f"\n  {command} " in result.stdout
+        assert command == "lab" or "--config" in run(command, "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name a command, or start the daemon with --role active|backup"),
+        (["--role", "master"], "'master' is not one of 'active', 'backup'"),
+        (["--role", "active", "promote"], "--role starts the daemon and goes with no command"),
+        (["promot"], "No such command 'promot'"),
+        (["show"], "Missing argument"),
+        (["show", "packets"], "'packets' is not one of 'flows', 'expectations'"),
+        (["notify", "INSTANCE", "FW"], "Missing argument 'STATE'"),
+        (["notify", "INSTANCE", "FW", "MASTERX"], "'MASTERX' is not one of 'MASTER'"),
+        (["notify", "INSTANCE", "FW", "MASTER", "high"], "'high' is not a valid integer"),
+        (["keygen"], "Missing argument 'FILE'"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(arguments: list[str], message: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stdout == ""
+
+
+def test_no_daemon_is_exit_code_1_and_one_line(tmp_path: Path) -> None:
+    (tmp_path / "f.toml").write_text(f'control.socket = "{tmp_path}/control.sock"')
+    for command in (["promote"], ["demote"], ["status"], ["show", "flows"], ["resync"]):
+        result = run(*command, "--config", str(tmp_path / "f.toml"))
+        assert result.exit_code == 1
+        assert result.stderr.startswith(f"ftfw: {tmp_path}/control.sock: no such socket: ftfw is not running")
+        assert result.stderr.count("\n") == 1
+
+
+def test_an_unreadable_configuration_is_exit_code_2(tmp_path: Path) -> None:
+    result = run("promote", "--config", str(tmp_path / "f.toml"))
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"ftfw: {tmp_path}/f.toml: No such file or directory; name a readable")
+
+
+def test_config_may_stand_before_the_command(daemon: FakeDaemon) -> None:
+    assert run("--config", str(daemon.config), "status", "--json").exit_code == 0
+
+
+def test_a_slip_in_the_file_does_not_stop_a_takeover(daemon: FakeDaemon) -> None:
+    daemon.config.write_text(f'control.socket = "{daemon.socket}"\nstandby.mode = "cold"\n')
+    daemon.answers["promote"] = {"role": "active"}
+    assert daemon.run("promote").exit_code == 0
+
+
+def test_a_broken_default_file_is_told_and_passed_over(
+    tmp_path: Path, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "default.toml").write_text("[control")
+    monkeypatch.setattr("ftfw.control_client.DEFAULT_CONFIG", tmp_path / "default.toml")
+    monkeypatch.setattr("ftfw.control_client.DEFAULT_SOCKET", daemon.socket)
+    daemon.answers["promote"] = {"role": "active"}
+    result = run("promote")
+    assert result.exit_code == 0
+    assert result.stderr.startswith(f"ftfw: warning: {tmp_path}/default.toml: ")
+
+
+def test_promote_tells_the_commit_in_one_line(daemon: FakeDaemon) -> None:
+    daemon.answers["promote"] = {"role": "active", "last_commit": COMMIT, "warnings": ["not in sync"]}
+    result = daemon.run("promote")
+    assert result.exit_code == 0
+    assert result.stdout == "active; 3 created, 2 updated, 1 deleted, 4 failed (4 EEXIST) in 0.250 s\n"
+    assert result.stderr == "ftfw: warning: not in sync\n"
+    assert daemon.asked == [{"command": "promote"}]
+
+
+def test_promote_on_an_active_says_no_more_than_that(daemon: FakeDaemon) -> None:
+    daemon.answers["promote"] = {"role": "active", "changed": False, "last_commit": COMMIT}
+    assert daemon.run("promote").stdout == "active\n"
+
+
+def test_demote_and_resync(daemon: FakeDaemon) -> None:
+    daemon.answers |= {"demote": {"role": "backup", "changed": True}, "resync": {}}
+    assert daemon.run("demote").stdout == "backup\n"
+    assert daemon.run("resync").stdout == "asked for a fresh snapshot; `ftfw status` shows when it is in\n"
+
+
+def test_a_refusal_is_exit_code_1(daemon: FakeDaemon) -> None:
+    daemon.answers["resync"] = "an active streams; ask on a backup"
+    result = daemon.run("resync")
+    assert (result.exit_code, result.stderr) == (1, "ftfw: an active streams; ask on a backup\n")
+
+
+@pytest.mark.parametrize("state", ["MASTER", "BACKUP", "FAULT", "STOP", "DELETED"])
+def test_notify_hands_keepalived_s_arguments_on(daemon: FakeDaemon, state: str) -> None:
+    daemon.answers["notify"] = {"role": "backup"}
+    assert daemon.run("notify", "INSTANCE", "FW", state, "150").exit_code == 0
+    assert daemon.run("notify", "GROUP", "FW", state).exit_code == 0
+    expected = {"command": "notify", "type": "INSTANCE", "name": "FW", "state": state, "priority": 150}
+    assert daemon.asked == [expected, {**expected, "type": "GROUP", "priority": None}]
+
+
+def test_status_as_json_is_what_the_daemon_says(daemon: FakeDaemon) -> None:
+    result = daemon.run("status", "--json")
+    assert json.loads(result.stdout) == STATUS
+
+
+@pytest.mark.parametrize(("ready", "code", "text"), [(True, 0, "ready\n"), (False, 1, "not ready\n")])
+def test_status_ready_is_an_exit_code(daemon: FakeDaemon, ready: bool, code: int, text: str) -> None:
+    daemon.answers["status"] = {**STATUS, "ready": ready}
+    result = daemon.run("status", "--ready")
+    assert (result.exit_code, result.stdout) == (code, text)
+    result = daemon.run("status", "--ready", "--json")
+    assert (result.exit_code, json.loads(result.stdout)["ready"]) == (code, ready)
+
+
+def test_status_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    print_status(STATUS)
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    for line in (
+        "node fw1",
+        "synced no",
+        "name role last_seen_s lag_s acked",
+        "fw2 active 0.100 0.002 -",
+        "sync yes 1 10",
+        "forged 7",
+        "sync2: forged 2",
+        "inject_failed.ENOENT 1",
+        "failed.EEXIST 4",
+        "queue_bytes 12",
+    ):
+        assert line in lines
+
+
+def test_a_bare_status_is_shown_too(capsys: pytest.CaptureFixture[str]) -> None:
+    print_status({"node": "[red]fw1", "peers": [], "last_commit": None, "link": {"dropped": {}}})
+    assert capsys.readouterr().out.split() == ["node", "[red]fw1"]
+
+
+def test_show_prints_a_line_per_entry(daemon: FakeDaemon) -> None:
+    daemon.answers["show"] = {"entries": [FLOW, FLOW]}
+    result = daemon.run("show", "flows")
+    assert result.stdout == f"{entry_line(FLOW)}\n" * 2
+    assert daemon.asked == [{"command": "show", "what": "flows"}]
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_show_as_json_is_an_array(daemon: FakeDaemon, count: int) -> None:
+    daemon.answers["show"] = {"entries": [EXPECTATION] * count}
+    assert json.loads(daemon.run("show", "expectations", "--json").stdout) == [EXPECTATION] * count
+
+
+def test_a_flow_in_one_line() -> None:
+    assert entry_line(FLOW) == (
+        "ipv4 tcp 300 ESTABLISHED src=192.0.2.1 dst=198.51.100.1 sport=1025 dport=21"
+        " src=198.51.100.1 dst=203.0.113.9 sport=21 dport=1025 [ASSURED]"
+        " mark=0x11 helper=ftp labels=00ff novelty=(a=1,2) tcp=(scale_original=7)"
+    )
+    assert entry_line({**FLOW, "status": ["confirmed"]}).count("[UNREPLIED]") == 1
+
+
+def test_an_expectation_in_one_line() -> None:
+    assert entry_line(EXPECTATION) == (
+        "ipv4 tcp 280 src=192.0.2.1 dst=198.51.100.1 sport=0 dport=4000"
+        " mask=(sport=0 dport=65535) master=(src=192.0.2.1) flags=permanent,inactive helper=ftp"
+    )
+
+
+def test_a_commit_may_count_its_failures_either_way() -> None:
+    assert commit_summary({**COMMIT, "failed": 0}) == "3 created, 2 updated, 1 deleted, 0 failed in 0.250 s"
+    assert commit_summary({**COMMIT, "failed": {}}) == "3 created, 2 updated, 1 deleted, 0 failed in 0.250 s"
+
+
+def test_keygen(tmp_path: Path) -> None:
+    file = tmp_path / "link.key"
+    result = run("keygen", str(file))
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"{file}: a new key; copy it to every node")
+    assert len(read(file)) == 32
+    result = run("keygen", str(file))
+    assert result.exit_code == 1
+    assert (
+        result.stderr == f"ftfw: {file}: exists and is not overwritten; name another file, or move it away\n"
+    )
+
+
+def test_lab_gets_its_arguments_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str | None] = []
+    module = ModuleType("ftfw.lab.cli")
+
+    @click.command()
+    @click.option("--mode")
+    def lab(mode: str | None) -> None:
+        seen.append(mode)
+
+    module.lab = lab  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ftfw.lab.cli", module)
+    assert run("lab", "--mode", "hot").exit_code == 0
+    assert seen == ["hot"]
+    assert "Usage: ftfw lab" in run("lab", "--help").stdout
+    assert run("lab", "--nonsense").exit_code == 2
+
+
+@pytest.fixture
+def daemon_module(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """A stand-in for ftfw.daemon, and the logging set up for it taken back."""
+    module = ModuleType("ftfw.daemon")
+    module.StartError = type("StartError", (Exception,), {})  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ftfw.daemon", module)
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield module
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+COMPLETE = """
+security.key_files = ["/etc/ftfw/link.key"]
+[[link]]
+transport = "multicast"
+interface = "sync"
+group = "225.0.0.50"
+"""
+
+
+def test_role_starts_the_daemon(tmp_path: Path, daemon_module: ModuleType) -> None:
+    seen: list[tuple[str, str]] = []
+    daemon_module.run = lambda config, role: seen.append((config.link[0].interface, role))  # type: ignore[attr-defined]
+    (tmp_path / "f.toml").write_text(COMPLETE)
+    assert run("--role", "backup", "--config", str(tmp_path / "f.toml")).exit_code == 0
+    assert seen == [("sync", "backup")]
+
+
+def test_a_daemon_that_cannot_start_says_why(tmp_path: Path, daemon_module: ModuleType) -> None:
+    def refuse(_config: object, _role: str) -> None:
+        raise daemon_module.StartError("no CAP_NET_ADMIN; run it as root")
+
+    daemon_module.run = refuse  # type: ignore[attr-defined]
+    (tmp_path / "f.toml").write_text(COMPLETE)
+    result = run("--role", "backup", "--config", str(tmp_path / "f.toml"))
+    assert (result.exit_code, result.stderr) == (1, "ftfw: no CAP_NET_ADMIN; run it as root\n")
+
+
+def test_a_wrong_configuration_is_exit_code_2_with_a_line_each(tmp_path: Path) -> None:
+    (tmp_path / "f.toml").write_text("standby.mode = 'cold'\nfoo = 1\n")
+    result = run("--role", "active", "--config", str(tmp_path / "f.toml"))
+    assert result.exit_code == 2
+    assert result.stderr.splitlines() == [
+        f'ftfw: {tmp_path}/f.toml: standby.mode: found "cold"; expected "warm" or "hot"',
+        f"ftfw: {tmp_path}/f.toml: foo: unknown key; expected node, link, security, standby, replicate,"
+        " replication, kernel, keepalived, takeover, control, metrics",
+    ]
+    (tmp_path / "f.toml").write_text("")
+    result = run("--role", "active", "--config", str(tmp_path / "f.toml"))
+    assert result.exit_code == 2
+    assert "link: missing" in result.stderr
+
+
+def test_the_failover_path_imports_nothing_heavy(tmp_path: Path) -> None:
+    heavy = {"trio", "pydantic", "rich", "asyncio", "pyroute2", "cryptography"}
+    code = f"""
+import sys
+from ftfw.cli import main
+try:
+    main(["notify", "INSTANCE", "FW", "MASTER", "--config", {str(tmp_path / "f.toml")!r}])
+finally:
+    print(*({heavy} & set(sys.modules)))
+"""
+    (tmp_path / "f.toml").write_text(f'control.socket = "{tmp_path}/none"')
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert "ftfw is not running" in done.stderr
+    assert done.stdout.split() == []
+
+
+def test_it_runs_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ftfw", "--version"], check=True, capture_output=True, text=True
+    )
+    assert done.stdout == f"ftfw {__version__}\n"
