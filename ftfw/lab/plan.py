@@ -18,6 +18,7 @@ SNAT4, SNAT6 = "192.0.2.11", "2001:db8:1::11"
 ZONED4 = "192.0.2.12"
 HALF_ZONED4 = "192.0.2.13"
 MARKED4 = "192.0.2.14"
+CALLER4 = "192.0.2.15"
 PUBLISHED4, PUBLISHED6 = "192.0.2.20", "2001:db8:1::20"
 
 # Addresses of the server host: its servers, and the client that comes from outside.
@@ -27,7 +28,9 @@ OUTSIDER4, OUTSIDER6 = "198.51.100.90", "2001:db8:2::90"
 # Interface → addresses with prefix length, per host.
 ADDRESSES: dict[str, dict[str, tuple[str, ...]]] = {
     CLIENT: {
-        LAN: tuple(f"{address}/24" for address in (PLAIN4, SNAT4, ZONED4, HALF_ZONED4, MARKED4, PUBLISHED4))
+        LAN: tuple(
+            f"{address}/24" for address in (PLAIN4, SNAT4, ZONED4, HALF_ZONED4, MARKED4, CALLER4, PUBLISHED4)
+        )
         + tuple(f"{address}/64" for address in (PLAIN6, SNAT6, PUBLISHED6)),
     },
     SERVER: {WAN: (f"{SERVER4}/24", f"{OUTSIDER4}/24", f"{SERVER6}/64", f"{OUTSIDER6}/64")},

@@ -17,7 +17,6 @@ from .flows.tftp import ACKNOWLEDGEMENT, DATA, content
 
 BURST_BLOCKS, BURST_INTERVAL_S = 8, 0.05
 NEWS_COUNT, INTERVAL_S = 25, 0.2
-IPV4_HEADER_SIZE = 20
 
 
 class Services:
@@ -111,8 +110,7 @@ async def _stream(stream: trio.SocketStream) -> None:
 async def _gre_echo() -> None:
     with trio.socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_GRE) as sock:
         await sock.bind((plan.SERVER4, 0))
-        while True:
+        for number in itertools.count():
             packet, peer = await sock.recvfrom(2048)
-            payload = packet[IPV4_HEADER_SIZE:]
-            if payload.startswith(gre.HEADER):
-                await _send_despite_errors(sock, payload, peer)
+            if answer := gre.answer(packet[gre.IPV4_HEADER_SIZE :], number):
+                await _send_despite_errors(sock, answer, peer)

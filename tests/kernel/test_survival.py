@@ -71,7 +71,9 @@ def test_flow_is_lost_without_a_daemon(labs: Labs, flow: str) -> None:
     assert [outcome["verdict"] for outcome in row["outcomes"]] == ["lost"]
 
 
-@pytest.mark.parametrize("flow", ["tcp-idle-v4-snat", "udp-v6", "icmp-echo", "ftp-pasv-pending-v4-snat"])
+@pytest.mark.parametrize(
+    "flow", ["tcp-idle-v4-snat", "udp-v6", "icmp-echo-v4-snat", "ftp-pasv-pending-v4-snat"]
+)
 def test_the_lab_lets_flows_live_that_conntrackd_replicates(labs: Labs, flow: str) -> None:
     row = labs.row("conntrackd", "warm", flow)
     assert row["survived"], row["reason"]

@@ -6,6 +6,7 @@
 import itertools
 import re
 import socket
+import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Self
@@ -208,9 +209,14 @@ class FtpTransfer(Ftp):
 
     async def prove(self) -> None:
         await self.hear_more(TRANSFER_BLOCKS)
-        await trio.aclose_forcefully(self._stream)
+        await self._reset()
         await self.control.reply("426", to="the end of the transfer")
         await self.prove_new()
+
+    async def _reset(self) -> None:
+        """Give the transfer up with RST, which the firewall has to know for a valid one."""
+        self._stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await trio.aclose_forcefully(self._stream)
 
 
 PASV, EPSV, PORT, EPRT = (

@@ -66,8 +66,12 @@ class Program(Flow):
 class Ping(Program):
     """One ping that keeps its id: the firewall lets no new one begin."""
 
+    def __init__(self, name: str, title: str, *, source: str, destination: str) -> None:
+        super().__init__(name, title)
+        self._ends = source, destination
+
     def command(self) -> list[str]:
-        return ["ping", "-n", "-i", str(INTERVAL_S), "-I", plan.SNAT4, plan.SERVER4]
+        return ["ping", "-n", "-i", str(INTERVAL_S), "-I", *self._ends]
 
     async def converse(self, process: trio.Process) -> None:
         assert process.stdout is not None
@@ -184,7 +188,13 @@ def flows() -> list[Flow]:
         WebDownload("web-download", "Web download (curl, nginx), IPv4 with SNAT"),
         Ssh("ssh-session", "SSH session (ssh, sshd), IPv4 with SNAT"),
         Dns("dns-queries", "DNS queries from one port (dig, dnsmasq), IPv4 with SNAT"),
-        Ping("icmp-echo", "ICMP echo (ping), IPv4 with SNAT"),
+        Ping(
+            "icmp-echo-v4-snat",
+            "ICMP echo (ping), IPv4 with SNAT",
+            source=plan.SNAT4,
+            destination=plan.SERVER4,
+        ),
+        Ping("icmp-echo-v6", "ICMP echo (ping), IPv6", source=plan.PLAIN6, destination=plan.SERVER6),
         Lftp("lftp-passive", "lftp, passive, new transfer, IPv4 with SNAT", passive=True),
         Lftp("lftp-active", "lftp, active, new transfer, IPv4 with SNAT", passive=False),
     ]
