@@ -1,7 +1,7 @@
 """GRE with a key, which no socket type but the raw one speaks.
 
-The kernel tracks plain GRE by its addresses alone, key or no key; enhanced GRE (version 1, as in PPTP) by its call
-id, and without the PPTP helper each direction is a flow of its own that never becomes established.
+The kernel tracks plain GRE by its addresses alone, key or no key; enhanced GRE (version 1, as in PPTP) by its
+call id, and without the PPTP helper each direction is a flow of its own that never becomes established.
 """
 
 # What the phases promise stands at Flow.
