@@ -115,7 +115,11 @@ class NetnsSite:
         await self._batch(SWITCH, lines)
 
     async def _configure(self, host: Host) -> None:
-        sysctls = plan.SYSCTLS_FIREWALL if host.name in plan.FIREWALLS else plan.SYSCTLS_HOST
+        sysctls = plan.SYSCTLS_HOST
+        if host.name in plan.FIREWALLS:
+            sysctls = plan.SYSCTLS_FIREWALL
+            # Rules load a helper by themselves but not its NAT half. Built in is as good: hence "or true".
+            await host.run("sh", "-c", f"modprobe -aq {' '.join(plan.MODULES)} || true")
         await host.run("sysctl", "-q", "-w", *(f"{key}={value}" for key, value in sysctls.items()))
         lines = ["link set lo up"]
         for interface, addresses in plan.ADDRESSES[host.name].items():

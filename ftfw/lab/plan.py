@@ -63,6 +63,12 @@ SYSCTLS_FIREWALL = SYSCTLS_HOST | {
     "net.netfilter.nf_conntrack_tcp_be_liberal": "0",
 }
 
+MODULES = (
+    "nf_conntrack",
+    "nf_conntrack_netlink",
+    *(f"nf_{half}_{helper}" for helper in ("ftp", "tftp") for half in ("conntrack", "nat")),
+)
+
 SYNC_GROUP, SYNC_PORT = "225.0.0.50", 3780
 
 # The lab's own services; lab.nft lets them through.

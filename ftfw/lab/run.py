@@ -228,8 +228,8 @@ async def _take_over(lab: Lab, active: str, backup: str) -> None:
     await lab.phase("prove", lab.limit_s, note)
     takeover.account = await lab.daemon.account(lab.firewall(backup))
     lab.observer.step(
-        f"{len(lab.living())} of {len(lab.run.rows)} flows live on; promote took {takeover.promote_s:.2f} s, "
-        f"the takeover {takeover.seconds:.2f} s; {takeover.account}"
+        f"{len(lab.living())} of {len(lab.run.rows)} flows live on; the takeover took {takeover.seconds:.2f} s, "
+        f"promote {takeover.promote_s:.2f} s of it{takeover.account}"
     )
 
 
