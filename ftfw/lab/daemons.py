@@ -162,7 +162,7 @@ socket = "{host.workdir}/control.sock"
         await self._node(host, "promote")
 
     async def account(self, host: Host) -> str:
-        return f"; last commit: {json.dumps((await self._status(host)).get('last_commit'))}"
+        return f"last commit: {json.dumps((await self._status(host)).get('last_commit'))}"
 
 
 class Conntrackd(Daemon):

@@ -38,6 +38,17 @@ def heading() -> Text:
     return Text(f"{'flow':<26} {'what it is':<58} {'verdict':<9}{'there':>8}{'back':>8}", style="bold")
 
 
+def account(run: Run) -> str:
+    """Return the last takeover in figures."""
+    takeover = run.takeovers[-1]
+    parts = [
+        f"{sum(row.living for row in run.rows)} of {len(run.rows)} flows live on",
+        f"the takeover took {takeover.seconds:.2f} s, promote {takeover.promote_s:.2f} s of it",
+        f"packets answered with an error: {takeover.errors_answered}",
+    ]
+    return "; ".join([*parts, takeover.account] if takeover.account else parts)
+
+
 def summary(run: Run) -> Text:
     """Return the table's foot."""
     missing = len(lost(run.rows))
@@ -74,6 +85,9 @@ class Printer(Observer):
 
     def step(self, text: str) -> None:
         self._console.print(Text(f"· {text}", style="cyan"), soft_wrap=True)
+
+    def took_over(self, run: Run) -> None:
+        self.step(account(run))
 
     def row(self, row: Row) -> None:
         if not row.settled:

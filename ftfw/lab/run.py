@@ -1,6 +1,7 @@
 """One run of the lab: build, open every flow, take over there and back, judge."""
 
 import fnmatch
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -21,6 +22,7 @@ from .servers import real_servers
 RULESETS = ("nftables.conf", "lab.nft")
 TAKEOVERS = 2
 OPEN_LIMIT_S, ARM_LIMIT_S = 20.0, 10.0
+ERROR_COUNTERS = ("TcpOutRsts", "IcmpOutDestUnreachs", "Icmp6OutDestUnreachs")
 QUIET_S = 0.5
 """What idle flows have of idleness before a takeover."""
 
@@ -34,7 +36,10 @@ class Takeover:
     promote_s: float
     seconds: float
     """From the cut until the addresses have moved and promote has returned."""
+    errors_answered: int = 0
+    """Packets that the successor answered with RST or an ICMP error: late state would show there."""
     account: str = ""
+    """What the daemon says about its commit."""
 
 
 @dataclass(kw_only=True)
@@ -55,13 +60,16 @@ class Observer:
         self.runs: list[Run] = []
 
     def step(self, text: str) -> None:
-        """Something begins or has been done."""
+        """Tell what begins."""
+
+    def took_over(self, run: Run) -> None:
+        """Tell that a takeover has been judged."""
 
     def row(self, row: Row) -> None:
-        """Something has been learned about a flow."""
+        """Tell that something has been learned about a flow."""
 
     def finished(self, run: Run) -> None:
-        """Everything is known."""
+        """Tell that everything is known."""
         self.runs.append(run)
 
     def kept(self, commands: Sequence[str]) -> None:
@@ -203,8 +211,24 @@ async def _arm(lab: Lab, active: str, backup: str) -> None:
 
 
 async def _take_over(lab: Lab, active: str, backup: str) -> None:
-    """Cut the active off, kill its daemon, promote the other, move the addresses, and see who lives."""
+    """Let the backup take over and see who lives."""
     lab.observer.step(f"takeover {len(lab.run.takeovers) + 1}: {active} is cut off, {backup} takes over")
+    answered_before = await _errors_answered(lab.firewall(backup))
+    takeover = await _switch(lab, active, backup)
+    lab.run.takeovers.append(takeover)
+
+    def note(row: Row, report: wire.Report) -> None:
+        verdict = Verdict.SURVIVED if report.alive else Verdict.LOST
+        row.outcomes.append(Outcome(verdict=verdict, pause_s=report.pause_s, reason=report.reason))
+
+    await lab.phase("prove", lab.limit_s, note)
+    takeover.errors_answered = await _errors_answered(lab.firewall(backup)) - answered_before
+    takeover.account = await lab.daemon.account(lab.firewall(backup))
+    lab.observer.took_over(lab.run)
+
+
+async def _switch(lab: Lab, active: str, backup: str) -> Takeover:
+    """Cut the active off, kill its daemon, promote the other, move the addresses."""
     begun = time.monotonic()
     await lab.site.cut(active)
     for host in (plan.CLIENT, plan.SERVER):
@@ -218,19 +242,13 @@ async def _take_over(lab: Lab, active: str, backup: str) -> None:
     if not lab.daemon.addresses_first:
         await lab.remotes[backup].do("adopt")
     done = time.monotonic()
-    takeover = Takeover(failed=active, successor=backup, promote_s=promoted - promoting, seconds=done - begun)
-    lab.run.takeovers.append(takeover)
+    return Takeover(failed=active, successor=backup, promote_s=promoted - promoting, seconds=done - begun)
 
-    def note(row: Row, report: wire.Report) -> None:
-        verdict = Verdict.SURVIVED if report.alive else Verdict.LOST
-        row.outcomes.append(Outcome(verdict=verdict, pause_s=report.pause_s, reason=report.reason))
 
-    await lab.phase("prove", lab.limit_s, note)
-    takeover.account = await lab.daemon.account(lab.firewall(backup))
-    lab.observer.step(
-        f"{len(lab.living())} of {len(lab.run.rows)} flows live on; the takeover took {takeover.seconds:.2f} s, "
-        f"promote {takeover.promote_s:.2f} s of it{takeover.account}"
-    )
+async def _errors_answered(host: Host) -> int:
+    """Return how many packets that host has answered with an error so far."""
+    counters = json.loads(await host.run("nstat", "-asjz", *ERROR_COUNTERS))
+    return sum(counters["kernel"].values())
 
 
 async def _revive(lab: Lab, name: str) -> None:

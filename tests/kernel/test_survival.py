@@ -64,6 +64,12 @@ def test_flow_survives_there_and_back(labs: Labs, mode: str, flow: str) -> None:
     assert len(row["outcomes"]) == 2
 
 
+@pytest.mark.parametrize("mode", ["warm", "hot"])
+def test_no_packet_is_answered_with_an_error(labs: Labs, mode: str) -> None:
+    takeovers = labs.run("ftfw", mode)["takeovers"]
+    assert [takeover["errors_answered"] for takeover in takeovers] == [0, 0]
+
+
 @pytest.mark.parametrize("flow", FLOWS)
 def test_flow_is_lost_without_a_daemon(labs: Labs, flow: str) -> None:
     row = labs.row("none", "warm", flow)
