@@ -77,12 +77,6 @@ class Agent:
         self._services.takeover_done()
         await self._phase(lambda flow: flow.prove(), flows, limit_s)
 
-    async def close(self) -> None:
-        """Close all flows."""
-        for flow in self._flows.values():
-            with trio.move_on_after(1):
-                await flow.close()
-
     async def adopt(self) -> None:
         """Take the virtual addresses and tell the neighbours."""
         await self._addresses("replace")
@@ -128,7 +122,6 @@ OPERATIONS: dict[str, Callable[..., Awaitable[None]]] = {
         Agent.arm,
         Agent.cut,
         Agent.prove,
-        Agent.close,
         Agent.adopt,
         Agent.release,
     )

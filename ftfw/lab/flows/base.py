@@ -24,8 +24,8 @@ LOSSES = (FlowLostError, OSError, trio.BrokenResourceError, trio.ClosedResourceE
 class Flow(ABC):
     """One conversation, run by the agent on the host `near`.
 
-    The lab calls `open` once, then for each takeover `arm` before it and `prove` after it, then `close`. A
-    phase that raises one of LOSSES, or takes too long, means that the flow is lost.
+    The lab calls `open` once, then for each takeover `arm` before it and `prove` after it. A phase that
+    raises one of LOSSES, or takes too long, means that the flow is lost. Flows end with their agent.
     """
 
     near: str = plan.CLIENT
@@ -50,10 +50,6 @@ class Flow(ABC):
     @abstractmethod
     async def prove(self) -> None:
         """Return once the conversation has shown that it lives on; called when the takeover is done."""
-
-    async def close(self) -> None:
-        """Let go of what is not in the nursery."""
-        return
 
     def hear(self) -> None:
         """Record that something useful came in."""

@@ -3,8 +3,6 @@
 # What the phases promise stands at Flow.
 # ruff: noqa: D102, ARG002
 
-from functools import partial
-
 import trio
 
 from .. import plan
@@ -44,11 +42,6 @@ class Crowd(Flow):
         except LOSSES:
             pass  # counted below
         self.trouble = f"{self._answered} of {SIZE} answered"
-
-    async def close(self) -> None:
-        async with trio.open_nursery() as nursery:
-            for stream in self._streams:
-                nursery.start_soon(partial(trio.aclose_forcefully, stream))
 
 
 def flows() -> list[Flow]:

@@ -58,9 +58,6 @@ class Control:
         self._note({"1": "no data", "2": "no data connection"}.get(line[0], ""))
         return line
 
-    async def close(self) -> None:
-        await trio.aclose_forcefully(self._stream)
-
 
 class Data(ABC):
     """A data connection that is announced now and opened later."""
@@ -167,9 +164,6 @@ class Ftp(Flow):
 
     async def prove(self) -> None:
         await self.prove_new()
-
-    async def close(self) -> None:
-        await self.control.close()
 
 
 class FtpPending(Ftp):

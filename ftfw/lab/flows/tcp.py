@@ -51,9 +51,6 @@ class TcpIdle(Flow):
         for _ in range(3):
             await self._exchange()
 
-    async def close(self) -> None:
-        await trio.aclose_forcefully(self._stream)
-
 
 class TcpStream(Flow):
     """A connection on which the far side sends in bursts, before, during and after the takeover."""
