@@ -213,7 +213,8 @@ def check(context: click.Context, *, as_json: bool) -> None:
 
     Each finding comes with its remedy. Exit code 1 if there is a problem.
     """
-    from ftfw.check import Level, print_findings, run_checks
+    from ftfw.check import Level, run_checks
+    from ftfw.check.report import print_findings
 
     findings = run_checks(_config_path(context) or DEFAULT_CONFIG)
     if as_json:

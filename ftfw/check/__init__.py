@@ -1,0 +1,72 @@
+"""`ftfw check`: the configuration and the host, each finding with its remedy.
+
+A check is a function from what was gathered (`Context`) to findings; to add one, write it in the module that
+it belongs to and name it in CHECKS, which is the order of the report.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ftfw.check import host, links, rules
+from ftfw.check.finding import Check, Context, Finding, Level
+from ftfw.check.ruleset import RulesetError, read_ruleset
+from ftfw.config import ConfigError, load
+from ftfw.control_client import ControlError, call, socket_of
+
+__all__ = ["CHECKS", "Context", "Finding", "Level", "gather", "run_checks"]
+
+CHECKS: tuple[Check, ...] = (
+    links.check_config,
+    links.check_keys,
+    host.check_conntrack,
+    host.check_kernel_version,
+    host.check_events,
+    host.check_table,
+    host.check_tcp,
+    host.check_helpers,
+    host.check_nat_helpers,
+    host.check_gre,
+    rules.check_readable,
+    rules.check_tracking,
+    rules.check_labels,
+    rules.check_invalid,
+    links.check_links,
+    links.check_gate,
+    links.check_peers,
+    links.check_daemon,
+)
+
+
+def run_checks(config_path: Path) -> list[Finding]:
+    """Run every check; none of them changes anything on the host."""
+    context = gather(config_path)
+    return [finding for check in CHECKS for finding in check(context)]
+
+
+def gather(config_path: Path) -> Context:
+    """Read what the checks go by: the configuration, the ruleset, and the running daemon's status."""
+    config, why_no_config = None, ""
+    try:
+        config = load(config_path)
+    except ConfigError as error:
+        why_no_config = str(error)
+    ruleset, why_no_ruleset = None, ""
+    try:
+        ruleset = read_ruleset()
+    except RulesetError as error:
+        why_no_ruleset = str(error)
+    status, why_no_status = None, ""
+    try:
+        status = call(socket_of(config_path)[0], "status")
+    except ControlError as error:
+        why_no_status = str(error)
+    return Context(
+        config_path=config_path,
+        config=config,
+        why_no_config=why_no_config,
+        ruleset=ruleset,
+        why_no_ruleset=why_no_ruleset,
+        status=status,
+        why_no_status=why_no_status,
+    )

@@ -1,0 +1,141 @@
+"""Questions to this host's kernel, in the network namespace that the process runs in."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import shutil
+import socket
+import struct
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+from ftfw.kernel import uapi
+from ftfw.kernel.attributes import message
+
+SYSCTLS = Path("/proc/sys/net/netfilter")
+CT_GET_STATS = 0x105  # IPCTNL_MSG_CT_GET_STATS: changes nothing, and is short
+NETLINK_TIMEOUT_S = 2.0
+NFT_TIMEOUT_S = 30.0
+SIOCGIFFLAGS = 0x8913
+SIOCGIFMTU = 0x8921
+IFF_UP = 0x1
+IFF_RUNNING = 0x40
+IFF_MULTICAST = 0x1000
+IFREQ = struct.Struct("16s24x")
+
+# The kernel's helpers, as CTA_HELP and `ct helper` name them, each with a protocol that it serves.
+HELPERS = {
+    "ftp": "tcp",
+    "tftp": "udp",
+    "sip": "udp",
+    "irc": "tcp",
+    "pptp": "tcp",
+    "Q.931": "tcp",
+    "RAS": "udp",
+    "amanda": "udp",
+    "sane": "tcp",
+    "snmp": "udp",
+    "netbios-ns": "udp",
+}
+
+
+class Interface(NamedTuple):
+    """What decides whether a link can run over an interface."""
+
+    up: bool
+    running: bool
+    multicast: bool
+    mtu: int
+
+
+def sysctl(name: str) -> int | None:
+    """Return the value of net.netfilter.`name`; None if the kernel has no such switch."""
+    try:
+        return int((SYSCTLS / name).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def conntrack_errno() -> int:
+    """Ask conntrack for its counters over netlink and return how that failed: 0 if it did not."""
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, uapi.NETLINK_NETFILTER) as asking:
+            asking.settimeout(NETLINK_TIMEOUT_S)
+            asking.send(message(CT_GET_STATS, uapi.NLM_F_REQUEST | uapi.NLM_F_ACK, socket.AF_UNSPEC, b""))
+            while True:
+                reply = asking.recv(1 << 16)
+                kind, error = struct.unpack_from("=4xH10xi", reply)
+                if kind == uapi.NLMSG_ERROR:
+                    return int(-error)
+    except TimeoutError:
+        return errno.ETIMEDOUT
+    except OSError as error:
+        return error.errno or errno.EIO
+
+
+def interface(name: str) -> Interface | None:
+    """Return the interface's state; None if there is none of that name."""
+    request = IFREQ.pack(name.encode())
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        try:
+            flags = struct.unpack_from("=H", fcntl.ioctl(asking, SIOCGIFFLAGS, request), 16)[0]
+            mtu = struct.unpack_from("=i", fcntl.ioctl(asking, SIOCGIFMTU, request), 16)[0]
+        except OSError:
+            return None
+    return Interface(bool(flags & IFF_UP), bool(flags & IFF_RUNNING), bool(flags & IFF_MULTICAST), mtu)
+
+
+def has_address(address: str) -> bool:
+    """Tell whether this host has the address."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as trying:
+        try:
+            trying.bind((address, 0))
+        except OSError:
+            return False
+    return True
+
+
+def has_nft() -> bool:
+    """Tell whether nftables' command is installed."""
+    return shutil.which("nft") is not None
+
+
+def helper_works(name: str) -> bool:
+    """Tell whether the kernel has the helper, built in or as a module that it can load.
+
+    The kernel is asked to check, and not to make, a `ct helper` object: it looks the helper up, and loads its
+    module, just as when an entry with that helper is injected.
+    """
+    helper = f'{{ type "{name}" protocol {HELPERS[name]}; }}'
+    rules = f"add table ip ftfw-check\nadd ct helper ip ftfw-check it {helper}\n"
+    command = ["nft", "-c", "-f", "-"]
+    done = subprocess.run(
+        command, input=rules.encode(), capture_output=True, timeout=NFT_TIMEOUT_S, check=False
+    )
+    return done.returncode == 0
+
+
+def loaded_modules() -> frozenset[str]:
+    """Return the names of the modules that are loaded; those built in are not among them."""
+    try:
+        lines = Path("/proc/modules").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(line.split()[0] for line in lines)
+
+
+def kernel_version() -> tuple[int, int, int]:
+    """Return the kernel's version, with the stable release that a distribution builds from if it says so."""
+    names = os.uname()
+    stable = re.search(r"\b(\d+)\.(\d+)\.(\d+)", names.version) or re.match(
+        r"(\d+)\.(\d+)(?:\.(\d+))?", names.release
+    )
+    if stable is None:
+        return 0, 0, 0
+    major, minor, patch = (int(part or 0) for part in stable.groups())
+    return major, minor, patch

@@ -1,0 +1,590 @@
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from ftfw import check as check_package
+from ftfw.check import CHECKS, Context, Finding, Level, host, links, probes, requirements, rules
+from ftfw.check.finding import Check
+from ftfw.check.report import print_findings
+from ftfw.check.requirements import RequirementError, ensure_events_mode, require
+from ftfw.check.ruleset import Ruleset, RulesetError, parse, read_ruleset
+from ftfw.cli import main
+from ftfw.config import Config, load
+from ftfw.keyfile import generate
+
+MULTICAST = '[[link]]\ntransport = "multicast"\ninterface = "sync"\ngroup = "225.0.0.50"\n'
+HEALTHY_SYSCTLS = {
+    "nf_conntrack_events": 1,
+    "nf_conntrack_max": 1000,
+    "nf_conntrack_count": 10,
+    "nf_conntrack_buckets": 1000,
+    "nf_conntrack_tcp_loose": 0,
+    "nf_conntrack_tcp_be_liberal": 0,
+    "nf_conntrack_acct": 0,
+}
+
+
+class FakeHost:
+    """Stands in for the kernel; healthy until a test says otherwise."""
+
+    def __init__(self) -> None:
+        self.sysctls = dict(HEALTHY_SYSCTLS)
+        self.errno = 0
+        self.helpers = set(probes.HELPERS)
+        self.interfaces = {"sync": probes.Interface(up=True, running=True, multicast=True, mtu=1500)}
+        self.addresses = {"203.0.113.1"}
+        self.version = (6, 1, 0)
+        self.modules: frozenset[str] = frozenset()
+        self.nft = True
+
+    def sysctl(self, name: str) -> int | None:
+        return self.sysctls.get(name)
+
+    def interface(self, name: str) -> probes.Interface | None:
+        return self.interfaces.get(name)
+
+
+@pytest.fixture(autouse=True)
+def fake_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeHost:
+    fake = FakeHost()
+    monkeypatch.setattr(probes, "SYSCTLS", tmp_path)
+    monkeypatch.setattr(probes, "sysctl", fake.sysctl)
+    monkeypatch.setattr(probes, "conntrack_errno", lambda: fake.errno)
+    monkeypatch.setattr(probes, "helper_works", lambda name: name in fake.helpers)
+    monkeypatch.setattr(probes, "interface", fake.interface)
+    monkeypatch.setattr(probes, "has_address", lambda address: address in fake.addresses)
+    monkeypatch.setattr(probes, "kernel_version", lambda: fake.version)
+    monkeypatch.setattr(probes, "loaded_modules", lambda: fake.modules)
+    monkeypatch.setattr(probes, "has_nft", lambda: fake.nft)
+    return fake
+
+
+def config_of(tmp_path: Path, text: str) -> Config:
+    (tmp_path / "f.toml").write_text(text)
+    return load(tmp_path / "f.toml")
+
+
+def findings(check: Check, **context: Any) -> list[Finding]:
+    return list(check(Context(**{"config_path": Path("f.toml"), **context})))
+
+
+def told(found: list[Finding]) -> list[tuple[str, str]]:
+    return [(finding.level.value, f"{finding.subject}: {finding.found}") for finding in found]
+
+
+def the(found: list[Finding]) -> Finding:
+    (one,) = found
+    return one
+
+
+def ruleset(*things: dict[str, Any]) -> Ruleset:
+    return parse({"nftables": [{"metainfo": {}}, *things]})
+
+
+def chain(name: str, **more: Any) -> dict[str, Any]:
+    return {"chain": {"family": "inet", "table": "t", "name": name, **more}}
+
+
+def rule(chain_name: str, *expressions: dict[str, Any]) -> dict[str, Any]:
+    return {"rule": {"family": "inet", "table": "t", "chain": chain_name, "expr": list(expressions)}}
+
+
+def state(right: Any, op: str = "in") -> dict[str, Any]:
+    return {"match": {"op": op, "left": {"ct": {"key": "state"}}, "right": right}}
+
+
+INPUT = chain("input", type="filter", hook="input", prio=0, policy="accept")
+DROP = {"drop": None}
+LABEL = {"match": {"op": "in", "left": {"ct": {"key": "label"}}, "right": 3}}
+
+
+# The configuration and the keys
+
+
+def test_a_good_configuration(tmp_path: Path) -> None:
+    config = config_of(tmp_path, f'node.name = "fw1"\nsecurity.key_files = ["/k"]\n{MULTICAST}')
+    assert told(findings(links.check_config, config=config)) == [("ok", "configuration: f.toml: node fw1")]
+
+
+def test_what_the_daemon_would_miss(tmp_path: Path) -> None:
+    found = findings(links.check_config, config=config_of(tmp_path, ""))
+    assert told(found) == [
+        ("problem", "configuration: f.toml: link: missing"),
+        ("problem", "configuration: f.toml: security.key_files: missing"),
+    ]
+
+
+def test_a_wrong_configuration_has_a_finding_per_problem() -> None:
+    why = "f.toml: standby.mode: found 3; expected warm\nf.toml: x: unknown key; did you mean y?"
+    first, second = findings(links.check_config, why_no_config=why)
+    assert (first.level, first.found, first.remedy) == (
+        Level.PROBLEM,
+        "f.toml: standby.mode: found 3",
+        "expected warm",
+    )
+    assert second.remedy == "did you mean y?"
+
+
+def test_keys(tmp_path: Path) -> None:
+    generate(tmp_path / "good")
+    generate(tmp_path / "open")
+    (tmp_path / "open").chmod(0o644)
+    files = ", ".join(f'"{tmp_path / name}"' for name in ("good", "open", "none"))
+    good, too_open, missing = findings(
+        links.check_keys, config=config_of(tmp_path, f"security.key_files = [{files}]")
+    )
+    assert good.level is Level.OK
+    assert (too_open.level, too_open.remedy) == (Level.PROBLEM, f"`chmod 600 {tmp_path / 'open'}`")
+    assert missing.found == f"{tmp_path / 'none'}: no such file"
+    assert f"`ftfw keygen {tmp_path / 'none'}`" in missing.remedy
+
+
+# The host
+
+
+def test_conntrack(fake_host: FakeHost) -> None:
+    assert the(findings(host.check_conntrack)).level is Level.OK
+    fake_host.errno = errno.EPERM
+    found = the(findings(host.check_conntrack))
+    assert (found.level, found.found) == (Level.PROBLEM, "CAP_NET_ADMIN is missing")
+    fake_host.errno = errno.EINVAL
+    found = the(findings(host.check_conntrack))
+    assert found.found == "connection tracking does not answer over netlink (Invalid argument)"
+    assert found.remedy.startswith("`modprobe -a nf_conntrack nf_conntrack_netlink`")
+    fake_host.errno = 0
+    fake_host.sysctls = {}
+    assert the(findings(host.check_conntrack)).level is Level.PROBLEM
+
+
+@pytest.mark.parametrize(("mode", "level"), [(0, "warning"), (1, "ok"), (2, "warning"), (None, "problem")])
+def test_events(fake_host: FakeHost, mode: int | None, level: str) -> None:
+    fake_host.sysctls.pop("nf_conntrack_events")
+    if mode is not None:
+        fake_host.sysctls["nf_conntrack_events"] = mode
+    found = the(findings(host.check_events))
+    assert found.level == level
+    assert found.subject == "net.netfilter.nf_conntrack_events"
+
+
+@pytest.mark.parametrize(
+    ("count", "status", "level"),
+    [
+        (10, None, Level.OK),
+        (750, None, Level.WARNING),
+        (950, None, Level.PROBLEM),
+        (10, {"role": "backup", "flows": 950}, Level.PROBLEM),
+        (10, {"role": "active", "flows": 950}, Level.OK),
+    ],
+)
+def test_the_table_has_room(
+    fake_host: FakeHost, count: int, status: dict[str, Any] | None, level: Level
+) -> None:
+    fake_host.sysctls["nf_conntrack_count"] = count
+    assert the(findings(host.check_table, status=status)).level is level
+
+
+def test_too_few_buckets(fake_host: FakeHost) -> None:
+    fake_host.sysctls["nf_conntrack_buckets"] = 100
+    _, found = findings(host.check_table)
+    assert (found.level, found.subject) == (Level.WARNING, "net.netfilter.nf_conntrack_buckets")
+    assert "nf_conntrack_buckets=500`" in found.remedy
+
+
+def test_tcp_switches(fake_host: FakeHost) -> None:
+    assert {finding.level for finding in findings(host.check_tcp)} == {Level.OK}
+    fake_host.sysctls |= {"nf_conntrack_tcp_loose": 1, "nf_conntrack_tcp_be_liberal": 1}
+    loose, liberal = findings(host.check_tcp)
+    assert (loose.level, liberal.level) == (Level.WARNING, Level.WARNING)
+    assert "nf_conntrack_tcp_loose=0`" in loose.remedy
+
+
+def test_helpers(fake_host: FakeHost, tmp_path: Path) -> None:
+    assert the(findings(host.check_helpers)).level is Level.OK
+    fake_host.helpers = {"ftp"}
+    there, missing = findings(host.check_helpers)
+    assert there.found == "this kernel has ftp"
+    assert missing.level is Level.WARNING
+    named = config_of(tmp_path, 'replicate.expectations = ["ftp", "sip"]')
+    there, missing = findings(host.check_helpers, config=named)
+    assert (missing.level, missing.found.split(":")[0]) == (Level.PROBLEM, "this kernel has no sip")
+    none = config_of(tmp_path, "replicate.expectations = false")
+    assert findings(host.check_helpers, config=none) == []
+
+
+def test_helpers_cannot_be_asked_for(fake_host: FakeHost) -> None:
+    fake_host.nft = False
+    assert the(findings(host.check_helpers)).found == "not checked: nft is not installed"
+    fake_host.nft = True
+    fake_host.errno = errno.EPERM
+    assert findings(host.check_helpers) == []
+
+
+def test_nat_halves_of_helpers(fake_host: FakeHost) -> None:
+    translating = ruleset(chain("n", type="nat", hook="postrouting", prio=100))
+    fake_host.modules = frozenset({"nf_conntrack", "nf_conntrack_ftp", "nf_conntrack_sip", "nf_nat_sip"})
+    found = the(findings(host.check_nat_helpers, ruleset=translating))
+    assert found.level is Level.WARNING
+    assert found.remedy.startswith("`modprobe -a nf_nat_ftp`")
+    assert findings(host.check_nat_helpers, ruleset=ruleset(INPUT)) == []
+    fake_host.modules = frozenset()
+    assert findings(host.check_nat_helpers, ruleset=translating) == []
+
+
+@pytest.mark.parametrize(
+    ("version", "level"),
+    [
+        ((6, 1, 0), Level.OK),
+        ((5, 17, 0), Level.OK),
+        ((5, 10, 209), Level.OK),
+        ((5, 10, 0), Level.WARNING),
+        ((5, 15, 3), Level.WARNING),
+        ((4, 19, 0), Level.WARNING),
+    ],
+)
+def test_kernels_that_lose_helpers(fake_host: FakeHost, version: tuple[int, int, int], level: Level) -> None:
+    fake_host.version = version
+    assert the(findings(host.check_kernel_version)).level is level
+    fake_host.sysctls["nf_conntrack_helper"] = 1
+    assert the(findings(host.check_kernel_version)).level is Level.OK
+
+
+def test_gre_needs_counters(fake_host: FakeHost, tmp_path: Path) -> None:
+    l4proto = {"op": "==", "left": {"meta": {"key": "l4proto"}}, "right": {"set": ["tcp", "gre"]}}
+    with_gre = ruleset(INPUT, rule("input", {"match": l4proto}))
+    assert findings(host.check_gre, ruleset=ruleset(INPUT)) == []
+    assert the(findings(host.check_gre, ruleset=with_gre)).level is Level.WARNING
+    assert the(findings(host.check_gre, config=config_of(tmp_path, "replicate.protocols = ['gre']"))).remedy
+    pptp = ruleset({"ct helper": {"name": "p", "type": "pptp"}})
+    assert the(findings(host.check_gre, ruleset=pptp)).level is Level.WARNING
+    fake_host.sysctls["nf_conntrack_acct"] = 1
+    assert the(findings(host.check_gre, ruleset=with_gre)).level is Level.OK
+
+
+# The ruleset
+
+
+def test_an_unreadable_ruleset() -> None:
+    assert told(findings(rules.check_readable, why_no_ruleset="nft is not installed")) == [
+        ("warning", "ruleset: not checked: nft is not installed")
+    ]
+    for one in (rules.check_tracking, rules.check_labels, rules.check_invalid):
+        assert findings(one) == []
+
+
+@pytest.mark.parametrize(
+    ("things", "level"),
+    [
+        ([], Level.WARNING),
+        ([INPUT, rule("input", {"accept": None})], Level.WARNING),
+        ([INPUT, rule("input", state("established"), {"accept": None})], Level.OK),
+        ([chain("n", type="nat", hook="postrouting", prio=100)], Level.OK),
+        ([INPUT, rule("input", {"xt": None})], Level.OK),
+    ],
+)
+def test_tracking(things: list[dict[str, Any]], level: Level) -> None:
+    assert the(findings(rules.check_tracking, ruleset=ruleset(*things))).level is level
+
+
+@pytest.mark.parametrize(
+    ("expression", "level"),
+    [
+        (state("established"), Level.WARNING),
+        (LABEL, Level.OK),
+        ({"mangle": {"key": {"ct": {"key": "label"}}, "value": 4}}, Level.OK),
+        ({"xt": {"type": "match", "name": "connlabel"}}, Level.OK),
+        ({"xt": None}, Level.OK),
+    ],
+)
+def test_labels(expression: dict[str, Any], level: Level) -> None:
+    found = the(findings(rules.check_labels, ruleset=ruleset(INPUT, rule("input", expression))))
+    assert found.level is level
+    assert ("iptables" in found.found) == (expression == {"xt": None})
+
+
+def vmap(*pairs: list[Any]) -> dict[str, Any]:
+    return {"vmap": {"key": {"ct": {"key": "state"}}, "data": {"set": list(pairs)}}}
+
+
+@pytest.mark.parametrize(
+    "things",
+    [
+        [rule("input", state("invalid"), DROP)],
+        [rule("input", state(["invalid", "new"]), DROP)],
+        [rule("input", state({"set": ["invalid", "untracked"]}, "=="), {"counter": {}}, {"log": None}, DROP)],
+        [rule("input", state(["established", "related"], "!="), DROP)],
+        [rule("input", vmap(["established", {"accept": None}], ["invalid", DROP]))],
+        [
+            rule("input", {"jump": {"target": "a"}}),
+            rule("a", {"goto": {"target": "b"}}),
+            rule("b", state("invalid"), DROP),
+        ],
+        [
+            rule("input", {"jump": {"target": "a"}}),
+            rule("a", {"jump": {"target": "input"}}),
+            rule("a", state("invalid"), DROP),
+        ],
+    ],
+)
+def test_invalid_packets_are_dropped(things: list[dict[str, Any]]) -> None:
+    assert ruleset(INPUT, chain("a"), chain("b"), *things).drops_invalid("input")
+    assert the(findings(rules.check_invalid, ruleset=ruleset(INPUT, *things))).level is Level.OK
+
+
+@pytest.mark.parametrize(
+    "things",
+    [
+        [],
+        [rule("input", state("invalid"), {"accept": None})],
+        [rule("input", state("established"), DROP)],
+        [rule("input", state("invalid", "!="), DROP)],
+        [rule("input", vmap(["invalid", {"accept": None}]))],
+        [rule("unreached", state("invalid"), DROP)],
+        [chain("forward", type="filter", hook="forward", prio=0), rule("forward", state("invalid"), DROP)],
+        [rule("input", {"vmap": {"key": {"ct": {"key": "state"}}, "data": "@named"}})],
+    ],
+)
+def test_invalid_packets_get_through(things: list[dict[str, Any]]) -> None:
+    found = the(findings(rules.check_invalid, ruleset=ruleset(INPUT, *things)))
+    assert (found.level, found.subject) == (Level.WARNING, "invalid packets")
+
+
+def test_a_policy_of_drop_drops_them_too() -> None:
+    assert ruleset(chain("input", type="filter", hook="input", prio=0, policy="drop")).drops_invalid("input")
+
+
+def test_rules_of_iptables_are_not_judged() -> None:
+    found = the(findings(rules.check_invalid, ruleset=ruleset(INPUT, rule("input", {"xt": None}, DROP))))
+    assert (found.level, found.remedy) == (
+        Level.OK,
+        "see that INPUT drops `-m conntrack --ctstate INVALID`",
+    )
+
+
+@pytest.fixture
+def nft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    (tmp_path / "bin").mkdir()
+    return tmp_path / "bin" / "nft"
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        (None, "nft is not installed"),
+        ("echo 'Operation not permitted' >&2; exit 1", "nft failed: Operation not permitted"),
+        ("echo nonsense", "nft's JSON is not what was expected"),
+        ('echo \'{"nftables": [{"chain": {}}]}\'', "nft's JSON is not what was expected"),
+        ("echo '[]'", "nft's JSON is not what was expected"),
+    ],
+)
+def test_nft_fails(nft: Path, script: str | None, message: str) -> None:
+    if script is not None:
+        nft.write_text(f"#!/bin/sh\n{script}\n")
+        nft.chmod(0o755)
+    with pytest.raises(RulesetError, match=message):
+        read_ruleset()
+
+
+# Links, peers, and the running daemon
+
+
+@pytest.mark.parametrize(
+    ("interface", "message"),
+    [
+        (None, "no interface sync"),
+        (probes.Interface(up=False, running=False, multicast=True, mtu=1500), "sync is down"),
+        (probes.Interface(up=True, running=False, multicast=True, mtu=1500), "sync has no carrier"),
+        (probes.Interface(up=True, running=True, multicast=False, mtu=1500), "sync does not do multicast"),
+        (
+            probes.Interface(up=True, running=True, multicast=True, mtu=1280),
+            "link[0].mtu is 1400, but sync takes 1280",
+        ),
+    ],
+)
+def test_a_link_that_cannot_work(
+    fake_host: FakeHost, tmp_path: Path, interface: probes.Interface | None, message: str
+) -> None:
+    if interface is None:
+        fake_host.interfaces.clear()
+    else:
+        fake_host.interfaces["sync"] = interface
+    config = config_of(tmp_path, f"{MULTICAST}mtu = 1400\n")
+    assert told(findings(links.check_links, config=config)) == [("problem", f"link[0]: {message}")]
+
+
+def test_links_that_work(fake_host: FakeHost, tmp_path: Path) -> None:
+    udp = '[[link]]\ntransport = "udp"\nbind = "203.0.113.1"\npeers = ["203.0.113.2"]\n'
+    config = config_of(tmp_path, MULTICAST + udp)
+    assert told(findings(links.check_links, config=config)) == [
+        ("ok", "link[0]: multicast over sync: up"),
+        ("ok", "link[1]: udp over any interface: up"),
+    ]
+    fake_host.addresses.clear()
+    assert told(findings(links.check_links, config=config))[1] == (
+        "problem",
+        "link[1]: 203.0.113.1 is no address of this host",
+    )
+
+
+def test_gate_interfaces(tmp_path: Path) -> None:
+    config = config_of(tmp_path, 'takeover.gate_interfaces = ["sync", "lan"]')
+    assert told(findings(links.check_gate, config=config)) == [
+        ("problem", "takeover.gate_interfaces: no interface lan")
+    ]
+
+
+def test_peers(tmp_path: Path) -> None:
+    config = config_of(tmp_path, MULTICAST)
+    assert the(findings(links.check_peers, why_no_status="no such socket")).level is Level.OK
+    assert the(findings(links.check_peers, status={"peers": []})).level is Level.WARNING
+    peers = [
+        {"name": "fw2", "role": "active", "last_seen_s": 0.2},
+        {"name": "fw3", "role": "backup", "last_seen_s": 9.7},
+        {"name": "fw4", "role": "backup", "last_seen_s": None},
+    ]
+    found = findings(links.check_peers, config=config, status={"peers": peers})
+    assert told(found) == [
+        ("ok", "peer fw2: active, last heard 0.2 s ago"),
+        ("problem", "peer fw3: last heard 10 s ago"),
+        ("problem", "peer fw4: last heard never"),
+    ]
+    assert "port 3780 is let in" in found[1].remedy
+
+
+def test_what_the_daemon_complains_about() -> None:
+    assert findings(links.check_daemon) == []
+    assert findings(links.check_daemon, status={"role": "active", "synced": None, "link": {}}) == []
+    status = {
+        "role": "backup",
+        "synced": False,
+        "conflict": True,
+        "link": {"dropped": {"forged": 3, "replayed": 0}},
+        "kernel": {"overruns": 2},
+    }
+    assert [finding.subject for finding in findings(links.check_daemon, status=status)] == [
+        "roles",
+        "sync",
+        "links",
+        "events",
+    ]
+    assert "frames were dropped: 3 forged" in told(findings(links.check_daemon, status=status))[2][1]
+
+
+# What the daemon asks for
+
+
+def test_requirements(fake_host: FakeHost, tmp_path: Path) -> None:
+    config = config_of(tmp_path, MULTICAST.replace("sync", "lo"))
+    require(config)
+    fake_host.errno = errno.EPERM
+    with pytest.raises(
+        RequirementError, match=r"^CAP_NET_ADMIN is missing; run ftfw as root, or with Ambient"
+    ):
+        require(config)
+    fake_host.errno = errno.EPROTONOSUPPORT
+    with pytest.raises(RequirementError, match=r"does not answer over netlink \(.*\); `modprobe"):
+        require(config)
+
+
+def test_at_least_one_link_has_its_interface(tmp_path: Path) -> None:
+    missing = MULTICAST.replace("sync", "none")
+    with pytest.raises(RequirementError, match=r"^no interface none, so no link can work; create it"):
+        require(config_of(tmp_path, missing))
+    require(config_of(tmp_path, missing + MULTICAST.replace("sync", "lo")))
+
+
+@pytest.mark.parametrize("old", [0, 1, 2])
+def test_events_mode_is_set(
+    fake_host: FakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: int
+) -> None:
+    fake_host.sysctls["nf_conntrack_events"] = old
+    monkeypatch.setattr(requirements, "EVENTS", tmp_path / "nf_conntrack_events")
+    assert ensure_events_mode() == old
+    assert (tmp_path / "nf_conntrack_events").exists() == (old != 1)
+
+
+def test_events_mode_that_cannot_be_set(
+    fake_host: FakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_host.sysctls["nf_conntrack_events"] = 2
+    monkeypatch.setattr(requirements, "EVENTS", tmp_path / "none" / "nf_conntrack_events")
+    with pytest.raises(
+        RequirementError, match=r"nf_conntrack_events is 2 and cannot be set to 1 \(.*\); do it"
+    ):
+        ensure_events_mode()
+    del fake_host.sysctls["nf_conntrack_events"]
+    with pytest.raises(RequirementError, match="makes no conntrack events"):
+        ensure_events_mode()
+
+
+# The command
+
+
+@pytest.fixture
+def complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A configuration that has no fault, on a host that has none."""
+    generate(tmp_path / "key")
+    file = tmp_path / "f.toml"
+    file.write_text(
+        f'security.key_files = ["{tmp_path}/key"]\ncontrol.socket = "{tmp_path}/none"\n{MULTICAST}'
+    )
+    house = ruleset(INPUT, rule("input", state("invalid"), DROP), rule("input", LABEL))
+    monkeypatch.setattr(check_package, "read_ruleset", lambda: house)
+    return file
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(main, ["check", *arguments])
+    return result.exit_code, result.stdout
+
+
+def test_all_is_well(complete: Path) -> None:
+    code, output = run("--json", "--config", str(complete))
+    found = json.loads(output)
+    assert code == 0
+    assert {finding["level"] for finding in found} == {"ok"}
+    assert all(set(finding) == {"level", "subject", "found", "remedy"} for finding in found)
+
+
+def test_a_warning_is_no_failure(complete: Path, fake_host: FakeHost) -> None:
+    fake_host.sysctls["nf_conntrack_tcp_loose"] = 1
+    code, output = run("--config", str(complete))
+    assert code == 0
+    assert output.endswith(" ok, 1 warning, 0 problem\n")
+
+
+def test_a_problem_is_exit_code_1(complete: Path, fake_host: FakeHost) -> None:
+    fake_host.interfaces.clear()
+    code, output = run("--config", str(complete))
+    assert code == 1
+    assert "problem  link[0]: no interface sync\n         → create it, or mend link[0].interface\n" in output
+
+
+def test_a_wrong_configuration_is_exit_code_2_and_the_host_is_checked_all_the_same(complete: Path) -> None:
+    complete.write_text("standby.mode = 3")
+    code, output = run("--config", str(complete))
+    assert code == 2
+    assert 'standby.mode: found 3\n         → expected "warm" or "hot"\n' in output
+    assert "nf_conntrack: answers over netlink" in output
+
+
+def test_every_problem_and_warning_comes_with_a_remedy(fake_host: FakeHost, tmp_path: Path) -> None:
+    fake_host.sysctls |= {"nf_conntrack_tcp_loose": 1, "nf_conntrack_events": 2, "nf_conntrack_count": 1000}
+    fake_host.interfaces.clear()
+    fake_host.helpers.clear()
+    fake_host.version = (4, 19, 0)
+    config = config_of(tmp_path, f"security.key_files = ['/none']\n{MULTICAST}")
+    for one in CHECKS:
+        for finding in findings(
+            one, config=config, ruleset=ruleset(), status={"peers": [], "conflict": True}
+        ):
+            assert finding.remedy or finding.level is Level.OK, finding
+
+
+def test_the_report_does_not_take_words_for_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    print_findings([Finding(level=Level.OK, subject="link[0]", found="[red]x :smile:")])
+    assert capsys.readouterr().out == "ok       link[0]: [red]x :smile:\n1 ok, 0 warning, 0 problem\n"
