@@ -206,7 +206,7 @@ class Metrics(_Section):
 class Config(_Section):
     """The whole file. Any section may be left out; `require_complete` asks for what the daemon needs."""
 
-    node: Node = Node()
+    node: Node = Field(default_factory=Node)  # the host may have been renamed since
     link: tuple[Annotated[Link, Discriminator("transport")], ...] = ()
     security: Security = Security()
     standby: Standby = Standby()

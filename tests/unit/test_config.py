@@ -93,6 +93,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
 def test_an_empty_file_means_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: "edge")
     config = load_text(tmp_path, "")
+    assert config.node.name == "edge"
     assert config.link == ()
     assert config.standby.mode == "warm"
     assert config.replicate.expectations is True
@@ -231,3 +232,14 @@ def test_a_missing_file(tmp_path: Path) -> None:
 def test_an_unreadable_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
         load(tmp_path)
+
+
+def test_the_reference_page_tells_every_key() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+    for name, value in Config():
+        models = [MulticastLink, UnicastLink] if name == "link" else [type(value)]
+        _, _, section = page.partition(f"`[[{name}]]`\n" if name == "link" else f"## `[{name}]`\n")
+        section, _, _ = section.partition("\n## ")
+        for model in models:
+            for key in model.model_fields:
+                assert f"| `{key}` |" in section, f"{name}.{key}"
