@@ -1,8 +1,9 @@
+import socket
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from ftfw.config import Config, ConfigError, MulticastLink, UnicastLink, load, require_complete
 from ftfw.config_values import Endpoint, Mark, PortRange
@@ -90,10 +91,9 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert replicate.expectations == ("ftp", "sip")
 
 
-def test_an_empty_file_means_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("socket.gethostname", lambda: "edge")
+def test_an_empty_file_means_defaults(tmp_path: Path) -> None:
     config = load_text(tmp_path, "")
-    assert config.node.name == "edge"
+    assert config.node.name == socket.gethostname()
     assert config.link == ()
     assert config.standby.mode == "warm"
     assert config.replicate.expectations is True
@@ -237,7 +237,7 @@ def test_an_unreadable_file(tmp_path: Path) -> None:
 def test_the_reference_page_tells_every_key() -> None:
     page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
     for name, value in Config():
-        models = [MulticastLink, UnicastLink] if name == "link" else [type(value)]
+        models: list[type[BaseModel]] = [MulticastLink, UnicastLink] if name == "link" else [type(value)]
         _, _, section = page.partition(f"`[[{name}]]`\n" if name == "link" else f"## `[{name}]`\n")
         section, _, _ = section.partition("\n## ")
         for model in models:
