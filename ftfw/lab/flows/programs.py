@@ -154,6 +154,7 @@ class Lftp(Program):
             "ftp:passive-mode": "true" if self._passive else "false",
             "ftp:auto-passive-mode": "false",
             "ftp:use-feat": "false",
+            "ftp:use-size": "false",  # PORT is to be the first word: lftp shrugs at a damaged SIZE
             "net:socket-bind-ipv4": plan.SNAT4,
             "net:max-retries": "1",
             "net:timeout": "20",
