@@ -1,0 +1,92 @@
+"""Netlink attributes as bytes: split, find, pack.  Pure.
+
+An attribute is u16 length (header included), u16 type (NLA_F_NESTED may be set), payload, padding to four bytes; the
+numbers are in host byte order, conntrack's payloads in network byte order.
+"""
+
+from collections.abc import Iterable
+from struct import Struct
+
+from . import uapi
+
+HEADER = Struct("=HH")
+MESSAGE = Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port id
+MESSAGE_SIZE = 16
+FAMILY_SIZE = 4  # nfgenmsg: family, version, resource id
+BODY = MESSAGE_SIZE + FAMILY_SIZE  # where the attributes of a conntrack message begin
+
+
+class MalformedError(ValueError):
+    """Bytes that are no netlink attributes: a length that is too small or leaves its container."""
+
+
+def split(data: bytes, start: int = 0) -> dict[int, bytes]:
+    """The attributes in `data` from `start` on: type without flags → the whole attribute, padded to four bytes.
+
+    A type that occurs twice keeps its last occurrence, as in the kernel (nla_parse).  Raises MalformedError.
+    """
+    found: dict[int, bytes] = {}
+    end = len(data)
+    while start < end:
+        if end - start < 4:
+            raise MalformedError(f"{end - start} stray bytes where an attribute should begin")
+        length, kind = HEADER.unpack_from(data, start)
+        step = (length + 3) & ~3
+        if length < 4 or start + length > end:
+            raise MalformedError(f"attribute {kind & uapi.NLA_TYPE_MASK} says {length} of {end - start} bytes")
+        found[kind & uapi.NLA_TYPE_MASK] = data[start : start + step].ljust(step, b"\0")
+        start += step
+    return found
+
+
+def payload(attribute: bytes) -> bytes:
+    """What an attribute carries, without header and padding."""
+    length: int = HEADER.unpack_from(attribute)[0]
+    return attribute[4:length]
+
+
+def nested(attribute: bytes) -> dict[int, bytes]:
+    """The attributes inside a nested attribute."""
+    return split(payload(attribute))
+
+
+def number(attribute: bytes) -> int:
+    """The unsigned number in network byte order that an attribute carries, whatever its width."""
+    return int.from_bytes(payload(attribute), "big")
+
+
+def pack(kind: int, data: bytes) -> bytes:
+    """One attribute with its header and padding."""
+    length = 4 + len(data)
+    return HEADER.pack(length, kind) + data + b"\0" * (-length % 4)
+
+
+def nest(kind: int, attributes: Iterable[bytes]) -> bytes:
+    """A nested attribute around attributes that are padded already."""
+    return pack(kind | uapi.NLA_F_NESTED, b"".join(attributes))
+
+
+def u8(kind: int, value: int) -> bytes:
+    """An attribute that carries one byte."""
+    return pack(kind, value.to_bytes(1, "big"))
+
+
+def u16(kind: int, value: int) -> bytes:
+    """An attribute that carries a 16-bit number in network byte order."""
+    return pack(kind, value.to_bytes(2, "big"))
+
+
+def u32(kind: int, value: int) -> bytes:
+    """An attribute that carries a 32-bit number in network byte order."""
+    return pack(kind, value.to_bytes(4, "big"))
+
+
+def text(attribute: bytes) -> str:
+    """A NUL-terminated string attribute; bytes that are no ASCII are shown escaped."""
+    return payload(attribute).rstrip(b"\0").decode("ascii", "backslashreplace")
+
+
+def message(kind: int, flags: int, family: int, attributes: bytes, sequence: int = 0) -> bytes:
+    """A conntrack message: nlmsghdr, nfgenmsg (version 0), attributes."""
+    header = MESSAGE.pack(BODY + len(attributes), kind, flags, sequence, 0)
+    return header + bytes((family, 0, 0, 0)) + attributes

@@ -1,0 +1,166 @@
+"""The form in which flows are held: key and value, both netlink attributes as they came.  Pure.
+
+key    CTA_TUPLE_ORIG, followed by CTA_ZONE if the flow has one
+value  the other attributes that can be put into a kernel again, in the order of `ORDER`
+
+What an event leaves out is decided here (facts: ctnetlink_conntrack_event; NEW, UPDATE and dumps each carry another
+subset): an UPDATE is a delta for everything but STATUS, TIMEOUT, HELP and MARK, which it states in full.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final
+
+from . import uapi
+from .attributes import BODY, MESSAGE, MESSAGE_SIZE, MalformedError, nested, split, text
+from .layout import EVENT_NEW
+
+# The first five stand as an event of a plain flow has them, so that its bytes are a value as they are.
+ORDER: Final = (
+    uapi.CTA_TUPLE_REPLY,
+    uapi.CTA_ID,
+    uapi.CTA_STATUS,
+    uapi.CTA_TIMEOUT,
+    uapi.CTA_PROTOINFO,
+    uapi.CTA_MARK,
+    uapi.CTA_HELP,
+    uapi.CTA_LABELS,
+    uapi.CTA_TUPLE_MASTER,
+    uapi.CTA_SEQ_ADJ_ORIG,
+    uapi.CTA_SEQ_ADJ_REPLY,
+    uapi.CTA_SYNPROXY,
+)
+# Known, and of no use in another kernel.
+DROPPED: Final = frozenset(
+    {
+        uapi.CTA_USE,
+        uapi.CTA_COUNTERS_ORIG,
+        uapi.CTA_COUNTERS_REPLY,
+        uapi.CTA_TIMESTAMP,
+        uapi.CTA_TIMESTAMP_EVENT,
+        uapi.CTA_SECCTX,
+    }
+)
+KEY: Final = frozenset({uapi.CTA_TUPLE_ORIG, uapi.CTA_ZONE})
+FULL_STATE: Final = frozenset({uapi.CTA_STATUS, uapi.CTA_TIMEOUT, uapi.CTA_HELP, uapi.CTA_MARK})
+# What an entry that was offloaded to a flowtable lacks even in a dump (ctnetlink_dump_info).
+OFFLOAD_LACKS: Final = (uapi.CTA_TIMEOUT, uapi.CTA_PROTOINFO)
+
+
+class Kind(Enum):
+    """What a message says of an entry."""
+
+    NEW = auto()  # begins an entry: replaces whatever was held under its key
+    UPDATE = auto()  # a delta
+    FULL = auto()  # the answer to a GET or a dump: everything there is
+    DESTROY = auto()
+    EXPECT_NEW = auto()
+    EXPECT_DESTROY = auto()
+
+
+_KINDS: Final = {
+    (uapi.CT_NEW, EVENT_NEW): Kind.NEW,
+    (uapi.CT_NEW, 0): Kind.UPDATE,
+    (uapi.CT_NEW, uapi.NLM_F_MULTI): Kind.FULL,
+    (uapi.CT_DELETE, 0): Kind.DESTROY,
+    (uapi.EXP_NEW, EVENT_NEW): Kind.EXPECT_NEW,
+    (uapi.EXP_NEW, 0): Kind.EXPECT_NEW,
+    (uapi.EXP_NEW, uapi.NLM_F_MULTI): Kind.EXPECT_NEW,
+    (uapi.EXP_DELETE, 0): Kind.EXPECT_DESTROY,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A message taken apart: attributes by type, each with its header and padding."""
+
+    kind: Kind
+    family: int
+    attributes: dict[int, bytes]
+
+
+def parse(message: bytes) -> Parsed:
+    """Take a conntrack message apart.  Raises MalformedError for anything that is none."""
+    if len(message) < BODY:
+        raise MalformedError(f"a message of {len(message)} bytes")
+    length, kind, flags, _, _ = MESSAGE.unpack_from(message)
+    if length != len(message):
+        raise MalformedError(f"a message of {len(message)} bytes says {length}")
+    known = _KINDS.get((kind, flags))
+    if known is None:
+        raise MalformedError(f"message type {kind:#x} with flags {flags:#x}")
+    return Parsed(known, message[MESSAGE_SIZE], split(message, BODY))
+
+
+def as_full(message: bytes) -> bytes:
+    """The answer to a GET or a dump with the header under which it travels: sequence and port id mean nothing there."""
+    kind = MESSAGE.unpack_from(message)[1]
+    return MESSAGE.pack(len(message), kind, uapi.NLM_F_MULTI, 0, 0) + message[MESSAGE_SIZE:]
+
+
+def key_of(attributes: dict[int, bytes]) -> bytes:
+    """The key of the flow with these attributes.  Raises MalformedError without an original tuple."""
+    original = attributes.get(uapi.CTA_TUPLE_ORIG)
+    if original is None:
+        raise MalformedError("a flow without original tuple")
+    return original + attributes.get(uapi.CTA_ZONE, b"")
+
+
+def family_of(key: bytes) -> int:
+    """AF_INET or AF_INET6, told by the first address in a key (or in an expectation's)."""
+    return uapi.AF_INET if key[10] <= uapi.CTA_IP_V4_DST and key[11] == 0 else uapi.AF_INET6
+
+
+def value_of(attributes: dict[int, bytes], dropped: Counter[str]) -> bytes:
+    """The value made of these attributes; those of unknown type are dropped and counted in `dropped`."""
+    unknown = attributes.keys() - _KNOWN
+    if unknown:
+        dropped["unknown_attribute"] += len(unknown)
+    return b"".join([attributes[kind] for kind in ORDER if kind in attributes])
+
+
+_KNOWN: Final = frozenset(ORDER) | DROPPED | KEY
+
+
+def overlay(old: bytes | None, kind: Kind, attributes: dict[int, bytes], dropped: Counter[str]) -> bytes:
+    """The value of an entry after a message of `kind` with these `attributes`, where `old` was held before."""
+    merged = {} if old is None or kind is Kind.NEW else split(old)
+    if kind is Kind.UPDATE:
+        for state in FULL_STATE:
+            merged.pop(state, None)
+    elif kind is Kind.FULL:
+        merged = {lacking: merged[lacking] for lacking in OFFLOAD_LACKS if lacking in merged}
+    merged.update((k, v) for k, v in attributes.items() if k not in KEY)
+    return value_of(merged, dropped)
+
+
+def under(snapshot: bytes, live: bytes) -> bytes:
+    """A snapshot's value below what live events have said since: attributes the live ones lack are taken over.
+
+    Only of the same entry, told by CTA_ID; another entry's snapshot is older than the live events and says nothing.
+    """
+    base, above = split(snapshot), split(live)
+    if base.get(uapi.CTA_ID) != above.get(uapi.CTA_ID):
+        return live
+    for state in FULL_STATE:
+        base.pop(state, None)
+    merged = base | above
+    return b"".join([merged[kind] for kind in ORDER if kind in merged])
+
+
+def is_plain(value: bytes) -> bool:
+    """Whether a plain event of this flow says everything that `value` says: its bytes may replace it."""
+    return split(value).keys() <= _PLAIN
+
+
+_PLAIN: Final = frozenset(ORDER[:6])
+
+
+def helper_of(attributes: dict[int, bytes]) -> str | None:
+    """The name of the helper that a value's attributes name."""
+    helper = attributes.get(uapi.CTA_HELP)
+    if helper is None:
+        return None
+    name = nested(helper).get(uapi.CTA_HELP_NAME)
+    return None if name is None else text(name)

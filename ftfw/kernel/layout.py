@@ -1,0 +1,151 @@
+"""Recognising plain event messages by their layout, without walking them.  Pure; on the hot path of both roles.
+
+The kernel writes the attributes of an event in one order and mostly the same ones (ctnetlink_conntrack_event in
+net/netfilter/nf_conntrack_netlink.c), so that nearly all messages have one of a few shapes.  A shape is known by the
+first 32 bytes, which hold everything up to the first address; one masked comparison of the whole message, as a
+number, then proves that every attribute header is where the shape has it.  A message that fits no shape takes the slow
+way through `entry`, with the same result.
+
+A recognised message falls into `message[BODY:split]`, the entry's key, and `message[split:]`, its value.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from . import uapi
+from .attributes import BODY, HEADER, MESSAGE
+
+PREFIX: Final = 32
+
+EVENT_NEW: Final = uapi.NLM_F_CREATE | uapi.NLM_F_EXCL  # nlmsg_flags of a NEW event
+EVENT_UPDATE: Final = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """Where things are in a message whose first 32 bytes are those of this shape."""
+
+    mask: int
+    pattern: int
+    split: int  # where the original tuple ends and the value begins
+    destroy: bool
+    source_end: int  # the original source address is message[PREFIX:source_end]
+    reply_source: int  # the reply source address is message[reply_source:reply_source_end]
+    reply_source_end: int
+
+
+class _Builder:
+    """A message under construction: fixed bytes count in the comparison, open ones do not."""
+
+    def __init__(self) -> None:
+        self.pattern = bytearray()
+        self.mask = bytearray()
+
+    def fixed(self, data: bytes) -> None:
+        self.pattern += data
+        self.mask += b"\xff" * len(data)
+
+    def open(self, size: int) -> None:
+        self.pattern += bytes(size)
+        self.mask += bytes(size)
+
+    def header(self, kind: int, payload_size: int) -> None:
+        self.fixed(HEADER.pack(4 + payload_size, kind))
+
+    def plain(self, kind: int, size: int) -> None:
+        self.header(kind, size)
+        self.open((size + 3) & ~3)
+
+    def tuple(self, kind: int, family: int, protocol: int) -> None:
+        """A tuple of a protocol with ports, or of ICMP."""
+        address = 4 if family == uapi.AF_INET else 16
+        first = uapi.CTA_IP_V4_SRC if family == uapi.AF_INET else uapi.CTA_IP_V6_SRC
+        fields = _PROTOCOL_FIELDS.get(protocol, ((uapi.CTA_PROTO_SRC_PORT, 2), (uapi.CTA_PROTO_DST_PORT, 2)))
+        protocol_size = 8 + 8 * len(fields)
+        ip_size = 2 * (4 + address)
+        self.header(kind | uapi.NLA_F_NESTED, 4 + ip_size + 4 + protocol_size)
+        self.header(uapi.CTA_TUPLE_IP | uapi.NLA_F_NESTED, ip_size)
+        self.plain(first, address)
+        self.plain(first + 1, address)
+        self.header(uapi.CTA_TUPLE_PROTO | uapi.NLA_F_NESTED, protocol_size)
+        self.header(uapi.CTA_PROTO_NUM, 1)
+        self.fixed(bytes((protocol, 0, 0, 0)))
+        for field, size in fields:
+            self.plain(field, size)
+
+    def tcp_protoinfo(self) -> None:
+        self.header(uapi.CTA_PROTOINFO | uapi.NLA_F_NESTED, 44)
+        self.header(uapi.CTA_PROTOINFO_TCP | uapi.NLA_F_NESTED, 40)
+        self.plain(uapi.CTA_PROTOINFO_TCP_STATE, 1)
+        self.plain(uapi.CTA_PROTOINFO_TCP_WSCALE_ORIGINAL, 1)
+        self.plain(uapi.CTA_PROTOINFO_TCP_WSCALE_REPLY, 1)
+        self.plain(uapi.CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, 2)
+        self.plain(uapi.CTA_PROTOINFO_TCP_FLAGS_REPLY, 2)
+
+
+_PROTOCOL_FIELDS: Final = {
+    uapi.IPPROTO_ICMP: (
+        (uapi.CTA_PROTO_ICMP_ID, 2),
+        (uapi.CTA_PROTO_ICMP_TYPE, 1),
+        (uapi.CTA_PROTO_ICMP_CODE, 1),
+    ),
+    uapi.IPPROTO_ICMPV6: (
+        (uapi.CTA_PROTO_ICMPV6_ID, 2),
+        (uapi.CTA_PROTO_ICMPV6_TYPE, 1),
+        (uapi.CTA_PROTO_ICMPV6_CODE, 1),
+    ),
+}
+
+
+def _build(family: int, protocol: int, kind: int, flags: int, *, timeout: bool, mark: bool) -> tuple[bytes, Shape]:
+    message = _Builder()
+    message.fixed(bytes(MESSAGE.size))  # written at the end, when the length is known
+    message.fixed(bytes((family, 0, 0, 0)))
+    message.tuple(uapi.CTA_TUPLE_ORIG, family, protocol)
+    split = len(message.pattern)
+    message.tuple(uapi.CTA_TUPLE_REPLY, family, protocol)
+    message.plain(uapi.CTA_ID, 4)
+    message.plain(uapi.CTA_STATUS, 4)
+    if timeout:
+        message.plain(uapi.CTA_TIMEOUT, 4)
+    if protocol == uapi.IPPROTO_TCP:
+        if kind == uapi.CT_DELETE:
+            message.header(uapi.CTA_PROTOINFO | uapi.NLA_F_NESTED, 12)
+            message.header(uapi.CTA_PROTOINFO_TCP | uapi.NLA_F_NESTED, 8)
+            message.plain(uapi.CTA_PROTOINFO_TCP_STATE, 1)
+        else:
+            message.tcp_protoinfo()
+    if mark:
+        message.plain(uapi.CTA_MARK, 4)
+    message.pattern[: MESSAGE.size] = MESSAGE.pack(len(message.pattern), kind, flags, 0, 0)
+    address = 4 if family == uapi.AF_INET else 16
+    return bytes(message.pattern[:PREFIX]), Shape(
+        mask=int.from_bytes(message.mask, "little"),
+        pattern=int.from_bytes(message.pattern, "little"),
+        split=split,
+        destroy=kind == uapi.CT_DELETE,
+        source_end=PREFIX + address,
+        reply_source=split + PREFIX - BODY,
+        reply_source_end=split + PREFIX - BODY + address,
+    )
+
+
+def _all_shapes() -> dict[bytes, Shape]:
+    shapes: dict[bytes, Shape] = {}
+    for family, icmp in ((uapi.AF_INET, uapi.IPPROTO_ICMP), (uapi.AF_INET6, uapi.IPPROTO_ICMPV6)):
+        for protocol in (uapi.IPPROTO_UDP, uapi.IPPROTO_TCP, icmp):
+            for mark in (False, True):
+                for kind, flags, timeouts in (
+                    (uapi.CT_NEW, EVENT_NEW, (True,)),
+                    (uapi.CT_NEW, EVENT_UPDATE, (True,)),
+                    (uapi.CT_DELETE, 0, (True, False)),
+                ):
+                    for timeout in timeouts:
+                        prefix, shape = _build(family, protocol, kind, flags, timeout=timeout, mark=mark)
+                        # Two shapes may begin alike; which one stays is fixed by the order above, and a message of
+                        # the other takes the slow way.
+                        shapes.setdefault(prefix, shape)
+    return shapes
+
+
+SHAPES: Final = _all_shapes()
