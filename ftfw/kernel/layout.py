@@ -97,7 +97,9 @@ _PROTOCOL_FIELDS: Final = {
 }
 
 
-def _build(family: int, protocol: int, kind: int, flags: int, *, timeout: bool, mark: bool) -> tuple[bytes, Shape]:
+def _build(
+    family: int, protocol: int, kind: int, flags: int, *, timeout: bool, mark: bool
+) -> tuple[bytes, Shape]:
     message = _Builder()
     message.fixed(bytes(MESSAGE.size))  # written at the end, when the length is known
     message.fixed(bytes((family, 0, 0, 0)))

@@ -1,0 +1,89 @@
+"""Expectations: the form in which they are held, and the messages that put them into a kernel.  Pure.
+
+key    CTA_EXPECT_TUPLE, CTA_EXPECT_MASK and CTA_EXPECT_MASTER
+value  the other attributes that can be restored
+
+The zone is in no message of the kernel (ctnetlink_exp_dump_expect); it is the master's.
+"""
+
+from typing import Final
+
+from . import uapi
+from .attributes import MalformedError, message, nested, number, pack, payload, split, text, u32
+
+KEY: Final = (uapi.CTA_EXPECT_TUPLE, uapi.CTA_EXPECT_MASK, uapi.CTA_EXPECT_MASTER)
+VALUE: Final = (
+    uapi.CTA_EXPECT_TIMEOUT,
+    uapi.CTA_EXPECT_FLAGS,
+    uapi.CTA_EXPECT_CLASS,
+    uapi.CTA_EXPECT_HELP_NAME,
+    uapi.CTA_EXPECT_FN,
+    uapi.CTA_EXPECT_NAT,
+)
+CREATE: Final = uapi.NLM_F_REQUEST | uapi.NLM_F_CREATE
+# Helpers whose expectations must name the helper of the flow to come (kernels that heed it: before 6.18).
+NAMES_CHILD_HELPER: Final = frozenset({"sip", "RAS", "Q.931", "H.245"})
+
+
+def key_of(attributes: dict[int, bytes]) -> bytes:
+    """The key of the expectation with these attributes.  Raises MalformedError if one is missing."""
+    try:
+        return b"".join([attributes[kind] for kind in KEY])
+    except KeyError as missing:
+        raise MalformedError(f"an expectation without attribute {missing}") from None
+
+
+def value_of(attributes: dict[int, bytes]) -> bytes:
+    """The value made of these attributes."""
+    return b"".join([attributes[kind] for kind in VALUE if kind in attributes])
+
+
+def master_of(key: bytes) -> bytes:
+    """The master's original tuple as CTA_TUPLE_ORIG, which has the number that CTA_EXPECT_MASTER has."""
+    return split(key)[uapi.CTA_EXPECT_MASTER]
+
+
+def helper_name(value: bytes) -> str | None:
+    """The helper that the expectation says it is of."""
+    name = split(value).get(uapi.CTA_EXPECT_HELP_NAME)
+    return None if name is None else text(name)
+
+
+def create(
+    key: bytes, value: bytes, zone: bytes, *, sequence: int, pinned_s: int | None = None
+) -> tuple[bytes, bytes]:
+    """Two messages: the first creates the expectation, the second sets its timeout, which creation ignores.
+
+    `zone`: the master's CTA_ZONE attribute, or nothing.  `pinned_s` replaces the timeout.
+    """
+    attributes = split(value)
+    if pinned_s is not None:
+        attributes[uapi.CTA_EXPECT_TIMEOUT] = u32(uapi.CTA_EXPECT_TIMEOUT, pinned_s)
+    flags = number(attributes[uapi.CTA_EXPECT_FLAGS]) if uapi.CTA_EXPECT_FLAGS in attributes else 0
+    attributes[uapi.CTA_EXPECT_FLAGS] = u32(uapi.CTA_EXPECT_FLAGS, flags & ~uapi.NF_CT_EXPECT_USERSPACE)
+    name = attributes.get(uapi.CTA_EXPECT_HELP_NAME)
+    if name is not None and text(name) not in NAMES_CHILD_HELPER:
+        del attributes[uapi.CTA_EXPECT_HELP_NAME]
+    if uapi.CTA_EXPECT_FN not in attributes:
+        attributes.pop(
+            uapi.CTA_EXPECT_NAT, None
+        )  # a translation without the function that does it fails the flow
+    body = key + b"".join(attributes.values()) + _zone(zone)
+    return (
+        message(uapi.EXP_NEW, CREATE, _family(key), body, sequence),
+        message(uapi.EXP_NEW, CREATE, _family(key), body, sequence + 1),
+    )
+
+
+def delete(key: bytes, zone: bytes, *, sequence: int) -> bytes:
+    """The message that removes the expectation."""
+    return message(uapi.EXP_DELETE, uapi.NLM_F_REQUEST, _family(key), key + _zone(zone), sequence)
+
+
+def _zone(zone: bytes) -> bytes:
+    return pack(uapi.CTA_EXPECT_ZONE, payload(zone)) if zone else b""
+
+
+def _family(key: bytes) -> int:
+    addresses = nested(nested(split(key)[uapi.CTA_EXPECT_TUPLE])[uapi.CTA_TUPLE_IP])
+    return uapi.AF_INET if len(payload(addresses[min(addresses)])) == 4 else uapi.AF_INET6

@@ -1,0 +1,425 @@
+"""The bodies that put held flows into a kernel.  Pure.
+
+What the kernel accepts differs from what it reports (facts tried on 6.18; ctnetlink_create_conntrack and
+ctnetlink_change_conntrack in net/netfilter/nf_conntrack_netlink.c):
+
+- NAT: a created entry gets the reply tuple as the plain inverse of the original, and the translation as CTA_NAT_SRC
+  and CTA_NAT_DST; an already translated reply tuple is accepted and then leaves packets untranslated.
+- TCP flags are reported with mask 0 and would be ignored; the mask becomes 0xff.  Window tracking cannot be restored,
+  so both directions get IP_CT_TCP_FLAG_BE_LIBERAL.
+- Status: EXPECTED only on updates of entries whose master was found; never DYING or an offload bit; always CONFIRMED.
+- GRE: its timeouts are zero in a created entry, so that only FIXED_TIMEOUT keeps it alive.
+- pptp: a NATed control entry with its helper makes the kernel drop every control message; it goes without.
+- Timeouts: an entry that the active still has is alive, and a refresh makes no event; it gets at least what its state
+  gives after a packet.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from . import uapi
+from .attributes import BODY, HEADER, MESSAGE, nest, nested, number, pack, payload, split, u8, u32
+from .entry import family_of, helper_of
+
+CREATE: Final = uapi.NLM_F_REQUEST | uapi.NLM_F_CREATE | uapi.NLM_F_EXCL
+UPDATE: Final = uapi.NLM_F_REQUEST
+
+NAT: Final = uapi.IPS_SRC_NAT | uapi.IPS_DST_NAT
+NOT_CREATED: Final = uapi.IPS_EXPECTED | uapi.IPS_DYING | uapi.IPS_OFFLOAD | uapi.IPS_HW_OFFLOAD
+PPTP: Final = "pptp"
+
+PINNED_S: Final = 14 * 86400  # below INT_MAX jiffies at any HZ, so the kernel keeps it as it is
+FALLBACK_TIMEOUT_S: Final = 600  # the generic protocol's own default (nf_conntrack_generic_timeout)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """This host's timeouts in seconds for the states whose entries are refreshed without an event."""
+
+    tcp_established: int = 432000
+    udp: int = 30
+    udp_stream: int = 120
+    icmp: int = 30
+    icmpv6: int = 30
+    gre: int = 30
+    gre_stream: int = 180
+    sctp_established: int = 210
+    generic: int = 600
+
+    def least(self, protocol: int, status: int, protoinfo: bytes) -> int:
+        """What a packet would set the timer of a flow in this state to; 0 where events tell."""
+        if protocol == uapi.IPPROTO_TCP:
+            return self.tcp_established if tcp_state(protoinfo) == uapi.TCP_ESTABLISHED else 0
+        if protocol in (uapi.IPPROTO_UDP, uapi.IPPROTO_UDPLITE):
+            return self.udp_stream if status & uapi.IPS_SEEN_REPLY else self.udp
+        if protocol == uapi.IPPROTO_GRE:
+            return self.gre_stream if status & uapi.IPS_SEEN_REPLY else self.gre
+        if protocol == uapi.IPPROTO_SCTP:
+            return self.sctp_established if protoinfo else 0
+        fixed = {uapi.IPPROTO_ICMP: self.icmp, uapi.IPPROTO_ICMPV6: self.icmpv6}
+        return fixed.get(protocol, self.generic)
+
+
+def tcp_state(protoinfo: bytes) -> int:
+    """The state in a CTA_PROTOINFO attribute; ESTABLISHED for a TCP entry that has none (it is offloaded)."""
+    tcp = nested(protoinfo).get(uapi.CTA_PROTOINFO_TCP) if protoinfo else None
+    state = nested(tcp).get(uapi.CTA_PROTOINFO_TCP_STATE) if tcp else None
+    return uapi.TCP_ESTABLISHED if state is None else number(state)
+
+
+def create(
+    key: bytes, value: bytes, *, timeouts: Timeouts, pinned: bool = False, master: bool = True
+) -> bytes:
+    """The attributes that create the flow; without its master if `master` is false."""
+    attributes = split(value)
+    status = number(attributes[uapi.CTA_STATUS]) if uapi.CTA_STATUS in attributes else uapi.IPS_CONFIRMED
+    ends = _Ends(key, attributes)
+    status = status & ~NOT_CREATED | uapi.IPS_CONFIRMED
+    if ends.protocol == uapi.IPPROTO_GRE:
+        status |= uapi.IPS_FIXED_TIMEOUT
+    parts = [key, ends.plain_reply(), u32(uapi.CTA_STATUS, status)]
+    parts.append(_timeout(attributes, ends.protocol, status, timeouts, pinned=pinned))
+    parts.append(_protoinfo(attributes, ends.protocol))
+    parts.extend(ends.nat())
+    helper = helper_of(attributes)
+    if helper is not None and not (helper == PPTP and status & NAT):
+        parts.append(attributes[uapi.CTA_HELP])
+    copied = [
+        uapi.CTA_MARK,
+        uapi.CTA_LABELS,
+        uapi.CTA_SEQ_ADJ_ORIG,
+        uapi.CTA_SEQ_ADJ_REPLY,
+        uapi.CTA_SYNPROXY,
+    ]
+    if master:
+        copied.append(uapi.CTA_TUPLE_MASTER)
+    parts.extend(attributes[kind] for kind in copied if kind in attributes)
+    return b"".join(parts)
+
+
+def update(key: bytes, value: bytes, *, timeouts: Timeouts, expected: bool, pinned: bool = False) -> bytes:
+    """The attributes that make an existing entry of this flow equal to `value`.
+
+    `expected`: whether the kernel's entry has the EXPECTED bit, which must be sent as it is.
+    """
+    attributes = split(value)
+    status = number(attributes[uapi.CTA_STATUS]) if uapi.CTA_STATUS in attributes else uapi.IPS_CONFIRMED
+    status = status & ~NOT_CREATED | uapi.IPS_CONFIRMED | (uapi.IPS_EXPECTED if expected else 0)
+    protocol = protocol_of(key)
+    parts = [key, u32(uapi.CTA_STATUS, status)]
+    if protocol != uapi.IPPROTO_GRE:  # its FIXED_TIMEOUT would make the whole update fail with EPERM
+        parts.append(_timeout(attributes, protocol, status, timeouts, pinned=pinned))
+    parts.append(_protoinfo(attributes, protocol))
+    copied = (
+        uapi.CTA_HELP,
+        uapi.CTA_MARK,
+        uapi.CTA_LABELS,
+        uapi.CTA_SEQ_ADJ_ORIG,
+        uapi.CTA_SEQ_ADJ_REPLY,
+        uapi.CTA_SYNPROXY,
+    )
+    parts.extend(attributes[kind] for kind in copied if kind in attributes)
+    return b"".join(parts)
+
+
+def set_timeout(key: bytes, value: bytes, timeouts: Timeouts) -> bytes:
+    """The attributes that set only the timer of an entry, to what its state gives after a packet."""
+    attributes = split(value)
+    status = number(attributes[uapi.CTA_STATUS]) if uapi.CTA_STATUS in attributes else 0
+    return key + _timeout(attributes, protocol_of(key), status, timeouts, pinned=False)
+
+
+def without_helper(attributes: bytes) -> bytes:
+    """A create body without the helper, for a kernel that lacks it."""
+    return b"".join(data for kind, data in split(attributes).items() if kind != uapi.CTA_HELP)
+
+
+def expected_in(attributes: Mapping[int, bytes]) -> bool:
+    """Whether an entry read from the kernel has the EXPECTED bit."""
+    status = attributes.get(uapi.CTA_STATUS)
+    return status is not None and bool(number(status) & uapi.IPS_EXPECTED)
+
+
+def has_helper(value: bytes) -> bool:
+    """Whether a create body of this value would carry a helper."""
+    return uapi.CTA_HELP in split(value)
+
+
+def replaceable(value: bytes, found: Mapping[int, bytes]) -> bool:
+    """Whether an update can make the kernel's entry `found` equal to `value`: same translation, same helper."""
+    attributes = split(value)
+    return attributes[uapi.CTA_TUPLE_REPLY] == found.get(uapi.CTA_TUPLE_REPLY) and helper_of(
+        attributes
+    ) == helper_of(dict(found))
+
+
+def protocol_of(key: bytes) -> int:
+    """The protocol number in a key."""
+    address_end = 36 if family_of(key) == uapi.AF_INET else 60
+    return key[address_end - 4]
+
+
+class _Ends:
+    """The two tuples of a flow, and the translation between them."""
+
+    def __init__(self, key: bytes, attributes: dict[int, bytes]) -> None:
+        original = nested(key)
+        reply = nested(attributes[uapi.CTA_TUPLE_REPLY])
+        self._addresses = [payload(a) for _, a in sorted(nested(original[uapi.CTA_TUPLE_IP]).items())]
+        self._reply_addresses = [payload(a) for _, a in sorted(nested(reply[uapi.CTA_TUPLE_IP]).items())]
+        protocol = nested(original[uapi.CTA_TUPLE_PROTO])
+        self._reply_protocol = nested(reply[uapi.CTA_TUPLE_PROTO])
+        self._zone = reply.get(uapi.CTA_TUPLE_ZONE, b"")
+        self._ip_kinds = sorted(nested(original[uapi.CTA_TUPLE_IP]))
+        self._original_protocol = protocol
+        self.protocol = number(protocol[uapi.CTA_PROTO_NUM])
+
+    def _ports(self, protocol: dict[int, bytes]) -> tuple[bytes, bytes]:
+        """Source and destination port of a tuple; ICMP's id stands for both, as in the kernel's tuples."""
+        for kind in (uapi.CTA_PROTO_ICMP_ID, uapi.CTA_PROTO_ICMPV6_ID):
+            if kind in protocol:
+                return payload(protocol[kind]), payload(protocol[kind])
+        none = pack(0, b"\0\0")
+        return (
+            payload(protocol.get(uapi.CTA_PROTO_SRC_PORT, none)),
+            payload(protocol.get(uapi.CTA_PROTO_DST_PORT, none)),
+        )
+
+    def plain_reply(self) -> bytes:
+        """The reply tuple as if nothing were translated, its zone kept."""
+        source, destination = self._addresses
+        addresses = [pack(kind, a) for kind, a in zip(self._ip_kinds, (destination, source), strict=True)]
+        fields = dict(self._reply_protocol)
+        source_port, destination_port = self._ports(self._original_protocol)
+        if uapi.CTA_PROTO_SRC_PORT in fields:
+            fields[uapi.CTA_PROTO_SRC_PORT] = pack(uapi.CTA_PROTO_SRC_PORT, destination_port)
+            fields[uapi.CTA_PROTO_DST_PORT] = pack(uapi.CTA_PROTO_DST_PORT, source_port)
+        for kind in (uapi.CTA_PROTO_ICMP_ID, uapi.CTA_PROTO_ICMPV6_ID):
+            if kind in fields:
+                fields[kind] = pack(kind, source_port)
+        parts = [nest(uapi.CTA_TUPLE_IP, addresses), nest(uapi.CTA_TUPLE_PROTO, fields.values()), self._zone]
+        return nest(uapi.CTA_TUPLE_REPLY, parts)
+
+    def nat(self) -> list[bytes]:
+        """CTA_NAT_SRC and CTA_NAT_DST, derived from how the reply tuple differs from the plain inverse."""
+        source, destination = self._addresses
+        reply_source, reply_destination = self._reply_addresses
+        source_port, destination_port = self._ports(self._original_protocol)
+        reply_source_port, reply_destination_port = self._ports(self._reply_protocol)
+        icmp = (
+            uapi.CTA_PROTO_ICMP_ID in self._reply_protocol or uapi.CTA_PROTO_ICMPV6_ID in self._reply_protocol
+        )
+        parts = []
+        if (reply_destination, reply_destination_port) != (source, source_port):
+            parts.append(self._range(uapi.CTA_NAT_SRC, reply_destination, reply_destination_port))
+        if reply_source != destination or (not icmp and reply_source_port != destination_port):
+            parts.append(self._range(uapi.CTA_NAT_DST, reply_source, b"" if icmp else reply_source_port))
+        return parts
+
+    def _range(self, kind: int, address: bytes, port: bytes) -> bytes:
+        v4 = len(address) == 4
+        parts = [
+            pack(uapi.CTA_NAT_V4_MINIP if v4 else uapi.CTA_NAT_V6_MINIP, address),
+            pack(uapi.CTA_NAT_V4_MAXIP if v4 else uapi.CTA_NAT_V6_MAXIP, address),
+        ]
+        if port and self.protocol != uapi.IPPROTO_GRE:  # a fixed GRE key is refused as in use
+            ports = (pack(uapi.CTA_PROTONAT_PORT_MIN, port), pack(uapi.CTA_PROTONAT_PORT_MAX, port))
+            parts.append(nest(uapi.CTA_NAT_PROTO, ports))
+        return nest(kind, parts)
+
+
+def _timeout(
+    attributes: dict[int, bytes], protocol: int, status: int, timeouts: Timeouts, *, pinned: bool
+) -> bytes:
+    if pinned:
+        return u32(uapi.CTA_TIMEOUT, PINNED_S)
+    held = attributes.get(uapi.CTA_TIMEOUT)
+    seconds = number(held) if held else FALLBACK_TIMEOUT_S
+    least = timeouts.least(protocol, status, attributes.get(uapi.CTA_PROTOINFO, b""))
+    return u32(uapi.CTA_TIMEOUT, max(seconds, least, 1))
+
+
+def _protoinfo(attributes: dict[int, bytes], protocol: int) -> bytes:
+    """CTA_PROTOINFO for injection; an offloaded TCP entry, which reports none, is established."""
+    held = attributes.get(uapi.CTA_PROTOINFO, b"")
+    if protocol != uapi.IPPROTO_TCP:
+        return held
+    tcp = nested(nested(held).get(uapi.CTA_PROTOINFO_TCP, pack(0, b""))) if held else {}
+    fields = [u8(uapi.CTA_PROTOINFO_TCP_STATE, tcp_state(held))]
+    for kind in (uapi.CTA_PROTOINFO_TCP_WSCALE_ORIGINAL, uapi.CTA_PROTOINFO_TCP_WSCALE_REPLY):
+        if kind in tcp:
+            fields.append(tcp[kind])
+    for kind in (uapi.CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, uapi.CTA_PROTOINFO_TCP_FLAGS_REPLY):
+        flags = payload(tcp[kind])[0] if kind in tcp else 0
+        fields.append(pack(kind, bytes((flags | uapi.IP_CT_TCP_FLAG_BE_LIBERAL, 0xFF))))
+    return nest(uapi.CTA_PROTOINFO, [nest(uapi.CTA_PROTOINFO_TCP, fields)])
+
+
+class Creator:
+    """Bodies for creating flows in bulk: plain ones by slices at known places, with what repeats kept ready.
+
+    `message_parts` gives the pieces of one message, whose header carries `sequence`; pieces rather than a message,
+    so that a whole batch is joined once.
+    """
+
+    _KEPT_MAX = 4096  # combinations of status and protocol state; cleared when full
+
+    def __init__(self, timeouts: Timeouts, *, pinned: bool) -> None:
+        self._timeouts = timeouts
+        self._pinned = pinned
+        self._kept: dict[bytes, tuple[bytes, bytes, bytes] | None] = {}
+
+    def message_parts(self, key: bytes, value: bytes, sequence: int) -> tuple[bytes, ...]:
+        """The message that creates one flow, in pieces."""
+        place = _PLACES.get(key[:12] + value[:12])
+        if place is None:
+            return self.slow_parts(key, value, sequence)
+        state = key[place.protocol : place.protocol + 1] + value[place.status_header : place.timeout + 4]
+        state += value[place.rest :]
+        kept = self._kept[state] if state in self._kept else self._keep(key, value, place, state)
+        if kept is None:
+            return self.slow_parts(key, value, sequence)
+        status, least, rest = kept
+        timeout = least if self._pinned else max(value[place.timeout : place.rest], least)
+        if status[7] & NAT:
+            return self._nat_parts(key, value, sequence, place, (status, timeout, rest))
+        body = len(key) + place.id + 16 + len(rest)
+        header = MESSAGE.pack(BODY + body, uapi.CT_NEW, CREATE, sequence, 0)
+        return (header, place.family, key, value[: place.id], status, timeout, rest)
+
+    def slow_parts(self, key: bytes, value: bytes, sequence: int) -> tuple[bytes, ...]:
+        """The same for any flow."""
+        body = create(key, value, timeouts=self._timeouts, pinned=self._pinned)
+        header = MESSAGE.pack(BODY + len(body), uapi.CT_NEW, CREATE, sequence, 0)
+        return (header, bytes((family_of(key), 0, 0, 0)), body)
+
+    def _keep(
+        self, key: bytes, value: bytes, place: "_Place", state: bytes
+    ) -> tuple[bytes, bytes, bytes] | None:
+        """Status, least timeout and what follows, rewritten once for all flows in this state; None: not plain."""
+        if len(self._kept) >= self._KEPT_MAX:
+            self._kept.clear()
+        self._kept[state] = None
+        if (
+            value[place.status_header : place.status] != _STATUS_HEADER
+            or value[place.timeout : place.timeout + 4] != _TIMEOUT_HEADER
+            or not split(value).keys() <= _BULK
+            or protocol_of(key) == uapi.IPPROTO_GRE
+        ):
+            return None
+        zero = value[: place.timeout] + u32(uapi.CTA_TIMEOUT, 0) + value[place.rest :]
+        attributes = split(create(key, zero, timeouts=self._timeouts, pinned=self._pinned))
+        rest = [attributes[kind] for kind in (uapi.CTA_PROTOINFO, uapi.CTA_MARK) if kind in attributes]
+        kept = (attributes[uapi.CTA_STATUS], attributes[uapi.CTA_TIMEOUT], b"".join(rest))
+        self._kept[state] = kept
+        return kept
+
+    @staticmethod
+    def _nat_parts(
+        key: bytes, value: bytes, sequence: int, place: "_Place", tail: tuple[bytes, bytes, bytes]
+    ) -> tuple[bytes, ...]:
+        """A translated flow of a protocol with ports: the reply tuple inverted, the translation beside it."""
+        p = place
+        source, destination = key[p.source : p.source_end], key[p.destination : p.destination_end]
+        sport, dport = key[p.sport : p.sport + 4], key[p.dport : p.dport + 4]
+        parts = [
+            value[: p.source],
+            destination,
+            value[p.source_end : p.destination],
+            source,
+            value[p.destination_end : p.sport],
+            dport,
+            value[p.sport + 4 : p.dport],
+            sport,
+            *tail,
+        ]
+        reply_source, reply_destination = (
+            value[p.source : p.source_end],
+            value[p.destination : p.destination_end],
+        )
+        reply_sport, reply_dport = value[p.sport : p.sport + 4], value[p.dport : p.dport + 4]
+        for header, differs, address, port in (
+            (p.nat_src, reply_destination != source or reply_dport != sport, reply_destination, reply_dport),
+            (p.nat_dst, reply_source != destination or reply_sport != dport, reply_source, reply_sport),
+        ):
+            if differs:
+                parts += (header, address, p.nat_max, address, _NAT_PORT_MIN, port, _NAT_PORT_MAX, port)
+        body = b"".join(parts)
+        head = MESSAGE.pack(BODY + len(key) + len(body), uapi.CT_NEW, CREATE, sequence, 0)
+        return (head, p.family, key, body)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """Where things are in the key and the value of a plain flow with ports; offsets count in both alike."""
+
+    family: bytes
+    source: int
+    source_end: int
+    destination: int
+    destination_end: int
+    protocol: int
+    sport: int
+    dport: int
+    id: int
+    status_header: int
+    status: int
+    timeout: int
+    rest: int
+    nat_src: bytes
+    nat_dst: bytes
+    nat_max: bytes
+
+
+_STATUS_HEADER: Final = HEADER.pack(8, uapi.CTA_STATUS)
+_TIMEOUT_HEADER: Final = HEADER.pack(8, uapi.CTA_TIMEOUT)
+_BULK: Final = frozenset(
+    {uapi.CTA_TUPLE_REPLY, uapi.CTA_ID, uapi.CTA_STATUS, uapi.CTA_TIMEOUT, uapi.CTA_PROTOINFO, uapi.CTA_MARK}
+)
+_NAT_PORT_MIN: Final = HEADER.pack(20, uapi.CTA_NAT_PROTO | uapi.NLA_F_NESTED) + HEADER.pack(
+    6, uapi.CTA_PROTONAT_PORT_MIN
+)
+_NAT_PORT_MAX: Final = HEADER.pack(6, uapi.CTA_PROTONAT_PORT_MAX)
+
+
+def _place(family: int) -> tuple[bytes, _Place]:
+    size = 4 if family == uapi.AF_INET else 16
+    first_kind = uapi.CTA_IP_V4_SRC if family == uapi.AF_INET else uapi.CTA_IP_V6_SRC
+    nat_kind = uapi.CTA_NAT_V4_MINIP if family == uapi.AF_INET else uapi.CTA_NAT_V6_MINIP
+    tuple_size = 4 + 4 + 2 * (4 + size) + 4 + 24
+    protocol = 8 + 2 * (4 + size) + 8
+    sport = protocol + 8
+    nat_size = 4 + 2 * (4 + size) + 20
+
+    def tuple_head(kind: int) -> bytes:
+        return (
+            HEADER.pack(tuple_size, kind | uapi.NLA_F_NESTED)
+            + HEADER.pack(4 + 2 * (4 + size), uapi.CTA_TUPLE_IP | uapi.NLA_F_NESTED)
+            + HEADER.pack(4 + size, first_kind)
+        )
+
+    def nat_head(kind: int) -> bytes:
+        return HEADER.pack(nat_size, kind | uapi.NLA_F_NESTED) + HEADER.pack(4 + size, nat_kind)
+
+    return tuple_head(uapi.CTA_TUPLE_ORIG) + tuple_head(uapi.CTA_TUPLE_REPLY), _Place(
+        family=bytes((family, 0, 0, 0)),
+        source=12,
+        source_end=12 + size,
+        destination=16 + size,
+        destination_end=16 + 2 * size,
+        protocol=protocol,
+        sport=sport,
+        dport=sport + 8,
+        id=tuple_size,
+        status_header=tuple_size + 8,
+        status=tuple_size + 12,
+        timeout=tuple_size + 16,
+        rest=tuple_size + 24,
+        nat_src=nat_head(uapi.CTA_NAT_SRC),
+        nat_dst=nat_head(uapi.CTA_NAT_DST),
+        nat_max=HEADER.pack(4 + size, nat_kind + 1),
+    )
+
+
+_PLACES: Final = dict((_place(uapi.AF_INET), _place(uapi.AF_INET6)))
