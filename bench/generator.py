@@ -30,7 +30,7 @@ class _Iovec(ctypes.Structure):
     _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
 
 
-class _Mmsghdr(ctypes.Structure):
+class _Msghdr(ctypes.Structure):
     _fields_ = (
         ("name", ctypes.c_void_p),
         ("namelen", ctypes.c_uint),
@@ -39,8 +39,11 @@ class _Mmsghdr(ctypes.Structure):
         ("control", ctypes.c_void_p),
         ("controllen", ctypes.c_size_t),
         ("flags", ctypes.c_int),
-        ("sent", ctypes.c_uint),
     )
+
+
+class _Mmsghdr(ctypes.Structure):
+    _fields_ = (("header", _Msghdr), ("sent", ctypes.c_uint))
 
 
 def tuples(count: int, seed: int) -> list[tuple[bytes, bytes, int, int]]:
@@ -76,15 +79,14 @@ def frame(gateway: bytes, source: bytes, destination: bytes, from_port: int, to_
 class Sender:
     """Hands frames of equal length to the kernel, many in one system call."""
 
-    def __init__(self, interface: str, frames: bytes) -> None:
-        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-        self._socket.bind((interface, 0))
+    def __init__(self, outlet: socket.socket, frames: bytes) -> None:
+        self._socket = outlet
         self._frames = (ctypes.c_char * len(frames)).from_buffer_copy(frames)
         self._iovecs = (_Iovec * BATCH)()
-        self._headers = (_Mmsghdr * BATCH)()
-        for header, iovec in zip(self._headers, self._iovecs, strict=True):
+        self._messages = (_Mmsghdr * BATCH)()
+        for message, iovec in zip(self._messages, self._iovecs, strict=True):
             iovec.length = FRAME_BYTES
-            header.iov, header.iovlen = ctypes.pointer(iovec), 1
+            message.header.iov, message.header.iovlen = ctypes.pointer(iovec), 1
         self._sendmmsg = ctypes.CDLL(None, use_errno=True).sendmmsg
 
     def send(self, first: int, count: int) -> int:
@@ -93,7 +95,7 @@ class Sender:
         start = ctypes.addressof(self._frames) + first * FRAME_BYTES
         for offset in range(count):
             self._iovecs[offset].base = start + offset * FRAME_BYTES
-        taken: int = self._sendmmsg(self._socket.fileno(), self._headers, count, 0)
+        taken: int = self._sendmmsg(self._socket.fileno(), self._messages, count, 0)
         if taken < 0:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
         return taken
@@ -123,7 +125,9 @@ def main() -> None:
     arguments = parser.parse_args()
     gateway = bytes.fromhex(arguments.gateway.replace(":", ""))
     frames = b"".join(frame(gateway, *each) for each in tuples(arguments.count, arguments.seed))
-    sender = Sender(arguments.interface, frames)
+    outlet = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+    outlet.bind((arguments.interface, 0))
+    sender = Sender(outlet, frames)
     # Forwarding goes before daemons on a real firewall too, being the work of interrupts; here it is this
     # process that does it.
     os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(os.sched_get_priority_max(os.SCHED_RR)))

@@ -1,6 +1,7 @@
+import socket
 import struct
 
-from bench.generator import FRAME_BYTES, checksum, frame, tuples
+from bench.generator import FRAME_BYTES, Sender, checksum, frame, tuples
 from bench.netlink import attribute, create_message
 
 
@@ -37,3 +38,13 @@ def test_a_prebuilt_message_says_its_length_and_is_aligned() -> None:
     assert struct.unpack("=I", message[:4])[0] == len(message)
     assert len(message) % 4 == 0
     assert attribute(1, b"abc") == struct.pack("=HH", 7, 1) + b"abc\0"
+
+
+def test_many_frames_go_out_in_one_call_and_arrive_as_they_are() -> None:
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    frames = [frame(bytes(6), *flow) for flow in tuples(20, seed=5)]
+    with near, far:
+        sender = Sender(near, b"".join(frames))
+        far.setblocking(False)
+        assert sender.send(5, 8) == 8
+        assert [far.recv(2048) for _ in range(8)] == frames[5:13]
