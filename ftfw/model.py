@@ -55,7 +55,5 @@ class Expectation:
     def as_dict(self) -> dict[str, Any]:
         """What is there, ready for JSON."""
         return {
-            "class" if name == "class_" else name: value
-            for name, value in asdict(self).items()
-            if value is not None
+            "class" if name == "class_" else name: value for name, value in asdict(self).items() if value is not None
         }

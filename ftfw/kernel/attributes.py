@@ -33,9 +33,7 @@ def split(data: bytes, start: int = 0) -> dict[int, bytes]:
         length, kind = HEADER.unpack_from(data, start)
         step = (length + 3) & ~3
         if length < 4 or start + length > end:
-            raise MalformedError(
-                f"attribute {kind & uapi.NLA_TYPE_MASK} says {length} of {end - start} bytes"
-            )
+            raise MalformedError(f"attribute {kind & uapi.NLA_TYPE_MASK} says {length} of {end - start} bytes")
         found[kind & uapi.NLA_TYPE_MASK] = data[start : start + step].ljust(step, b"\0")
         start += step
     return found

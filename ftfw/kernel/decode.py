@@ -48,9 +48,7 @@ def flow(key: bytes, value: bytes) -> Flow:
         labels=payload(attributes[uapi.CTA_LABELS]).hex() if uapi.CTA_LABELS in attributes else None,
         helper=helper_of(attributes),
         helper_info=_helper_info(attributes),
-        master=_tuple(nested(attributes[uapi.CTA_TUPLE_MASTER]))
-        if uapi.CTA_TUPLE_MASTER in attributes
-        else None,
+        master=_tuple(nested(attributes[uapi.CTA_TUPLE_MASTER])) if uapi.CTA_TUPLE_MASTER in attributes else None,
         seq_adjust=_seq_adjust(attributes),
         synproxy=_synproxy(attributes),
     )
@@ -72,9 +70,7 @@ def expectation(key: bytes, value: bytes, zone: bytes = b"") -> Expectation:
         timeout=_optional(attributes, uapi.CTA_EXPECT_TIMEOUT),
         flags=tuple(name for bit, name in _FLAG_NAMES.items() if flags & bit),
         class_=_optional(attributes, uapi.CTA_EXPECT_CLASS) or 0,
-        helper=text(attributes[uapi.CTA_EXPECT_HELP_NAME])
-        if uapi.CTA_EXPECT_HELP_NAME in attributes
-        else None,
+        helper=text(attributes[uapi.CTA_EXPECT_HELP_NAME]) if uapi.CTA_EXPECT_HELP_NAME in attributes else None,
         function=text(attributes[uapi.CTA_EXPECT_FN]) if uapi.CTA_EXPECT_FN in attributes else None,
         nat=_tuple(nested(nat[uapi.CTA_EXPECT_NAT_TUPLE])) if uapi.CTA_EXPECT_NAT_TUPLE in nat else None,
         zone=number(zone) if zone else None,
@@ -105,9 +101,7 @@ def _tuple(tuple_: dict[int, bytes]) -> Tuple:
         gre = _optional(fields, uapi.CTA_PROTO_NUM) == uapi.IPPROTO_GRE
         for kind, attribute in fields.items():
             if name := _PROTOCOL_FIELDS.get(kind):
-                described[{"sport": "src_key", "dport": "dst_key"}.get(name, name) if gre else name] = number(
-                    attribute
-                )
+                described[{"sport": "src_key", "dport": "dst_key"}.get(name, name) if gre else name] = number(attribute)
     return described
 
 
@@ -122,9 +116,7 @@ def _tcp(protoinfo: bytes | None) -> dict[str, object] | None:
     if protoinfo is None or uapi.CTA_PROTOINFO_TCP not in nested(protoinfo):
         return None
     fields = nested(nested(protoinfo)[uapi.CTA_PROTOINFO_TCP])
-    described: dict[str, object] = {
-        "state": _state(uapi.TCP_STATES, fields.get(uapi.CTA_PROTOINFO_TCP_STATE))
-    }
+    described: dict[str, object] = {"state": _state(uapi.TCP_STATES, fields.get(uapi.CTA_PROTOINFO_TCP_STATE))}
     for name, kind in (
         ("window_scale_original", uapi.CTA_PROTOINFO_TCP_WSCALE_ORIGINAL),
         ("window_scale_reply", uapi.CTA_PROTOINFO_TCP_WSCALE_REPLY),

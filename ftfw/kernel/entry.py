@@ -13,7 +13,7 @@ from enum import Enum, auto
 from typing import Final
 
 from . import uapi
-from .attributes import BODY, MESSAGE, MESSAGE_SIZE, MalformedError, nested, split, text
+from .attributes import BODY, MESSAGE, MESSAGE_SIZE, MalformedError, nest, nested, pack, payload, split, text
 from .layout import EVENT_NEW
 
 # The first five stand as an event of a plain flow has them, so that its bytes are a value as they are.
@@ -155,6 +155,31 @@ def is_plain(value: bytes) -> bool:
 
 
 _PLAIN: Final = frozenset(ORDER[:6])
+
+
+def same_instance(value: bytes, attributes: dict[int, bytes]) -> bool:
+    """Whether a held value and attributes read later are of one entry, and not of two that had one tuple in turn."""
+    return split(value).get(uapi.CTA_ID) == attributes.get(uapi.CTA_ID)
+
+
+def has_helper(value: bytes) -> bool:
+    """Whether the flow has a helper, so that expectations may be its."""
+    return uapi.CTA_HELP in split(value)
+
+
+def tuple_of(key: bytes) -> bytes:
+    """The original tuple of a key as expectations name their master by: without any zone."""
+    original = nested(split(key)[uapi.CTA_TUPLE_ORIG])
+    return nest(uapi.CTA_TUPLE_ORIG, [data for kind, data in original.items() if kind != uapi.CTA_TUPLE_ZONE])
+
+
+def zone_of(key: bytes) -> bytes:
+    """The CTA_ZONE attribute of a key, or nothing; a zone in the original direction only counts as the zone."""
+    attributes = split(key)
+    if uapi.CTA_ZONE in attributes:
+        return attributes[uapi.CTA_ZONE]
+    zone = nested(attributes[uapi.CTA_TUPLE_ORIG]).get(uapi.CTA_TUPLE_ZONE)
+    return b"" if zone is None else pack(uapi.CTA_ZONE, payload(zone))
 
 
 def helper_of(attributes: dict[int, bytes]) -> str | None:

@@ -10,6 +10,7 @@ from typing import Final
 
 from . import uapi
 from .attributes import MalformedError, message, nested, number, pack, payload, split, text, u32
+from .rewrite import PINNED_S
 
 KEY: Final = (uapi.CTA_EXPECT_TUPLE, uapi.CTA_EXPECT_MASK, uapi.CTA_EXPECT_MASTER)
 VALUE: Final = (
@@ -49,25 +50,21 @@ def helper_name(value: bytes) -> str | None:
     return None if name is None else text(name)
 
 
-def create(
-    key: bytes, value: bytes, zone: bytes, *, sequence: int, pinned_s: int | None = None
-) -> tuple[bytes, bytes]:
+def create(key: bytes, value: bytes, zone: bytes, *, sequence: int, pinned: bool) -> tuple[bytes, bytes]:
     """Two messages: the first creates the expectation, the second sets its timeout, which creation ignores.
 
-    `zone`: the master's CTA_ZONE attribute, or nothing.  `pinned_s` replaces the timeout.
+    `zone`: the master's CTA_ZONE attribute, or nothing.  `pinned`: the timeout does not run out.
     """
     attributes = split(value)
-    if pinned_s is not None:
-        attributes[uapi.CTA_EXPECT_TIMEOUT] = u32(uapi.CTA_EXPECT_TIMEOUT, pinned_s)
+    if pinned:
+        attributes[uapi.CTA_EXPECT_TIMEOUT] = u32(uapi.CTA_EXPECT_TIMEOUT, PINNED_S)
     flags = number(attributes[uapi.CTA_EXPECT_FLAGS]) if uapi.CTA_EXPECT_FLAGS in attributes else 0
     attributes[uapi.CTA_EXPECT_FLAGS] = u32(uapi.CTA_EXPECT_FLAGS, flags & ~uapi.NF_CT_EXPECT_USERSPACE)
     name = attributes.get(uapi.CTA_EXPECT_HELP_NAME)
     if name is not None and text(name) not in NAMES_CHILD_HELPER:
         del attributes[uapi.CTA_EXPECT_HELP_NAME]
     if uapi.CTA_EXPECT_FN not in attributes:
-        attributes.pop(
-            uapi.CTA_EXPECT_NAT, None
-        )  # a translation without the function that does it fails the flow
+        attributes.pop(uapi.CTA_EXPECT_NAT, None)  # a translation without the function that does it fails the flow
     body = key + b"".join(attributes.values()) + _zone(zone)
     return (
         message(uapi.EXP_NEW, CREATE, _family(key), body, sequence),

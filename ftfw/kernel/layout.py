@@ -6,7 +6,7 @@ first 32 bytes, which hold everything up to the first address; one masked compar
 number, then proves that every attribute header is where the shape has it.  A message that fits no shape takes the slow
 way through `entry`, with the same result.
 
-A recognised message falls into `message[BODY:split]`, the entry's key, and `message[split:]`, its value.
+A recognised event falls into `message[BODY:split]`, the entry's key, and `message[split:]`, its value.
 """
 
 from dataclasses import dataclass
@@ -29,9 +29,17 @@ class Shape:
     pattern: int
     split: int  # where the original tuple ends and the value begins
     destroy: bool
+    reply_end: int  # in a dump's message the value's attributes follow in another order: see `dumped_value`
+    dump: bool
     source_end: int  # the original source address is message[PREFIX:source_end]
     reply_source: int  # the reply source address is message[reply_source:reply_source_end]
     reply_source_end: int
+
+
+def dumped_value(message: bytes, shape: Shape) -> bytes:
+    """The value of an entry from a dump, in the order that an event has."""
+    end = shape.reply_end  # from here on: status, mark (0), id, use count, timeout, protocol state
+    return message[shape.split : end] + message[end + 16 : end + 24] + message[end : end + 8] + message[end + 32 :]
 
 
 class _Builder:
@@ -97,17 +105,24 @@ _PROTOCOL_FIELDS: Final = {
 }
 
 
-def _build(
-    family: int, protocol: int, kind: int, flags: int, *, timeout: bool, mark: bool
-) -> tuple[bytes, Shape]:
+def _build(family: int, protocol: int, kind: int, flags: int, *, timeout: bool, mark: bool) -> tuple[bytes, Shape]:
     message = _Builder()
     message.fixed(bytes(MESSAGE.size))  # written at the end, when the length is known
     message.fixed(bytes((family, 0, 0, 0)))
     message.tuple(uapi.CTA_TUPLE_ORIG, family, protocol)
     split = len(message.pattern)
     message.tuple(uapi.CTA_TUPLE_REPLY, family, protocol)
-    message.plain(uapi.CTA_ID, 4)
-    message.plain(uapi.CTA_STATUS, 4)
+    reply_end = len(message.pattern)
+    dump = flags == uapi.NLM_F_MULTI
+    if dump:
+        message.plain(uapi.CTA_STATUS, 4)
+        message.header(uapi.CTA_MARK, 4)
+        message.fixed(bytes(4))
+        message.plain(uapi.CTA_ID, 4)
+        message.plain(uapi.CTA_USE, 4)
+    else:
+        message.plain(uapi.CTA_ID, 4)
+        message.plain(uapi.CTA_STATUS, 4)
     if timeout:
         message.plain(uapi.CTA_TIMEOUT, 4)
     if protocol == uapi.IPPROTO_TCP:
@@ -126,6 +141,8 @@ def _build(
         pattern=int.from_bytes(message.pattern, "little"),
         split=split,
         destroy=kind == uapi.CT_DELETE,
+        reply_end=reply_end,
+        dump=dump,
         source_end=PREFIX + address,
         reply_source=split + PREFIX - BODY,
         reply_source_end=split + PREFIX - BODY + address,
@@ -140,6 +157,7 @@ def _all_shapes() -> dict[bytes, Shape]:
                 for kind, flags, timeouts in (
                     (uapi.CT_NEW, EVENT_NEW, (True,)),
                     (uapi.CT_NEW, EVENT_UPDATE, (True,)),
+                    (uapi.CT_NEW, uapi.NLM_F_MULTI, (True,)),
                     (uapi.CT_DELETE, 0, (True, False)),
                 ):
                     for timeout in timeouts:

@@ -68,9 +68,7 @@ def tcp_state(protoinfo: bytes) -> int:
     return uapi.TCP_ESTABLISHED if state is None else number(state)
 
 
-def create(
-    key: bytes, value: bytes, *, timeouts: Timeouts, pinned: bool = False, master: bool = True
-) -> bytes:
+def create(key: bytes, value: bytes, *, timeouts: Timeouts, pinned: bool = False, master: bool = True) -> bytes:
     """The attributes that create the flow; without its master if `master` is false."""
     attributes = split(value)
     status = number(attributes[uapi.CTA_STATUS]) if uapi.CTA_STATUS in attributes else uapi.IPS_CONFIRMED
@@ -123,11 +121,11 @@ def update(key: bytes, value: bytes, *, timeouts: Timeouts, expected: bool, pinn
     return b"".join(parts)
 
 
-def set_timeout(key: bytes, value: bytes, timeouts: Timeouts) -> bytes:
-    """The attributes that set only the timer of an entry, to what its state gives after a packet."""
+def set_timeout(key: bytes, value: bytes, timeouts: Timeouts, *, pinned: bool) -> bytes:
+    """The attributes that set only the timer of an entry."""
     attributes = split(value)
     status = number(attributes[uapi.CTA_STATUS]) if uapi.CTA_STATUS in attributes else 0
-    return key + _timeout(attributes, protocol_of(key), status, timeouts, pinned=False)
+    return key + _timeout(attributes, protocol_of(key), status, timeouts, pinned=pinned)
 
 
 def without_helper(attributes: bytes) -> bytes:
@@ -141,17 +139,12 @@ def expected_in(attributes: Mapping[int, bytes]) -> bool:
     return status is not None and bool(number(status) & uapi.IPS_EXPECTED)
 
 
-def has_helper(value: bytes) -> bool:
-    """Whether a create body of this value would carry a helper."""
-    return uapi.CTA_HELP in split(value)
-
-
 def replaceable(value: bytes, found: Mapping[int, bytes]) -> bool:
     """Whether an update can make the kernel's entry `found` equal to `value`: same translation, same helper."""
     attributes = split(value)
-    return attributes[uapi.CTA_TUPLE_REPLY] == found.get(uapi.CTA_TUPLE_REPLY) and helper_of(
-        attributes
-    ) == helper_of(dict(found))
+    return attributes[uapi.CTA_TUPLE_REPLY] == found.get(uapi.CTA_TUPLE_REPLY) and helper_of(attributes) == helper_of(
+        dict(found)
+    )
 
 
 def protocol_of(key: bytes) -> int:
@@ -207,9 +200,7 @@ class _Ends:
         reply_source, reply_destination = self._reply_addresses
         source_port, destination_port = self._ports(self._original_protocol)
         reply_source_port, reply_destination_port = self._ports(self._reply_protocol)
-        icmp = (
-            uapi.CTA_PROTO_ICMP_ID in self._reply_protocol or uapi.CTA_PROTO_ICMPV6_ID in self._reply_protocol
-        )
+        icmp = uapi.CTA_PROTO_ICMP_ID in self._reply_protocol or uapi.CTA_PROTO_ICMPV6_ID in self._reply_protocol
         parts = []
         if (reply_destination, reply_destination_port) != (source, source_port):
             parts.append(self._range(uapi.CTA_NAT_SRC, reply_destination, reply_destination_port))
@@ -229,9 +220,7 @@ class _Ends:
         return nest(kind, parts)
 
 
-def _timeout(
-    attributes: dict[int, bytes], protocol: int, status: int, timeouts: Timeouts, *, pinned: bool
-) -> bytes:
+def _timeout(attributes: dict[int, bytes], protocol: int, status: int, timeouts: Timeouts, *, pinned: bool) -> bytes:
     if pinned:
         return u32(uapi.CTA_TIMEOUT, PINNED_S)
     held = attributes.get(uapi.CTA_TIMEOUT)
@@ -294,9 +283,7 @@ class Creator:
         header = MESSAGE.pack(BODY + len(body), uapi.CT_NEW, CREATE, sequence, 0)
         return (header, bytes((family_of(key), 0, 0, 0)), body)
 
-    def _keep(
-        self, key: bytes, value: bytes, place: "_Place", state: bytes
-    ) -> tuple[bytes, bytes, bytes] | None:
+    def _keep(self, key: bytes, value: bytes, place: "_Place", state: bytes) -> tuple[bytes, bytes, bytes] | None:
         """Status, least timeout and what follows, rewritten once for all flows in this state; None: not plain."""
         if len(self._kept) >= self._KEPT_MAX:
             self._kept.clear()

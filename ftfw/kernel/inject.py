@@ -1,0 +1,267 @@
+"""Putting held flows and expectations into this kernel, and taking them out again.
+
+Order (promise 2): flows without a master, flows with one, masters first; then expectations.  What the kernel refuses
+for a reason with a remedy is tried again with it; what stays refused is counted by reason, never raised.
+"""
+
+import errno
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from typing import TypeVar
+
+import trio
+
+from . import expectation, rewrite, uapi
+from .attributes import BODY, HEADER, message, payload, split
+from .entry import family_of, helper_of, key_of
+from .netlink import RequestSocket, errno_name
+from .rewrite import Creator, Timeouts
+
+BATCH = 1024  # messages in one datagram: about a millisecond in the kernel
+RESOLVE_BATCH = 128  # entries taken care of one by one between two checkpoints
+
+T = TypeVar("T")
+
+Flow = tuple[bytes, bytes]
+"""Key and value, as `entry` defines them."""
+Report = Callable[[int], Awaitable[None]]
+"""Told how many entries have been tried so far."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of it.  `failed` by reason; `remedied` counts what went in otherwise than asked for, by reason."""
+
+    created: int = 0
+    updated: int = 0
+    deleted: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    remedied: Counter[str] = field(default_factory=Counter)
+
+
+async def _unheard(_tried: int) -> None:
+    await trio.lowlevel.checkpoint()
+
+
+class Injector:
+    """Writes this kernel's table.  One at a time: its socket's answers belong to the request before."""
+
+    def __init__(self, requests: RequestSocket, timeouts: Timeouts) -> None:
+        self._requests = requests
+        self._timeouts = timeouts
+        self._lock = trio.Lock()
+
+    async def create(
+        self, flows: Iterable[Flow], outcome: Outcome, *, pinned: bool = False, report: Report = _unheard
+    ) -> None:
+        """Create flows, or make existing ones equal to them; `pinned`: with a timeout that does not run out.
+
+        A batch is put together while the kernel works on the one before, which a thread hands over: at most two are
+        under way.
+        """
+        async with self._lock:
+            troubled: list[tuple[int, Flow]] = []
+            to_kernel, from_builder = trio.open_memory_channel[tuple[list[Flow], bytes]](1)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._hand_over, from_builder, outcome, troubled, report)
+                async with to_kernel:
+                    creator = Creator(self._timeouts, pinned=pinned)
+                    parts = creator.message_parts
+                    for batch in _batches(flows, BATCH):
+                        pieces = [parts(key, value, index) for index, (key, value) in enumerate(batch)]
+                        await to_kernel.send((batch, b"".join(chain.from_iterable(pieces))))
+            for group in _batches(troubled, RESOLVE_BATCH):
+                self._resolve(group, outcome, pinned=pinned)
+                await trio.lowlevel.checkpoint()
+
+    async def _hand_over(
+        self,
+        batches: trio.MemoryReceiveChannel[tuple[list[Flow], bytes]],
+        outcome: Outcome,
+        troubled: list[tuple[int, Flow]],
+        report: Report,
+    ) -> None:
+        tried = 0
+        async for batch, data in batches:
+            if len(batch) < BATCH // 8:
+                errors = self._requests.send(data)
+                await trio.lowlevel.checkpoint()
+            else:
+                errors = await trio.to_thread.run_sync(self._requests.send, data)
+            outcome.created += len(batch) - len(errors)
+            troubled.extend((code, batch[index]) for index, code in errors)
+            tried += len(batch)
+            await report(tried)
+
+    def _resolve(self, group: list[tuple[int, Flow]], outcome: Outcome, *, pinned: bool) -> None:
+        """Try refused flows again, each with the remedy for its errno."""
+        existing = [flow for code, flow in group if code == errno.EEXIST]
+        found = self.get([key for key, _ in existing])
+        for key, value in existing:
+            self._replace((key, value), found.get(key), outcome, pinned=pinned)
+        for code, (key, value) in group:
+            if code != errno.EEXIST:
+                self._create_one((key, value), outcome, pinned=pinned, code=code)
+
+    def _replace(self, flow: Flow, found: dict[int, bytes] | None, outcome: Outcome, *, pinned: bool) -> None:
+        """Make an entry that is in the way equal to `flow`: by an update if that can do it, else created anew."""
+        key, value = flow
+        if found is not None and rewrite.replaceable(value, found):
+            expected = rewrite.expected_in(found)
+            body = rewrite.update(key, value, timeouts=self._timeouts, expected=expected, pinned=pinned)
+            if not self._requests.send(message(uapi.CT_NEW, rewrite.UPDATE, family_of(key), body)):
+                outcome.updated += 1
+                return
+        removal = _delete(key) if found is not None else _delete_reply(value)
+        if not self._requests.send(removal):
+            outcome.deleted += 1
+        self._create_one(flow, outcome, pinned=pinned)
+
+    def _create_one(self, flow: Flow, outcome: Outcome, *, pinned: bool, code: int = 0) -> None:
+        """Create one flow; without its master if that is gone, without its helper if this kernel lacks it.
+
+        `code`: the errno of an attempt that was made already.
+        """
+        key, value = flow
+        body = rewrite.create(key, value, timeouts=self._timeouts, pinned=pinned)
+        code = code or self._try(key, body)
+        if code == errno.ENOENT:
+            body = rewrite.create(key, value, timeouts=self._timeouts, pinned=pinned, master=False)
+            outcome.remedied["master_missing"] += 1
+            code = self._try(key, body)
+        if code == errno.EOPNOTSUPP and uapi.CTA_HELP in split(body):
+            outcome.remedied["helper_missing"] += 1
+            code = self._try(key, rewrite.without_helper(body))
+        if code:
+            outcome.failed[errno_name(code)] += 1
+        else:
+            outcome.created += 1
+
+    def _try(self, key: bytes, body: bytes) -> int:
+        errors = self._requests.send(message(uapi.CT_NEW, rewrite.CREATE, family_of(key), body))
+        return errors[0][1] if errors else 0
+
+    async def verify_helpers(self, flows: Iterable[Flow], outcome: Outcome, *, pinned: bool = False) -> None:
+        """Read flows with helpers back; one that has lost its helper is created anew, once."""
+        async with self._lock:
+            for group in _batches(flows, RESOLVE_BATCH):
+                for key, value in self._helperless(group):
+                    self._requests.send(_delete(key))
+                    self._create_one((key, value), outcome, pinned=pinned)
+                    outcome.created -= 1  # it was counted when it was created first
+                    if self._helperless([(key, value)]):
+                        outcome.remedied["helper_lost"] += 1
+                await trio.lowlevel.checkpoint()
+
+    def _helperless(self, flows: list[Flow]) -> list[Flow]:
+        """Those of `flows` that are in the kernel without the helper they should have."""
+        wanted = [(key, value) for key, value in flows if uapi.CTA_HELP in self._created(key, value)]
+        found = self.get([key for key, _ in wanted])
+        return [
+            (key, value) for key, value in wanted if key in found and helper_of(found[key]) != helper_of(split(value))
+        ]
+
+    def _created(self, key: bytes, value: bytes) -> dict[int, bytes]:
+        return split(rewrite.create(key, value, timeouts=self._timeouts))
+
+    def get(self, keys: list[bytes]) -> dict[bytes, dict[int, bytes]]:
+        """What the kernel has under these keys: key → attributes."""
+        requests = [
+            message(uapi.CT_GET, uapi.NLM_F_REQUEST, family_of(key), key, index) for index, key in enumerate(keys)
+        ]
+        answers = self._requests.get(b"".join(requests))
+        return {keys[index]: split(answer, BODY) for index, answer in answers.items()}
+
+    async def delete(self, keys: Iterable[bytes], outcome: Outcome) -> None:
+        """Delete flows; one that is gone already is no failure."""
+        async with self._lock:
+            for batch in _batches(keys, BATCH):
+                errors = self._requests.send(b"".join(_delete(key, i) for i, key in enumerate(batch)))
+                outcome.deleted += len(batch) - len(errors)
+                outcome.failed.update(errno_name(code) for _, code in errors if code != errno.ENOENT)
+                await trio.lowlevel.checkpoint()
+
+    async def set_timeouts(self, flows: Iterable[Flow], outcome: Outcome, *, pinned: bool = False) -> None:
+        """Set only the timers of existing entries."""
+        async with self._lock:
+            for batch in _batches(flows, BATCH):
+                requests = [
+                    message(
+                        uapi.CT_NEW,
+                        rewrite.UPDATE,
+                        family_of(key),
+                        rewrite.set_timeout(key, value, self._timeouts, pinned=pinned),
+                        index,
+                    )
+                    for index, (key, value) in enumerate(batch)
+                ]
+                errors = self._requests.send(b"".join(requests))
+                outcome.updated += len(batch) - len(errors)
+                outcome.failed.update(errno_name(code) for _, code in errors if code != errno.ENOENT)
+                await trio.lowlevel.checkpoint()
+
+    async def expect(
+        self, expectations: Iterable[tuple[bytes, bytes, bytes]], outcome: Outcome, *, pinned: bool = False
+    ) -> None:
+        """Create expectations, given as key, value and the master's CTA_ZONE attribute (or nothing)."""
+        async with self._lock:
+            for batch in _batches(expectations, RESOLVE_BATCH):
+                requests = b"".join(
+                    chain.from_iterable(
+                        expectation.create(key, value, zone, sequence=2 * index, pinned=pinned)
+                        for index, (key, value, zone) in enumerate(batch)
+                    )
+                )
+                failed = {sequence // 2: code for sequence, code in reversed(self._requests.send(requests))}
+                outcome.created += len(batch) - len(failed)
+                outcome.failed.update(f"expectation_{errno_name(code)}" for code in failed.values())
+                await trio.lowlevel.checkpoint()
+
+    async def unexpect(self, expectations: Iterable[tuple[bytes, bytes]], outcome: Outcome) -> None:
+        """Remove expectations, given as key and zone attribute; one that is gone already is no failure."""
+        async with self._lock:
+            for batch in _batches(expectations, RESOLVE_BATCH):
+                requests = [expectation.delete(key, zone, sequence=i) for i, (key, zone) in enumerate(batch)]
+                errors = self._requests.send(b"".join(requests))
+                outcome.deleted += len(batch) - len(errors)
+                outcome.failed.update(f"expectation_{errno_name(c)}" for _, c in errors if c != errno.ENOENT)
+                await trio.lowlevel.checkpoint()
+
+
+def in_order(related: Iterable[Flow]) -> Iterator[Flow]:
+    """Flows with a master, each behind its own master if that is among them."""
+    waiting = dict(related)
+    masters = {key: _master_key(key, value) for key, value in waiting.items()}
+    while waiting:
+        free = [key for key in waiting if masters[key] not in waiting or masters[key] == key]
+        for key in free or list(waiting):  # a ring cannot be, but must not hang
+            yield key, waiting.pop(key)
+
+
+def _master_key(key: bytes, value: bytes) -> bytes | None:
+    """The key of the master that `value` names; masters are looked up in the child's zone."""
+    attributes = split(value)
+    if uapi.CTA_TUPLE_MASTER not in attributes:
+        return None
+    tuple_ = payload(attributes[uapi.CTA_TUPLE_MASTER])
+    original = HEADER.pack(4 + len(tuple_), uapi.CTA_TUPLE_ORIG | uapi.NLA_F_NESTED) + tuple_
+    zone = split(key).get(uapi.CTA_ZONE)
+    return key_of({uapi.CTA_TUPLE_ORIG: original} | ({uapi.CTA_ZONE: zone} if zone else {}))
+
+
+def _delete(key: bytes, sequence: int = 0) -> bytes:
+    return message(uapi.CT_DELETE, uapi.NLM_F_REQUEST, family_of(key), key, sequence)
+
+
+def _delete_reply(value: bytes) -> bytes:
+    """Delete whatever entry has this flow's reply tuple."""
+    reply = split(value)[uapi.CTA_TUPLE_REPLY]
+    return message(uapi.CT_DELETE, uapi.NLM_F_REQUEST, family_of(reply), reply)
+
+
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    rest = iter(items)
+    while batch := list(islice(rest, size)):
+        yield batch

@@ -1,0 +1,213 @@
+"""Sockets of the netfilter netlink family: events, dumps, requests.  Thin: bytes in, bytes out.
+
+Dumps and requests answer while they are being made, so a call takes as long as the kernel works on it.  Callers keep
+batches to about a millisecond, or make the call in a thread.
+"""
+
+import ctypes
+import errno
+import socket
+import struct
+from collections.abc import AsyncIterator, Iterable
+
+import trio
+
+from . import uapi
+from .attributes import MESSAGE, MESSAGE_SIZE, MalformedError, message
+
+RECEIVE_SIZE = 1 << 16  # a dump's datagram is at most 32 KiB (netlink_dump), an event's one message
+REQUEST_BUFFER = 4 << 20  # bytes: room for a batch on its way in, and for an error for each of its messages
+CHECKPOINT_EVERY = 8  # datagrams of a dump read between two checkpoints
+SO_ATTACH_FILTER = 26
+SO_RCVBUFFORCE = 33
+SO_SNDBUFFORCE = 32
+
+
+class OverrunError(Exception):
+    """The kernel had more events than the socket's buffer: some are lost (ENOBUFS)."""
+
+
+def _open() -> socket.socket:
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, uapi.NETLINK_NETFILTER)
+
+
+def slices(datagram: bytes) -> list[bytes]:
+    """The messages in a datagram.  Raises MalformedError for a length that leaves it."""
+    found = []
+    start, end = 0, len(datagram)
+    while start + 4 <= end:
+        length = _LENGTH(datagram, start)[0]
+        if length < MESSAGE_SIZE or start + length > end:
+            raise MalformedError(f"a netlink message says {length} of {end - start} bytes")
+        found.append(datagram[start : start + length])
+        start += (length + 3) & ~3
+    return found
+
+
+_LENGTH = struct.Struct("=I").unpack_from
+
+
+class EventSocket:
+    """Events of conntrack entries and expectations, but for those that `own_port` causes.
+
+    The kernel drops those before they cost anything (a socket filter on nlmsg_pid), and only those: what an
+    administrator's `conntrack -D` does carries a port id, too.
+    """
+
+    GROUPS = (
+        uapi.NFNLGRP_CONNTRACK_NEW,
+        uapi.NFNLGRP_CONNTRACK_UPDATE,
+        uapi.NFNLGRP_CONNTRACK_DESTROY,
+        uapi.NFNLGRP_CONNTRACK_EXP_NEW,
+        uapi.NFNLGRP_CONNTRACK_EXP_UPDATE,
+        uapi.NFNLGRP_CONNTRACK_EXP_DESTROY,
+    )
+
+    def __init__(self, *, own_port: int, buffer_bytes: int) -> None:
+        self._socket = _open()
+        self._socket.setblocking(False)
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, buffer_bytes)
+        self._attach(own_port)
+        self._socket.bind((0, 0))
+        for group in self.GROUPS:
+            self._socket.setsockopt(uapi.SOL_NETLINK, uapi.NETLINK_ADD_MEMBERSHIP, group)
+
+    def _attach(self, own_port: int) -> None:
+        """Classic BPF: load nlmsg_pid (in network order, as BPF loads), drop what equals `own_port`, pass the rest."""
+        port = struct.unpack(">I", struct.pack("=I", own_port))[0]
+        instructions = ((0x20, 0, 0, 12), (0x15, 0, 1, port), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
+        program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *i) for i in instructions))
+        descriptor = struct.pack("@HP", len(instructions), ctypes.addressof(program))
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, descriptor)
+
+    async def wait(self) -> None:
+        """Return when there is something to `drain`."""
+        await trio.lowlevel.wait_readable(self._socket)
+
+    def drain(self, most: int) -> list[bytes]:
+        """Up to `most` messages that are there already.  Raises OverrunError when the kernel has lost some."""
+        receive = self._socket.recv
+        found: list[bytes] = []
+        append = found.append
+        try:
+            for _ in range(most):
+                append(receive(RECEIVE_SIZE))
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            raise OverrunError from None
+        return found
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        self._socket.close()
+
+
+async def dump(kind: int) -> AsyncIterator[list[bytes]]:
+    """The kernel's entries (`kind` CT_GET) or expectations (EXP_GET), a list for each datagram.
+
+    Consistent per hash bucket only: subscribe to events first, then dump.
+    """
+    with _open() as reader:
+        reader.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, REQUEST_BUFFER)
+        reader.bind((0, 0))
+        reader.send(message(kind, uapi.NLM_F_REQUEST | uapi.NLM_F_DUMP, socket.AF_UNSPEC, b"", 1))
+        count = 0
+        while True:
+            found = slices(reader.recv(RECEIVE_SIZE))
+            last = [m for m in found if _kind(m) in (uapi.NLMSG_DONE, uapi.NLMSG_ERROR)]
+            entries = found if not last else [m for m in found if m not in last]
+            if entries:
+                yield entries
+            if last:
+                _raise_error(last[0])
+                return
+            count += 1
+            if count % CHECKPOINT_EVERY == 0:
+                await trio.lowlevel.checkpoint()
+
+
+def _kind(found: bytes) -> int:
+    kind: int = MESSAGE.unpack_from(found)[1]
+    return kind
+
+
+def _raise_error(found: bytes) -> None:
+    code = _error(found)
+    if code:
+        raise OSError(code, f"netlink dump: {errno.errorcode.get(code, code)}")
+
+
+def _error(found: bytes) -> int:
+    """The errno in an NLMSG_ERROR or NLMSG_DONE message."""
+    code: int = struct.unpack_from("=i", found, MESSAGE_SIZE)[0] if len(found) >= MESSAGE_SIZE + 4 else 0
+    return -code
+
+
+class RequestSocket:
+    """Requests to the kernel, many in a datagram.  Its port id is the one whose events nobody streams."""
+
+    def __init__(self) -> None:
+        self._socket = _open()
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, REQUEST_BUFFER)
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, REQUEST_BUFFER)
+        self._socket.setsockopt(uapi.SOL_NETLINK, uapi.NETLINK_CAP_ACK, 1)
+        self._socket.bind((0, 0))
+
+    @property
+    def port(self) -> int:
+        """This socket's netlink port id."""
+        port: int = self._socket.getsockname()[0]
+        return port
+
+    def send(self, requests: bytes) -> list[tuple[int, int]]:
+        """Have the kernel carry out all of `requests`; (sequence, errno) of those that failed.
+
+        One error does not stop the rest.  All have been tried when this returns.
+        """
+        if not requests:
+            return []
+        self._socket.send(requests)
+        return [(sequence, _error(answer)) for sequence, answer in self._answers() if _kind(answer) == uapi.NLMSG_ERROR]
+
+    def get(self, requests: bytes) -> dict[int, bytes]:
+        """The answers to GET requests by sequence; what does not exist is left out."""
+        if not requests:
+            return {}
+        self._socket.send(requests)
+        return {sequence: answer for sequence, answer in self._answers() if _kind(answer) != uapi.NLMSG_ERROR}
+
+    def _answers(self) -> Iterable[tuple[int, bytes]]:
+        while True:
+            try:
+                datagram = self._socket.recv(RECEIVE_SIZE, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            for answer in slices(datagram):
+                header = MESSAGE.unpack_from(answer)
+                # With CAP_ACK an error carries the request's header only; its sequence is the request's as well.
+                yield header[3], answer
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+
+def errno_name(code: int) -> str:
+    """An errno as the reason under which injections are counted."""
+    return _REASONS.get(code, errno.errorcode.get(code, str(code)).lower())
+
+
+_REASONS = {
+    errno.EEXIST: "exists",
+    errno.EBUSY: "busy",
+    errno.EINVAL: "invalid",
+    errno.ENOMEM: "table_full",
+    errno.ENOSPC: "chain_full",
+    errno.EOPNOTSUPP: "not_supported",
+    errno.ENOENT: "not_found",
+    errno.EPERM: "not_permitted",
+    errno.ERANGE: "out_of_range",
+}
