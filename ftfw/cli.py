@@ -59,9 +59,7 @@ def _config_path(context: click.Context) -> Path | None:
     return path if isinstance(path, Path) else None
 
 
-def _ask(
-    context: click.Context, command: str, on_progress: Progress | None = None, **arguments: Any
-) -> dict[str, Any]:
+def _ask(context: click.Context, command: str, on_progress: Progress | None = None, **arguments: Any) -> dict[str, Any]:
     """Have the daemon carry out `command`; end with a message if it cannot."""
     try:
         path, warning = socket_of(_config_path(context))

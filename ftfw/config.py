@@ -171,9 +171,7 @@ class Kernel(_Section):
 class Keepalived(_Section):
     """`[keepalived]`: its notify FIFO, and the instances or groups that decide on this node's role."""
 
-    fifo: AbsolutePath | None = Field(
-        default=None, description="the absolute path of keepalived's vrrp_notify_fifo"
-    )
+    fifo: AbsolutePath | None = Field(default=None, description="the absolute path of keepalived's vrrp_notify_fifo")
     instances: tuple[Annotated[StrictStr, Field(min_length=1)], ...] = Field(
         default=(), description='names of VRRP instances or sync groups, such as ["FW"]'
     )
@@ -266,12 +264,8 @@ def _rivals(links: tuple[Link, ...]) -> list[str]:
     first: dict[tuple[object, ...], int] = {}
     problems = []
     for index, link in enumerate(links):
-        place = (
-            (link.interface, link.group) if isinstance(link, MulticastLink) else (link.transport, link.bind)
-        )
+        place = (link.interface, link.group) if isinstance(link, MulticastLink) else (link.transport, link.bind)
         earlier = first.setdefault((*place, link.port), index)
         if earlier != index:
-            problems.append(
-                f"link[{index}]: found the same place as link[{earlier}]; expected another address or port"
-            )
+            problems.append(f"link[{index}]: found the same place as link[{earlier}]; expected another address or port")
     return problems

@@ -46,9 +46,7 @@ def _explain_one(details: ErrorDetails, root: type[BaseModel]) -> str:
     return f"{key}: found {_shown(found)}; expected {_accepted(location, model)}"
 
 
-def _resolve(
-    location: Location, root: type[BaseModel]
-) -> tuple[Location, type[BaseModel], list[type[BaseModel]]]:
+def _resolve(location: Location, root: type[BaseModel]) -> tuple[Location, type[BaseModel], list[type[BaseModel]]]:
     """Return the location without pydantic's union tag, its last key's model, and that model's siblings."""
     section = root.model_fields.get(str(location[0]))
     if section is None or len(location) == 1:
@@ -59,9 +57,7 @@ def _resolve(
     if len(location) == 2:
         return location, root, siblings
     tag = location[2]
-    model = next(
-        model for model in siblings if any(tag in _choices(model, name) for name in model.model_fields)
-    )
+    model = next(model for model in siblings if any(tag in _choices(model, name) for name in model.model_fields))
     return location[:2] + location[3:], model, siblings
 
 

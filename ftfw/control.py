@@ -38,9 +38,7 @@ PROGRESS_QUEUE_MAX = 64  # lines; what a slow client has no room for is left out
 ENTRIES_PER_CHUNK = 64  # encoded between two checkpoints
 
 
-async def serve(
-    path: Path, handler: Handler, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
+async def serve(path: Path, handler: Handler, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
     """Answer commands at `path` with `handler` until cancelled; started once clients can connect.
 
     The socket file has mode 0600 from its first instant. A file that nobody answers on is replaced;
@@ -80,9 +78,7 @@ async def _accept_all(listening: trio.socket.SocketType, handler: Handler, nurse
             nursery.start_soon(_attend, stream, handler)
             continue
         async with stream:
-            await _write(
-                stream, _line({"error": f"{CLIENTS_MAX} clients are being served already; try again"})
-            )
+            await _write(stream, _line({"error": f"{CLIENTS_MAX} clients are being served already; try again"}))
 
 
 async def _attend(stream: trio.SocketStream, handler: Handler) -> None:
@@ -139,9 +135,7 @@ async def _carry_out(handler: Handler, request: dict[str, Any], report: Progress
         return {"error": str(error)}
     except Exception as error:
         log.exception("control command %s failed", request["command"])
-        return {
-            "error": f"{request['command']} failed inside the daemon ({type(error).__name__}); see its log"
-        }
+        return {"error": f"{request['command']} failed inside the daemon ({type(error).__name__}); see its log"}
 
 
 async def _write_lines(stream: trio.SocketStream, lines: trio.MemoryReceiveChannel[dict[str, Any]]) -> None:
@@ -203,9 +197,7 @@ def _listen(path: Path) -> socket.socket:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise ControlError(
-            f"{path}: cannot make its directory: {error.strerror}; set control.socket"
-        ) from None
+        raise ControlError(f"{path}: cannot make its directory: {error.strerror}; set control.socket") from None
     try:
         # Two daemons that start together must not take each other's fresh socket for a stale one.
         fcntl.flock(directory, fcntl.LOCK_EX)
@@ -221,9 +213,7 @@ def _remove_stale(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise ControlError(
-            f"{path}: exists and is not a socket; move it away, or set control.socket to another path"
-        )
+        raise ControlError(f"{path}: exists and is not a socket; move it away, or set control.socket to another path")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         try:
             probe.connect(str(path))
@@ -232,9 +222,7 @@ def _remove_stale(path: Path) -> None:
             return
         except BlockingIOError:
             pass  # its queue of clients is full: somebody is there
-    raise ControlError(
-        f"{path}: another ftfw answers here; end it first, or set control.socket to another path"
-    )
+    raise ControlError(f"{path}: another ftfw answers here; end it first, or set control.socket to another path")
 
 
 def _bind(path: Path) -> socket.socket:
@@ -247,9 +235,7 @@ def _bind(path: Path) -> socket.socket:
         listener.listen(CLIENTS_MAX)
     except OSError as error:
         listener.close()
-        raise ControlError(
-            f"{path}: cannot make the control socket: {error.strerror}; set control.socket"
-        ) from None
+        raise ControlError(f"{path}: cannot make the control socket: {error.strerror}; set control.socket") from None
     return listener
 
 

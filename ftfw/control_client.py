@@ -49,9 +49,7 @@ def call(
                     if on_progress is not None:
                         on_progress(content)
         except TimeoutError:
-            message = (
-                f"{path}: no answer for {SILENCE_MAX_S:.0f} s; the daemon hangs: see its log, restart it"
-            )
+            message = f"{path}: no answer for {SILENCE_MAX_S:.0f} s; the daemon hangs: see its log, restart it"
             raise ControlError(message) from None
         except OSError as error:
             raise ControlError(f"{path}: {error.strerror}; see the daemon's log") from None

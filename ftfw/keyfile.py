@@ -22,9 +22,7 @@ def generate(path: Path) -> None:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
-        raise KeyFileError(
-            f"{path}: exists and is not overwritten; name another file, or move it away"
-        ) from None
+        raise KeyFileError(f"{path}: exists and is not overwritten; name another file, or move it away") from None
     except OSError as error:
         raise KeyFileError(
             f"{path}: cannot be made: {error.strerror}; name a file in a directory you may write"
@@ -49,9 +47,7 @@ def read(path: Path) -> bytes:
             f"{path}: no such file; make a key with `ftfw keygen {path}` and copy it to the other nodes"
         ) from None
     except OSError as error:
-        raise KeyFileError(
-            f"{path}: cannot be read: {error.strerror}; run ftfw as the file's owner or root"
-        ) from None
+        raise KeyFileError(f"{path}: cannot be read: {error.strerror}; run ftfw as the file's owner or root") from None
     try:
         _check_status(path, os.fstat(descriptor))
         content = os.read(descriptor, FILE_LENGTH_MAX)
@@ -76,6 +72,4 @@ def _check_status(path: Path, status: os.stat_result) -> None:
     if mode & 0o077:
         raise KeyFileError(f"{path}: mode {mode:04o} lets others at the key; `chmod 600 {path}`")
     if status.st_uid not in {0, os.geteuid()}:
-        raise KeyFileError(
-            f"{path}: belongs to user {status.st_uid}, who could change it; `chown root {path}`"
-        )
+        raise KeyFileError(f"{path}: belongs to user {status.st_uid}, who could change it; `chown root {path}`")

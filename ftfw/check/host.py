@@ -109,9 +109,7 @@ def check_helpers(context: Context) -> Iterator[Finding]:
         yield ok("helpers", f"this kernel has {', '.join(there)}")
     if missing:
         found = f"this kernel has no {', '.join(missing)}: flows with such a helper are taken over without it"
-        remedy = (
-            "install the kernel's full set of modules, or name the helpers you use in replicate.expectations"
-        )
+        remedy = "install the kernel's full set of modules, or name the helpers you use in replicate.expectations"
         yield warning("helpers", found, remedy) if wanted is True else problem("helpers", found, remedy)
 
 

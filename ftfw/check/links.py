@@ -10,9 +10,7 @@ from ftfw.check.finding import Context, Finding, ok, problem, warning
 from ftfw.config import ConfigError, Link, MulticastLink, require_complete
 
 PEER_SILENT_S = 3.0
-PORT_REMEDY = (
-    "see that the other node runs, has the same key and link, and that UDP or TCP port {port} is let in"
-)
+PORT_REMEDY = "see that the other node runs, has the same key and link, and that UDP or TCP port {port} is let in"
 
 
 def check_config(context: Context) -> Iterator[Finding]:
@@ -107,18 +105,12 @@ def check_daemon(context: Context) -> Iterator[Finding]:
     if status is None:
         return
     if status.get("conflict"):
-        yield problem(
-            "roles", "this node and a peer are both active", "`ftfw demote` on the one without the addresses"
-        )
+        yield problem("roles", "this node and a peer are both active", "`ftfw demote` on the one without the addresses")
     if status.get("role") == "backup" and not status.get("synced"):
         yield warning("sync", "this node does not hold all that the active has", "wait, or `ftfw resync`")
-    dropped = {
-        reason: count for reason, count in (status.get("link") or {}).get("dropped", {}).items() if count
-    }
+    dropped = {reason: count for reason, count in (status.get("link") or {}).get("dropped", {}).items() if count}
     if dropped:
         counts = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
         yield warning("links", f"frames were dropped: {counts}", "the reasons are told in docs/commands.md")
     if overruns := (status.get("kernel") or {}).get("overruns"):
-        yield warning(
-            "events", f"the kernel dropped events {overruns} times", "raise kernel.event_buffer_bytes"
-        )
+        yield warning("events", f"the kernel dropped events {overruns} times", "raise kernel.event_buffer_bytes")

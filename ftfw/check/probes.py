@@ -114,9 +114,7 @@ def helper_works(name: str) -> bool:
     helper = f'{{ type "{name}" protocol {HELPERS[name]}; }}'
     rules = f"add table ip ftfw-check\nadd ct helper ip ftfw-check it {helper}\n"
     command = ["nft", "-c", "-f", "-"]
-    done = subprocess.run(
-        command, input=rules.encode(), capture_output=True, timeout=NFT_TIMEOUT_S, check=False
-    )
+    done = subprocess.run(command, input=rules.encode(), capture_output=True, timeout=NFT_TIMEOUT_S, check=False)
     return done.returncode == 0
 
 
@@ -132,9 +130,7 @@ def loaded_modules() -> frozenset[str]:
 def kernel_version() -> tuple[int, int, int]:
     """Return the kernel's version, with the stable release that a distribution builds from if it says so."""
     names = os.uname()
-    stable = re.search(r"\b(\d+)\.(\d+)\.(\d+)", names.version) or re.match(
-        r"(\d+)\.(\d+)(?:\.(\d+))?", names.release
-    )
+    stable = re.search(r"\b(\d+)\.(\d+)\.(\d+)", names.version) or re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", names.release)
     if stable is None:
         return 0, 0, 0
     major, minor, patch = (int(part or 0) for part in stable.groups())

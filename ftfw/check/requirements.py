@@ -61,9 +61,7 @@ def ensure_events_mode() -> int:
     name = f"net.netfilter.{EVENTS.name}"
     old = probes.sysctl(EVENTS.name)
     if old is None:
-        raise RequirementError(
-            "this kernel makes no conntrack events; use one with CONFIG_NF_CONNTRACK_EVENTS"
-        )
+        raise RequirementError("this kernel makes no conntrack events; use one with CONFIG_NF_CONNTRACK_EVENTS")
     if old != EVENTS_ALWAYS:
         try:
             EVENTS.write_text(f"{EVENTS_ALWAYS}\n")

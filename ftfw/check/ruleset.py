@@ -47,9 +47,7 @@ class Ruleset:
 
     def mentions_gre(self) -> bool:
         """Whether a rule or a helper is about GRE."""
-        rights = (
-            _values(mapping["match"].get("right")) for mapping in self._mappings() if "match" in mapping
-        )
+        rights = (_values(mapping["match"].get("right")) for mapping in self._mappings() if "match" in mapping)
         helpers = (thing.get("ct helper", {}).get("type") for thing in self.objects)
         return any(not GRE.isdisjoint(values) for values in rights) or "pptp" in helpers
 
@@ -61,9 +59,7 @@ class Ruleset:
             if chain.get("policy") == "drop":
                 return True
             if any(
-                _drops_invalid(rule)
-                for reached in self._reachable(chain_id)
-                for rule in self.rules.get(reached, ())
+                _drops_invalid(rule) for reached in self._reachable(chain_id) for rule in self.rules.get(reached, ())
             ):
                 return True
         return False

@@ -25,9 +25,7 @@ BIG_FILE_BLOCKS = 8192
 class Agent:
     """Carries out commands one after the other; flows run on in the background nursery."""
 
-    def __init__(
-        self, host: str, nursery: trio.Nursery, send: Callable[[wire.Message], Awaitable[None]]
-    ) -> None:
+    def __init__(self, host: str, nursery: trio.Nursery, send: Callable[[wire.Message], Awaitable[None]]) -> None:
         self._host = host
         self._nursery = nursery
         self._send = send

@@ -18,12 +18,8 @@ MODES = ("warm", "hot")
 
 @click.command()
 @click.option("--mode", type=click.Choice(MODES), help="Standby mode; both, one after the other, by default.")
-@click.option(
-    "--daemon", type=click.Choice(list(DAEMONS)), default="ftfw", show_default=True, help="Who replicates."
-)
-@click.option(
-    "--only", metavar="PATTERN", default="*", help="Only flows with such names, for example 'ftp-*'."
-)
+@click.option("--daemon", type=click.Choice(list(DAEMONS)), default="ftfw", show_default=True, help="Who replicates.")
+@click.option("--only", metavar="PATTERN", default="*", help="Only flows with such names, for example 'ftp-*'.")
 @click.option("--json", "as_data", is_flag=True, help="Print JSON at the end instead of the table.")
 @click.option("--keep", is_flag=True, help="Leave the lab standing after the last run, until Ctrl-C.")
 def lab(mode: str | None, daemon: str, only: str, as_data: bool, keep: bool) -> None:

@@ -28,9 +28,7 @@ OUTSIDER4, OUTSIDER6 = "198.51.100.90", "2001:db8:2::90"
 # Interface → addresses with prefix length, per host.
 ADDRESSES: dict[str, dict[str, tuple[str, ...]]] = {
     CLIENT: {
-        LAN: tuple(
-            f"{address}/24" for address in (PLAIN4, SNAT4, ZONED4, HALF_ZONED4, MARKED4, CALLER4, PUBLISHED4)
-        )
+        LAN: tuple(f"{address}/24" for address in (PLAIN4, SNAT4, ZONED4, HALF_ZONED4, MARKED4, CALLER4, PUBLISHED4))
         + tuple(f"{address}/64" for address in (PLAIN6, SNAT6, PUBLISHED6)),
     },
     SERVER: {WAN: (f"{SERVER4}/24", f"{OUTSIDER4}/24", f"{SERVER6}/64", f"{OUTSIDER6}/64")},

@@ -131,9 +131,7 @@ class ExtendedActive(Active):
 class Ftp(Flow):
     """A control connection that opens a data connection after the takeover."""
 
-    def __init__(
-        self, name: str, title: str, *, source: str, destination: str, near: str, way: type[Data]
-    ) -> None:
+    def __init__(self, name: str, title: str, *, source: str, destination: str, near: str, way: type[Data]) -> None:
         super().__init__(name, title)
         self.near = near
         self._ends = source, destination

@@ -51,8 +51,6 @@ PATHS = (
 def flows() -> list[Flow]:
     """Return one flow per path."""
     return [
-        ServerFirst(
-            f"udp-{path}", f"UDP, server speaks first, {words}", source=source, destination=destination
-        )
+        ServerFirst(f"udp-{path}", f"UDP, server speaks first, {words}", source=source, destination=destination)
         for path, words, source, destination in PATHS
     ]

@@ -1,0 +1,165 @@
+"""The bodies of frames: msgpack arrays whose first element is the type.  Pure."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgpack
+import zstandard
+
+HEARTBEAT: Final = 1
+EVENTS: Final = 2
+SNAPSHOT_BEGIN: Final = 3
+SNAPSHOT_PART: Final = 4
+SNAPSHOT_END: Final = 5
+ACK: Final = 6
+RESYNC: Final = 7
+
+UNPACKED_MAX: Final = 1 << 20  # bytes of one frame's messages, unpacked: far above what an MTU of 65535 can hold
+STORED: Final = 0
+ZSTD: Final = 1
+FRAMING: Final = 24  # bytes that type, sequence, codec and length take at most around a blob
+
+
+class BodyError(ValueError):
+    """A body that is none of ours; `reason` is what it is counted under."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heartbeat:
+    """I am here: who, in which role, how far the stream is."""
+
+    name: str
+    role: str
+    byte_order: str
+    sequence: int  # of the last stream frame sent; 0 on a backup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stream:
+    """A numbered frame of an active's stream."""
+
+    kind: int  # EVENTS, SNAPSHOT_BEGIN, SNAPSHOT_PART, SNAPSHOT_END
+    sequence: int
+    messages: list[bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ack:
+    """A backup has applied the stream of `epoch` up to `sequence`."""
+
+    name: str
+    epoch: bytes
+    sequence: int
+    synced: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resync:
+    """A backup asks the active of `epoch` for a snapshot."""
+
+    name: str
+    epoch: bytes
+
+
+Message = Heartbeat | Stream | Ack | Resync
+
+
+def heartbeat(name: str, role: str, sequence: int) -> bytes:
+    """Pack a heartbeat."""
+    return _pack([HEARTBEAT, name, role, sys.byteorder, sequence])
+
+
+def stream(kind: int, sequence: int, codec: int, blob: bytes) -> bytes:
+    """Pack a stream frame around a blob from a `Packer`."""
+    return _pack([kind, sequence, codec, blob])
+
+
+def ack(name: str, epoch: bytes, sequence: int, *, synced: bool) -> bytes:
+    """Pack an acknowledgement."""
+    return _pack([ACK, name, epoch, sequence, synced])
+
+
+def resync(name: str, epoch: bytes) -> bytes:
+    """Pack a request for a snapshot."""
+    return _pack([RESYNC, name, epoch])
+
+
+def _pack(fields: list[Any]) -> bytes:
+    packed: bytes = msgpack.packb(fields)
+    return packed
+
+
+class Packer:
+    """Makes blobs of kernel messages that fit a frame; learns how well they compress."""
+
+    def __init__(self, *, limit: int, compress: bool) -> None:
+        self._limit = limit - FRAMING
+        self._compressor = zstandard.ZstdCompressor(level=1, write_checksum=False) if compress else None
+        self._each = 40.0 if compress else 200.0  # bytes a message takes, as learnt so far
+
+    def blobs(self, messages: Sequence[bytes]) -> list[tuple[int, bytes]]:
+        """Codec and blob for each frame that is needed."""
+        packed: list[tuple[int, bytes]] = []
+        start = 0
+        while start < len(messages):
+            count = max(1, min(len(messages) - start, int(self._limit / self._each)))
+            while True:
+                codec, blob = self._blob(messages[start : start + count])
+                if len(blob) <= self._limit or count == 1:
+                    break
+                count = min(count - 1, int(count * 0.95 * self._limit / len(blob)) or 1)
+            if count >= 8:  # small batches compress worse and say little of large ones
+                self._each = max(4.0, 0.8 * self._each + 0.2 * 1.05 * len(blob) / count)
+            packed.append((codec, blob))
+            start += count
+        return packed
+
+    def _blob(self, messages: Sequence[bytes]) -> tuple[int, bytes]:
+        plain: bytes = msgpack.packb(messages)
+        if self._compressor is None:
+            return STORED, plain
+        compressed = self._compressor.compress(plain)
+        return (ZSTD, compressed) if len(compressed) < len(plain) else (STORED, plain)
+
+
+_DECOMPRESSOR: Final = zstandard.ZstdDecompressor()
+
+
+def unpack(body: bytes) -> Message:
+    """The message in an authentic body.  Raises BodyError."""
+    try:
+        fields = msgpack.unpackb(body)
+        match fields:
+            case [2 | 3 | 4 | 5 as kind, int(sequence), int(codec), bytes(blob)]:
+                return Stream(kind=kind, sequence=sequence, messages=_messages(codec, blob))
+            case [1, str(name), str(role), str(byte_order), int(sequence)]:
+                return Heartbeat(name=name, role=role, byte_order=byte_order, sequence=sequence)
+            case [6, str(name), bytes(epoch), int(sequence), bool(synced)]:
+                return Ack(name=name, epoch=epoch, sequence=sequence, synced=synced)
+            case [7, str(name), bytes(epoch)]:
+                return Resync(name=name, epoch=epoch)
+            case [int(kind), *_] if kind not in range(1, 8):
+                raise BodyError("unknown_type")
+            case _:
+                raise BodyError("malformed")
+    except BodyError:
+        raise
+    except Exception as error:  # msgpack and zstandard raise a family of their own each
+        raise BodyError("malformed") from error
+
+
+def _messages(codec: int, blob: bytes) -> list[bytes]:
+    if codec == ZSTD:
+        blob = _DECOMPRESSOR.decompress(blob, max_output_size=UNPACKED_MAX, allow_extra_data=False)
+    elif codec != STORED:
+        raise BodyError("unknown_codec")
+    messages = msgpack.unpackb(blob) if blob else []
+    if not isinstance(messages, list) or not all(isinstance(m, bytes) for m in messages):
+        raise BodyError("malformed")
+    return messages
