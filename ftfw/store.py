@@ -96,7 +96,7 @@ class Store:
         self._hold(key, entry.overlay(old, parsed.kind, parsed.attributes, self.dropped))
 
     def _hold(self, key: bytes, value: bytes) -> None:
-        if entry.is_plain(value):
+        if entry.is_plain(key, value):
             if key in self.rich:
                 self._remove(key)
             self.plain[key] = value

@@ -13,7 +13,7 @@ from enum import Enum, auto
 from typing import Final
 
 from . import uapi
-from .attributes import BODY, MESSAGE, MESSAGE_SIZE, MalformedError, nest, nested, pack, payload, split, text
+from .attributes import BODY, MESSAGE, MESSAGE_SIZE, MalformedError, nest, nested, number, pack, payload, split, text
 from .layout import EVENT_NEW
 
 # The first five stand as an event of a plain flow has them, so that its bytes are a value as they are.
@@ -149,9 +149,20 @@ def under(snapshot: bytes, live: bytes) -> bytes:
     return b"".join([merged[kind] for kind in ORDER if kind in merged])
 
 
-def is_plain(value: bytes) -> bool:
+def is_plain(key: bytes, value: bytes) -> bool:
     """Whether a plain event of this flow says everything that `value` says: its bytes may replace it."""
-    return split(value).keys() <= _PLAIN
+    return split(value).keys() <= _PLAIN and not is_gre(key)
+
+
+def is_gre(key: bytes) -> bool:
+    """Whether the flow is GRE, which takes some care to keep alive."""
+    return protocol_of(key) == uapi.IPPROTO_GRE
+
+
+def protocol_of(key: bytes) -> int:
+    """The protocol number in a key."""
+    protocol = nested(nested(key)[uapi.CTA_TUPLE_PROTO])
+    return number(protocol[uapi.CTA_PROTO_NUM])
 
 
 _PLAIN: Final = frozenset(ORDER[:6])
@@ -167,6 +178,22 @@ def has_helper(value: bytes) -> bool:
     return uapi.CTA_HELP in split(value)
 
 
+def has_master(value: bytes) -> bool:
+    """Whether the flow was expected by another."""
+    return uapi.CTA_TUPLE_MASTER in split(value)
+
+
+def timeout_of(attributes: dict[int, bytes]) -> int:
+    """Seconds until the entry runs out; 0 if that is not told."""
+    return number(attributes[uapi.CTA_TIMEOUT]) if uapi.CTA_TIMEOUT in attributes else 0
+
+
+def packets_of(attributes: dict[int, bytes]) -> int:
+    """Packets of both directions; 0 if the entry does not count."""
+    counters = [attributes[kind] for kind in (uapi.CTA_COUNTERS_ORIG, uapi.CTA_COUNTERS_REPLY) if kind in attributes]
+    return sum(number(nested(each)[uapi.CTA_COUNTERS_PACKETS]) for each in counters)
+
+
 def tuple_of(key: bytes) -> bytes:
     """The original tuple of a key as expectations name their master by: without any zone."""
     original = nested(split(key)[uapi.CTA_TUPLE_ORIG])
@@ -180,6 +207,12 @@ def zone_of(key: bytes) -> bytes:
         return attributes[uapi.CTA_ZONE]
     zone = nested(attributes[uapi.CTA_TUPLE_ORIG]).get(uapi.CTA_TUPLE_ZONE)
     return b"" if zone is None else pack(uapi.CTA_ZONE, payload(zone))
+
+
+def master_key(key: bytes, master: bytes) -> bytes:
+    """The key of the master that CTA_TUPLE_MASTER names, in its child's zone (ctnetlink looks nowhere else)."""
+    zone = split(key).get(uapi.CTA_ZONE, b"")
+    return pack(uapi.CTA_TUPLE_ORIG | uapi.NLA_F_NESTED, payload(master)) + zone
 
 
 def helper_of(attributes: dict[int, bytes]) -> str | None:

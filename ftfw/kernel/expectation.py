@@ -9,7 +9,7 @@ The zone is in no message of the kernel (ctnetlink_exp_dump_expect); it is the m
 from typing import Final
 
 from . import uapi
-from .attributes import MalformedError, message, nested, number, pack, payload, split, text, u32
+from .attributes import HEADER, MalformedError, message, nested, number, pack, payload, split, text, u32
 from .rewrite import PINNED_S
 
 KEY: Final = (uapi.CTA_EXPECT_TUPLE, uapi.CTA_EXPECT_MASK, uapi.CTA_EXPECT_MASTER)
@@ -32,6 +32,11 @@ def key_of(attributes: dict[int, bytes]) -> bytes:
         return b"".join([attributes[kind] for kind in KEY])
     except KeyError as missing:
         raise MalformedError(f"an expectation without attribute {missing}") from None
+
+
+def is_key(key: bytes) -> bool:
+    """Whether a key is an expectation's, and not a flow's."""
+    return int(HEADER.unpack_from(key)[1]) & uapi.NLA_TYPE_MASK == uapi.CTA_EXPECT_TUPLE
 
 
 def value_of(attributes: dict[int, bytes]) -> bytes:

@@ -13,9 +13,9 @@ from typing import TypeVar
 
 import trio
 
-from . import expectation, rewrite, uapi
-from .attributes import BODY, HEADER, message, payload, split
-from .entry import family_of, helper_of, key_of
+from . import entry, expectation, rewrite, uapi
+from .attributes import BODY, message, split
+from .entry import family_of, helper_of
 from .netlink import RequestSocket, errno_name
 from .rewrite import Creator, Timeouts
 
@@ -168,11 +168,12 @@ class Injector:
 
     def get(self, keys: list[bytes]) -> dict[bytes, dict[int, bytes]]:
         """What the kernel has under these keys: key → attributes."""
-        requests = [
-            message(uapi.CT_GET, uapi.NLM_F_REQUEST, family_of(key), key, index) for index, key in enumerate(keys)
-        ]
-        answers = self._requests.get(b"".join(requests))
+        answers = self._requests.get(_gets(keys))
         return {keys[index]: split(answer, BODY) for index, answer in answers.items()}
+
+    def read(self, keys: list[bytes]) -> list[bytes]:
+        """The messages with which the kernel answers when asked for these flows; those it lacks are left out."""
+        return list(self._requests.get(_gets(keys)).values())
 
     async def delete(self, keys: Iterable[bytes], outcome: Outcome) -> None:
         """Delete flows; one that is gone already is no failure."""
@@ -241,14 +242,13 @@ def in_order(related: Iterable[Flow]) -> Iterator[Flow]:
 
 
 def _master_key(key: bytes, value: bytes) -> bytes | None:
-    """The key of the master that `value` names; masters are looked up in the child's zone."""
-    attributes = split(value)
-    if uapi.CTA_TUPLE_MASTER not in attributes:
-        return None
-    tuple_ = payload(attributes[uapi.CTA_TUPLE_MASTER])
-    original = HEADER.pack(4 + len(tuple_), uapi.CTA_TUPLE_ORIG | uapi.NLA_F_NESTED) + tuple_
-    zone = split(key).get(uapi.CTA_ZONE)
-    return key_of({uapi.CTA_TUPLE_ORIG: original} | ({uapi.CTA_ZONE: zone} if zone else {}))
+    """The key of the master that `value` names."""
+    master = split(value).get(uapi.CTA_TUPLE_MASTER)
+    return None if master is None else entry.master_key(key, master)
+
+
+def _gets(keys: list[bytes]) -> bytes:
+    return b"".join(message(uapi.CT_GET, uapi.NLM_F_REQUEST, family_of(key), key, i) for i, key in enumerate(keys))
 
 
 def _delete(key: bytes, sequence: int = 0) -> bytes:

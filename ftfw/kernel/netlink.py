@@ -8,7 +8,7 @@ import ctypes
 import errno
 import socket
 import struct
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 
 import trio
 
@@ -105,11 +105,20 @@ class EventSocket:
         self._socket.close()
 
 
-async def dump(kind: int) -> AsyncIterator[list[bytes]]:
-    """The kernel's entries (`kind` CT_GET) or expectations (EXP_GET), a list for each datagram.
+def dump_flows() -> AsyncGenerator[list[bytes], None]:
+    """The kernel's conntrack entries, a list for each datagram.
 
     Consistent per hash bucket only: subscribe to events first, then dump.
     """
+    return _dump(uapi.CT_GET)
+
+
+def dump_expectations() -> AsyncGenerator[list[bytes], None]:
+    """The kernel's expectations, likewise."""
+    return _dump(uapi.EXP_GET)
+
+
+async def _dump(kind: int) -> AsyncGenerator[list[bytes], None]:
     with _open() as reader:
         reader.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, REQUEST_BUFFER)
         reader.bind((0, 0))
@@ -158,7 +167,7 @@ class RequestSocket:
 
     @property
     def port(self) -> int:
-        """This socket's netlink port id."""
+        """The socket's netlink port id."""
         port: int = self._socket.getsockname()[0]
         return port
 

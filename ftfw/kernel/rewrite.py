@@ -20,7 +20,7 @@ from typing import Final
 
 from . import uapi
 from .attributes import BODY, HEADER, MESSAGE, nest, nested, number, pack, payload, split, u8, u32
-from .entry import family_of, helper_of
+from .entry import family_of, helper_of, protocol_of
 
 CREATE: Final = uapi.NLM_F_REQUEST | uapi.NLM_F_CREATE | uapi.NLM_F_EXCL
 UPDATE: Final = uapi.NLM_F_REQUEST
@@ -35,7 +35,7 @@ FALLBACK_TIMEOUT_S: Final = 600  # the generic protocol's own default (nf_conntr
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """This host's timeouts in seconds for the states whose entries are refreshed without an event."""
+    """A host's timeouts in seconds for the states whose entries are refreshed without an event."""
 
     tcp_established: int = 432000
     udp: int = 30
@@ -145,12 +145,6 @@ def replaceable(value: bytes, found: Mapping[int, bytes]) -> bool:
     return attributes[uapi.CTA_TUPLE_REPLY] == found.get(uapi.CTA_TUPLE_REPLY) and helper_of(attributes) == helper_of(
         dict(found)
     )
-
-
-def protocol_of(key: bytes) -> int:
-    """The protocol number in a key."""
-    address_end = 36 if family_of(key) == uapi.AF_INET else 60
-    return key[address_end - 4]
 
 
 class _Ends:

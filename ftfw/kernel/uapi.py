@@ -116,6 +116,8 @@ CTA_SYNPROXY_TSOFF: Final = 3
 CTA_HELP_NAME: Final = 1
 CTA_HELP_INFO: Final = 2
 
+CTA_COUNTERS_PACKETS: Final = 1
+
 # enum ctattr_expect, ctattr_expect_nat
 CTA_EXPECT_MASTER: Final = 1
 CTA_EXPECT_TUPLE: Final = 2

@@ -48,6 +48,13 @@ class Backup:
         self._heard_at = now
         self.was_synced = self.synced(now)
 
+    def unfollow(self) -> None:
+        """The active that is followed is active no more: the next one need not wait until it counts as lost."""
+        if self.store.in_snapshot:
+            self.store.abort_snapshot()
+        self.epoch = None
+        self._complete = False
+
     def _follow(self, epoch: bytes, now: float) -> None:
         if self.store.in_snapshot:
             self.store.abort_snapshot()

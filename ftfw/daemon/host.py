@@ -1,0 +1,63 @@
+"""What the daemon reads of its host: addresses, and the kernel's timeouts."""
+
+import logging
+import socket
+from collections.abc import Callable
+from ipaddress import ip_address
+from pathlib import Path
+
+import trio
+from pyroute2 import IPRoute
+
+from ftfw.kernel.rewrite import Timeouts
+
+log = logging.getLogger(__name__)
+
+SYSCTLS = Path("/proc/sys/net/netfilter")
+RTMGRP_IPV4_IFADDR = 0x10
+RTMGRP_IPV6_IFADDR = 0x100
+
+_TIMEOUTS = {
+    "tcp_established": "nf_conntrack_tcp_timeout_established",
+    "udp": "nf_conntrack_udp_timeout",
+    "udp_stream": "nf_conntrack_udp_timeout_stream",
+    "icmp": "nf_conntrack_icmp_timeout",
+    "icmpv6": "nf_conntrack_icmpv6_timeout",
+    "gre": "nf_conntrack_gre_timeout",
+    "gre_stream": "nf_conntrack_gre_timeout_stream",
+    "sctp_established": "nf_conntrack_sctp_timeout_established",
+    "generic": "nf_conntrack_generic_timeout",
+}
+
+
+def timeouts() -> Timeouts:
+    """This host's timeouts; the kernel's defaults for those that it does not tell."""
+    told = {}
+    for name, sysctl in _TIMEOUTS.items():
+        path = SYSCTLS / sysctl
+        if path.exists():
+            told[name] = int(path.read_text())
+    return Timeouts(**told)
+
+
+def addresses() -> frozenset[bytes]:
+    """All addresses of this host, packed."""
+    with IPRoute() as route:
+        found = [message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS") for message in route.get_addr()]
+    return frozenset(ip_address(address).packed for address in found if address)
+
+
+async def watch_addresses(changed: Callable[[frozenset[bytes]], None]) -> None:
+    """Tell `changed` about this host's addresses, now and whenever they change."""
+    family, kind = socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC
+    with socket.socket(family, kind, socket.NETLINK_ROUTE) as watcher:
+        watcher.setblocking(False)
+        watcher.bind((0, RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR))
+        while True:
+            changed(await trio.to_thread.run_sync(addresses))
+            await trio.lowlevel.wait_readable(watcher)
+            try:
+                while True:
+                    watcher.recv(1 << 16)
+            except OSError:
+                pass  # emptied, or overrun: either way the addresses are read again

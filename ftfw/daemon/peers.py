@@ -1,0 +1,59 @@
+"""Who else is there, in which role, and whether that is a conflict.  Pure: time is an argument."""
+
+import logging
+import sys
+from dataclasses import dataclass
+
+from ftfw.replication.messages import Heartbeat
+
+log = logging.getLogger(__name__)
+
+LOST_S = 3.0  # unheard for so long: not counted as there
+
+
+@dataclass(slots=True)
+class Peer:
+    """Another node, as last heard."""
+
+    name: str
+    role: str
+    epoch: bytes
+    heard_at: float
+
+
+class Peers:
+    """All other nodes that were heard."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, Peer] = {}
+        self._shouted = False
+
+    def hear(self, name: str, role: str, epoch: bytes, now: float) -> None:
+        """A node has shown itself."""
+        self.known[name] = Peer(name, role, epoch, now)
+
+    def fits(self, heartbeat: Heartbeat) -> bool:
+        """Whether the node has this one's byte order: kernel attributes travel as they are."""
+        if heartbeat.byte_order == sys.byteorder:
+            return True
+        if heartbeat.name not in self.known:
+            log.error(
+                "%s is a %s-endian machine and this one is %s-endian; they cannot replicate to each other",
+                heartbeat.name,
+                heartbeat.byte_order,
+                sys.byteorder,
+            )
+        return False
+
+    def conflict(self, own_role: str, now: float) -> bool:
+        """Whether more than one node is active; shouted once each time it begins."""
+        rivals = [peer.name for peer in self.known.values() if peer.role == "active" and now - peer.heard_at < LOST_S]
+        found = len(rivals) + (own_role == "active") > 1
+        if found and not self._shouted:
+            log.error(
+                "conflict: %s active%s; demote all but one (`ftfw demote`)",
+                " and ".join(sorted(rivals)) + (" is" if len(rivals) == 1 else " are"),
+                " as well as this node" if own_role == "active" else "",
+            )
+        self._shouted = found
+        return found

@@ -1,0 +1,66 @@
+"""What a backup does besides listening: acknowledges, keeps a hot kernel in step, cleans up after being active."""
+
+import logging
+
+import trio
+
+from ftfw.daemon import takeover
+from ftfw.daemon.wire import Wire
+from ftfw.kernel.inject import Injector, Outcome
+from ftfw.kernel.select import Selector
+from ftfw.replication.backup import Backup
+from ftfw.store import Store
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.005
+REPIN_S = 86400.0  # a fourteenth of the time for which timers are pinned
+
+
+class Standby:
+    """The backup's work, until cancelled."""
+
+    def __init__(
+        self, *, backup: Backup, store: Store, hot: bool, injector: Injector, selector: Selector, wire: Wire
+    ) -> None:
+        self.backup = backup
+        self.store = store
+        self.outcome = Outcome()
+        self._hot = hot
+        self._injector = injector
+        self._selector = selector
+        self._wire = wire
+        self._purged = False
+
+    async def run(self) -> None:
+        """Tick until cancelled."""
+        repin_at = trio.current_time() + REPIN_S
+        while True:
+            self.send()
+            if self._hot:
+                await takeover.follow(self.store, self._injector, self.outcome)
+            if self.backup.complete and not self._purged:
+                await self._purge()
+            if self._hot and trio.current_time() >= repin_at:
+                repin_at = trio.current_time() + REPIN_S
+                await takeover.repin(self.store, self._injector)
+            await trio.sleep(TICK_S)
+
+    def send(self) -> None:
+        """Put what the protocol has to say on the wire."""
+        self.backup.tick(trio.current_time())
+        self._wire.send(self.backup.outgoing)
+
+    async def after_batch(self) -> None:
+        """Acknowledgements do not wait for the next tick when frames come thick."""
+        self._wire.send(self.backup.outgoing)
+        await trio.lowlevel.checkpoint()
+
+    async def _purge(self) -> None:
+        gone = await takeover.purge(self.store, self._injector, self._selector, keep_held=self._hot)
+        self._purged = True
+        log.info(
+            "the active's snapshot is in: %d flows held; %d entries that were left in this kernel are gone",
+            self.store.flow_count(),
+            gone,
+        )

@@ -1,0 +1,119 @@
+"""What an active does: kernel events → selection → stream; snapshots when a backup needs one."""
+
+import logging
+from collections import Counter
+from contextlib import aclosing
+
+import trio
+
+from ftfw.daemon.wire import Wire
+from ftfw.kernel import entry
+from ftfw.kernel.inject import Injector
+from ftfw.kernel.netlink import EventSocket, OverrunError, dump_expectations, dump_flows
+from ftfw.kernel.select import Selector
+from ftfw.replication.active import Active
+
+log = logging.getLogger(__name__)
+
+GATHER_S = 0.003  # events are gathered for so long: system calls and frames are paid per batch
+DRAIN_MAX = 4096  # events taken between two checkpoints: a few milliseconds
+TICK_S = 0.02
+WINDOW_POLL_S = 0.002
+HINTS_PER_REQUEST = 128
+
+
+class Streaming:
+    """The active's work, from subscription to cancellation."""
+
+    def __init__(
+        self,
+        *,
+        active: Active,
+        events: EventSocket,
+        selector: Selector,
+        injector: Injector,
+        wire: Wire,
+        counts: Counter[str],
+    ) -> None:
+        self.active = active
+        self._events = events
+        self._selector = selector
+        self._injector = injector
+        self._wire = wire
+        self._counts = counts  # events, overruns
+        self._snapshot_begun = False
+
+    async def run(self) -> None:
+        """Stream until cancelled."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._follow_events)
+                nursery.start_soon(self._keep_time, nursery)
+        finally:
+            self._events.close()
+
+    def send(self) -> None:
+        """Put what the protocol has to say on the wire."""
+        self._wire.send(self.active.outgoing)
+
+    async def _follow_events(self) -> None:
+        while True:
+            await self._events.wait()
+            await trio.sleep(GATHER_S)
+            while await self._take_batch():
+                pass
+
+    async def _take_batch(self) -> bool:
+        """Stream a batch of events; whether more are waiting."""
+        try:
+            found = self._events.drain(DRAIN_MAX)
+        except OverrunError:
+            self._counts["overruns"] += 1
+            log.warning(
+                "the kernel had more events than kernel.event_buffer_bytes holds; a snapshot makes up for what was lost"
+            )
+            self.active.snapshot_wanted = True
+            return True
+        self._counts["events"] += len(found)
+        selected = self._selector.select(found)
+        self.active.offer(selected.messages, trio.current_time())
+        self.send()
+        if selected.hints:
+            await self._answer_hints(list(selected.hints))
+        await trio.lowlevel.checkpoint()
+        return len(found) == DRAIN_MAX
+
+    async def _answer_hints(self, keys: list[bytes]) -> None:
+        """Read flows that changed without an event, and stream all there is of them."""
+        for start in range(0, len(keys), HINTS_PER_REQUEST):
+            found = self._injector.read(keys[start : start + HINTS_PER_REQUEST])
+            selected = self._selector.select(map(entry.as_full, found))
+            self.active.offer(selected.messages, trio.current_time())
+            self.send()
+            await trio.lowlevel.checkpoint()
+
+    async def _keep_time(self, nursery: trio.Nursery) -> None:
+        while True:
+            now = trio.current_time()
+            self.active.tick(now)
+            self.send()
+            if self.active.snapshot_wanted and not self._snapshot_begun and self.active.live(now):
+                self._snapshot_begun = True
+                nursery.start_soon(self._snapshot)
+            await trio.sleep(TICK_S)
+
+    async def _snapshot(self) -> None:
+        """Stream the whole table: flows first, then expectations."""
+        self.active.begin_snapshot(trio.current_time())
+        self.send()
+        for dump in (dump_flows, dump_expectations):
+            async with aclosing(dump()) as batches:
+                async for batch in batches:
+                    selected = self._selector.select(map(entry.as_full, batch))
+                    while not self.active.may_snapshot(trio.current_time()):
+                        await trio.sleep(WINDOW_POLL_S)
+                    self.active.add_snapshot(selected.messages, trio.current_time())
+                    self.send()
+        self.active.end_snapshot(trio.current_time())
+        self.send()
+        self._snapshot_begun = False
