@@ -6,7 +6,8 @@ ctnetlink_change_conntrack in net/netfilter/nf_conntrack_netlink.c):
 - NAT: a created entry gets the reply tuple as the plain inverse of the original, and the translation as CTA_NAT_SRC
   and CTA_NAT_DST; an already translated reply tuple is accepted and then leaves packets untranslated.
 - TCP flags are reported with mask 0 and would be ignored; the mask becomes 0xff.  Window tracking cannot be restored,
-  so both directions get IP_CT_TCP_FLAG_BE_LIBERAL.
+  so both directions get IP_CT_TCP_FLAG_BE_LIBERAL.  MAXACK_SET goes: it vouches for td_maxack, which is 0 in a created
+  entry, and half of all RSTs would count as invalid (nf_conntrack_tcp_packet, TCP_CONNTRACK_CLOSE).
 - Status: EXPECTED only on updates of entries whose master was found; never DYING or an offload bit; always CONFIRMED.
 - GRE: its timeouts are zero in a created entry, so that only FIXED_TIMEOUT keeps it alive.
 - pptp: a NATed control entry with its helper makes the kernel drop every control message; it goes without.
@@ -234,7 +235,7 @@ def _protoinfo(attributes: dict[int, bytes], protocol: int) -> bytes:
         if kind in tcp:
             fields.append(tcp[kind])
     for kind in (uapi.CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, uapi.CTA_PROTOINFO_TCP_FLAGS_REPLY):
-        flags = payload(tcp[kind])[0] if kind in tcp else 0
+        flags = payload(tcp[kind])[0] & ~uapi.TCP_FLAGS_SILENT if kind in tcp else 0
         fields.append(pack(kind, bytes((flags | uapi.IP_CT_TCP_FLAG_BE_LIBERAL, 0xFF))))
     return nest(uapi.CTA_PROTOINFO, [nest(uapi.CTA_PROTOINFO_TCP, fields)])
 
