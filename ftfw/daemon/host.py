@@ -31,7 +31,7 @@ _TIMEOUTS = {
 
 
 def timeouts() -> Timeouts:
-    """This host's timeouts; the kernel's defaults for those that it does not tell."""
+    """The timeouts of this host; the kernel's defaults for those that it does not tell."""
     told = {}
     for name, sysctl in _TIMEOUTS.items():
         path = SYSCTLS / sysctl

@@ -270,7 +270,7 @@ class Node:
             self._peers.hear(message.name, "backup", epoch, now)
         if self._streaming is not None:
             if not isinstance(message, Stream) and not (isinstance(message, Heartbeat) and message.role == "active"):
-                self._streaming.active.receive(message, now)
+                self._streaming.receive(message, now)
         elif self._standby is not None:
             self._follow(self._standby.backup, epoch, message, now)
 

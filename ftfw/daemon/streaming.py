@@ -12,13 +12,14 @@ from ftfw.kernel.inject import Injector
 from ftfw.kernel.netlink import EventSocket, OverrunError, dump_expectations, dump_flows
 from ftfw.kernel.select import Selector
 from ftfw.replication.active import Active
+from ftfw.replication.messages import Ack, Heartbeat, Resync
 
 log = logging.getLogger(__name__)
 
 GATHER_S = 0.003  # events are gathered for so long: system calls and frames are paid per batch
 DRAIN_MAX = 4096  # events taken between two checkpoints: a few milliseconds
 TICK_S = 0.02
-WINDOW_POLL_S = 0.002
+WINDOW_LOOK_S = 0.1  # a backup that vanished sends no acknowledgement that would wake the snapshot
 HINTS_PER_REQUEST = 128
 
 
@@ -42,6 +43,13 @@ class Streaming:
         self._wire = wire
         self._counts = counts  # events, overruns
         self._snapshot_begun = False
+        self._heard = trio.Event()  # replaced whenever a backup has said something
+
+    def receive(self, message: Ack | Resync | Heartbeat, now: float) -> None:
+        """Take in what a backup says."""
+        self.active.receive(message, now)
+        self._heard.set()
+        self._heard = trio.Event()
 
     async def run(self) -> None:
         """Stream until cancelled."""
@@ -111,7 +119,8 @@ class Streaming:
                 async for batch in batches:
                     selected = self._selector.select(map(entry.as_full, batch))
                     while not self.active.may_snapshot(trio.current_time()):
-                        await trio.sleep(WINDOW_POLL_S)
+                        with trio.move_on_after(WINDOW_LOOK_S):
+                            await self._heard.wait()
                     self.active.add_snapshot(selected.messages, trio.current_time())
                     self.send()
         self.active.end_snapshot(trio.current_time())

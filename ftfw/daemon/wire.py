@@ -15,7 +15,7 @@ Receive = Callable[[bytes, Message], None]
 
 
 class Wire:
-    """This node's links under one seal.  Every frame goes to every link."""
+    """A node's links under one seal.  Every frame goes to every link."""
 
     def __init__(self, links: Sequence[Multicast], keys: Sequence[bytes], *, name: str) -> None:
         self.links = links

@@ -231,9 +231,8 @@ def _protoinfo(attributes: dict[int, bytes], protocol: int) -> bytes:
         return held
     tcp = nested(nested(held).get(uapi.CTA_PROTOINFO_TCP, pack(0, b""))) if held else {}
     fields = [u8(uapi.CTA_PROTOINFO_TCP_STATE, tcp_state(held))]
-    for kind in (uapi.CTA_PROTOINFO_TCP_WSCALE_ORIGINAL, uapi.CTA_PROTOINFO_TCP_WSCALE_REPLY):
-        if kind in tcp:
-            fields.append(tcp[kind])
+    scales = (uapi.CTA_PROTOINFO_TCP_WSCALE_ORIGINAL, uapi.CTA_PROTOINFO_TCP_WSCALE_REPLY)
+    fields += [tcp[kind] for kind in scales if kind in tcp]
     for kind in (uapi.CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, uapi.CTA_PROTOINFO_TCP_FLAGS_REPLY):
         flags = payload(tcp[kind])[0] & ~uapi.TCP_FLAGS_SILENT if kind in tcp else 0
         fields.append(pack(kind, bytes((flags | uapi.IP_CT_TCP_FLAG_BE_LIBERAL, 0xFF))))

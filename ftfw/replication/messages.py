@@ -134,24 +134,26 @@ _DECOMPRESSOR: Final = zstandard.ZstdDecompressor()
 def unpack(body: bytes) -> Message:
     """The message in an authentic body.  Raises BodyError."""
     try:
-        fields = msgpack.unpackb(body)
-        match fields:
-            case [2 | 3 | 4 | 5 as kind, int(sequence), int(codec), bytes(blob)]:
-                return Stream(kind=kind, sequence=sequence, messages=_messages(codec, blob))
-            case [1, str(name), str(role), str(byte_order), int(sequence)]:
-                return Heartbeat(name=name, role=role, byte_order=byte_order, sequence=sequence)
-            case [6, str(name), bytes(epoch), int(sequence), bool(synced)]:
-                return Ack(name=name, epoch=epoch, sequence=sequence, synced=synced)
-            case [7, str(name), bytes(epoch)]:
-                return Resync(name=name, epoch=epoch)
-            case [int(kind), *_] if kind not in range(1, 8):
-                raise BodyError("unknown_type")
-            case _:
-                raise BodyError("malformed")
+        return _parse(msgpack.unpackb(body))
     except BodyError:
         raise
     except Exception as error:  # msgpack and zstandard raise a family of their own each
         raise BodyError("malformed") from error
+
+
+def _parse(fields: object) -> Message:
+    match fields:
+        case [2 | 3 | 4 | 5 as kind, int(sequence), int(codec), bytes(blob)]:
+            return Stream(kind=kind, sequence=sequence, messages=_messages(codec, blob))
+        case [1, str(name), str(role), str(byte_order), int(sequence)]:
+            return Heartbeat(name=name, role=role, byte_order=byte_order, sequence=sequence)
+        case [6, str(name), bytes(epoch), int(sequence), bool(synced)]:
+            return Ack(name=name, epoch=epoch, sequence=sequence, synced=synced)
+        case [7, str(name), bytes(epoch)]:
+            return Resync(name=name, epoch=epoch)
+        case [int(kind), *_] if kind not in range(HEARTBEAT, RESYNC + 1):
+            raise BodyError("unknown_type")
+    raise BodyError("malformed")
 
 
 def _messages(codec: int, blob: bytes) -> list[bytes]:
