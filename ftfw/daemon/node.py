@@ -106,6 +106,7 @@ class Node:
         self._standby: Standby | None = None
         self._streaming: Streaming | None = None
         self._last_commit: dict[str, Any] | None = None
+        self._committed: Store | None = None  # between a promotion and what follows it
         self._switching = trio.Lock()
         self._end_role: Callable[[], Awaitable[None]] | None = None
         self._kernel_counts = (float("-inf"), 0, 0)  # when, flows, expectations
@@ -168,7 +169,7 @@ class Node:
         self.role = "backup"
         self._begin(self._standby.run)
 
-    def _begin_active(self, committed: Store | None = None) -> None:
+    def _begin_active(self) -> None:
         self._wire.begin_epoch()
         events = EventSocket(own_port=self._requests.port, buffer_bytes=self._config.kernel.event_buffer_bytes)
         active = Active(
@@ -193,16 +194,20 @@ class Node:
         async def work() -> None:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(streaming.run)
-                if committed is not None:
-                    nursery.start_soon(self._finish_commit, committed)
+                nursery.start_soon(self._finish_commit)
 
         self._begin(work)
 
-    async def _finish_commit(self, committed: Store) -> None:
-        """What need not be done before traffic flows."""
+    async def _finish_commit(self) -> None:
+        """What need not be done before traffic flows; the store is let go then, an active's is the kernel's table."""
+        committed, self._committed = self._committed, None
+        if committed is None:
+            return
         if self._hot:
             await takeover.settle(committed, self._injector, self._selector)
-        await takeover.GreKeeper(committed, self._injector).run()
+        keeper = takeover.GreKeeper(committed, self._injector)
+        del committed
+        await keeper.run()
 
     async def _promote(self, progress: Progress) -> dict[str, Any]:
         async with self._switching:
@@ -227,7 +232,8 @@ class Node:
                 "failed": dict(outcome.failed),
                 "otherwise": dict(outcome.remedied),
             }
-            self._begin_active(standby.store)
+            self._committed = standby.store
+            self._begin_active()
             log.info("%s is active", self._config.node.name)
             return self._change(changed=True, warnings=warnings)
 

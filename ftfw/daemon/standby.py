@@ -38,7 +38,8 @@ class Standby:
         while True:
             self.send()
             if self._hot:
-                await takeover.follow(self.store, self._injector, self.outcome)
+                with trio.CancelScope(shield=True):  # changes that were taken must reach the kernel
+                    await takeover.follow(self.store, self._injector, self.outcome)
             if self.backup.complete and not self._purged:
                 await self._purge()
             if self._hot and trio.current_time() >= repin_at:

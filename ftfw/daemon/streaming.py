@@ -17,7 +17,7 @@ from ftfw.replication.messages import Ack, Heartbeat, Resync
 log = logging.getLogger(__name__)
 
 GATHER_S = 0.003  # events are gathered for so long: system calls and frames are paid per batch
-DRAIN_MAX = 4096  # events taken between two checkpoints: a few milliseconds
+DRAIN_MAX = 2048  # events taken between two checkpoints: a few milliseconds
 TICK_S = 0.02
 WINDOW_LOOK_S = 0.1  # a backup that vanished sends no acknowledgement that would wake the snapshot
 HINTS_PER_REQUEST = 128
