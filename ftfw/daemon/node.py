@@ -35,7 +35,13 @@ log = logging.getLogger(__name__)
 COUNTS_AGE_S = 1.0  # how old an active's counts of its kernel's entries may be
 # Threads hand batches to the kernel while this one builds the next; they must not wait 5 ms for the interpreter.
 SWITCH_INTERVAL_S = 0.0005
-KEEPALIVED_STATES: Final = {"MASTER": "promote", "BACKUP": "demote", "FAULT": "demote", "STOP": "demote"}
+KEEPALIVED_STATES: Final = {
+    "MASTER": "promote",
+    "BACKUP": "demote",
+    "FAULT": "demote",
+    "STOP": "demote",
+    "DELETED": "demote",
+}
 
 
 class StartError(Exception):
