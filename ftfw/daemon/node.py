@@ -337,7 +337,7 @@ class Node:
         if self._standby is not None:
             self._standby.backup.request_snapshot(trio.current_time())
         elif self._streaming is not None:
-            self._streaming.active.snapshot_wanted = True
+            self._streaming.active.lose()
         return {"role": self.role}
 
     async def _show(self, what: str) -> Iterator[dict[str, Any]]:

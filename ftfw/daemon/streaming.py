@@ -80,7 +80,7 @@ class Streaming:
             log.warning(
                 "the kernel had more events than kernel.event_buffer_bytes holds; a snapshot makes up for what was lost"
             )
-            self.active.snapshot_wanted = True
+            self.active.lose()
             return True
         self._counts["events"] += len(found)
         selected = self._selector.select(found)

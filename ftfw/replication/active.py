@@ -34,6 +34,7 @@ class Active:
         self.outgoing: list[bytes] = []
         self.sequence = 0
         self.snapshot_wanted = False
+        self._lost = False  # events, so that no backup's store can be right
         self._packer = Packer(limit=limit, compress=compress)
         self._sent: deque[float] = deque(maxlen=SENT_MAX)  # when the last frames were sent; the latest is `sequence`
         self._heartbeat_at = now
@@ -42,10 +43,15 @@ class Active:
         """Stream live messages."""
         self._stream(messages.EVENTS, batch, now)
 
+    def lose(self) -> None:
+        """Events were lost: every backup needs the next snapshot, whether it asks for one or not."""
+        self.snapshot_wanted = self._lost = True
+
     def begin_snapshot(self, now: float) -> None:
         """Everything in the table, and nothing else, follows until `end_snapshot`; live messages go between."""
-        self.snapshot_wanted = False
-        self._frame(messages.SNAPSHOT_BEGIN, messages.STORED, b"", now)
+        kind = messages.SNAPSHOT_FOR_ALL if self._lost else messages.SNAPSHOT_BEGIN
+        self.snapshot_wanted = self._lost = False
+        self._frame(kind, messages.STORED, b"", now)
 
     def add_snapshot(self, batch: Sequence[bytes], now: float) -> None:
         """Stream a part of the snapshot."""

@@ -68,7 +68,9 @@ class Backup:
             self._lose(frame.sequence - 1, now)
         if frame.kind == messages.EVENTS:
             self.store.apply(frame.messages)
-        elif frame.kind == messages.SNAPSHOT_BEGIN:
+        elif frame.kind in (messages.SNAPSHOT_BEGIN, messages.SNAPSHOT_FOR_ALL):
+            if frame.kind == messages.SNAPSHOT_FOR_ALL:
+                self._complete = False
             if not self._complete:
                 self.store.begin_snapshot()
         elif self.store.in_snapshot:

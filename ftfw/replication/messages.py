@@ -15,6 +15,7 @@ SNAPSHOT_PART: Final = 4
 SNAPSHOT_END: Final = 5
 ACK: Final = 6
 RESYNC: Final = 7
+SNAPSHOT_FOR_ALL: Final = 8
 
 UNPACKED_MAX: Final = 1 << 20  # bytes of one frame's messages, unpacked: far above what an MTU of 65535 can hold
 STORED: Final = 0
@@ -44,7 +45,7 @@ class Heartbeat:
 class Stream:
     """A numbered frame of an active's stream."""
 
-    kind: int  # EVENTS, SNAPSHOT_BEGIN, SNAPSHOT_PART, SNAPSHOT_END
+    kind: int  # EVENTS, SNAPSHOT_BEGIN, SNAPSHOT_FOR_ALL (no backup can be in sync), SNAPSHOT_PART, SNAPSHOT_END
     sequence: int
     messages: list[bytes]
 
@@ -143,7 +144,7 @@ def unpack(body: bytes) -> Message:
 
 def _parse(fields: object) -> Message:
     match fields:
-        case [2 | 3 | 4 | 5 as kind, int(sequence), int(codec), bytes(blob)]:
+        case [2 | 3 | 4 | 5 | 8 as kind, int(sequence), int(codec), bytes(blob)]:
             return Stream(kind=kind, sequence=sequence, messages=_messages(codec, blob))
         case [1, str(name), str(role), str(byte_order), int(sequence)]:
             return Heartbeat(name=name, role=role, byte_order=byte_order, sequence=sequence)
@@ -151,7 +152,7 @@ def _parse(fields: object) -> Message:
             return Ack(name=name, epoch=epoch, sequence=sequence, synced=synced)
         case [7, str(name), bytes(epoch)]:
             return Resync(name=name, epoch=epoch)
-        case [int(kind), *_] if kind not in range(HEARTBEAT, RESYNC + 1):
+        case [int(kind), *_] if kind not in range(HEARTBEAT, SNAPSHOT_FOR_ALL + 1):
             raise BodyError("unknown_type")
     raise BodyError("malformed")
 

@@ -1,0 +1,161 @@
+"""Two nodes in network namespaces of their own with a sync link between them, and real daemons in them."""
+
+import ctypes
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+CLONE_NEWNET = 0x40000000
+LIMIT_S = 20.0
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def until(met: Callable[[], T], what: str) -> T:
+    """Wait for a condition and return what it gave; the test fails if it does not come."""
+    deadline = time.monotonic() + LIMIT_S
+    while time.monotonic() < deadline:
+        if found := met():
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"not within {LIMIT_S} s: {what}")
+
+
+def run(*argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if check:
+        assert done.returncode == 0, f"{' '.join(argv)}: {done.stderr or done.stdout}"
+    return done
+
+
+class Node:
+    """A namespace, a configuration, and at most one daemon."""
+
+    def __init__(self, name: str, namespace: str, workdir: Path) -> None:
+        self.name = name
+        self.namespace = namespace
+        self.workdir = workdir
+        self.config = workdir / "ftfw.toml"
+        self.log = workdir / "daemon.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def configure(self, key: Path, *, mode: str = "warm", more: str = "") -> None:
+        self.workdir.mkdir(exist_ok=True)
+        self.config.write_text(
+            f'[node]\nname = "{self.name}"\n'
+            '[[link]]\ntransport = "multicast"\ninterface = "sync"\ngroup = "225.0.0.50"\n'
+            f'[security]\nkey_files = ["{key}"]\n'
+            f'[standby]\nmode = "{mode}"\n'
+            f'[control]\nsocket = "{self.workdir}/control.sock"\n{more}'
+        )
+
+    def exec(self, *argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return run("ip", "netns", "exec", self.namespace, *argv, check=check)
+
+    def ftfw(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return self.exec(sys.executable, "-m", "ftfw", *arguments, "--config", str(self.config), check=check)
+
+    def start(self, role: str) -> None:
+        with self.log.open("ab") as log:
+            inside = ("ip", "netns", "exec", self.namespace, sys.executable, "-m", "ftfw")
+            self.process = subprocess.Popen([*inside, "--role", role, "--config", self.config], stdout=log, stderr=log)
+        until(self._answers, f"{self.name} answers")
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log.read_text()
+        return self.ftfw("status", "--json", check=False).returncode == 0
+
+    def kill(self, how: signal.Signals = signal.SIGKILL) -> int:
+        assert self.process is not None
+        self.process.send_signal(how)
+        code = self.process.wait(10)
+        self.process = None
+        return code
+
+    def status(self) -> dict[str, Any]:
+        status: dict[str, Any] = json.loads(self.ftfw("status", "--json").stdout)
+        return status
+
+    def flows(self) -> list[Any]:
+        """The node's flows without what may differ: timers, and the TCP flags that change without an event."""
+        return sorted((comparable(flow) for flow in self._show("flows")), key=repr)
+
+    def _show(self, what: str) -> list[dict[str, Any]]:
+        shown = json.loads(self.ftfw("show", what, "--json").stdout)
+        entries: list[dict[str, Any]] = shown["entries"] if isinstance(shown, dict) else shown
+        return entries
+
+    def kernel_count(self) -> int:
+        return int(self.exec("cat", "/proc/sys/net/netfilter/nf_conntrack_count").stdout)
+
+    def insert(self, number: int, *more: str) -> None:
+        """A TCP flow put in by an administrator, told by its number."""
+        self.exec("conntrack", "-I", *flow_arguments(number), "--timeout", "600", "--state", "ESTABLISHED", *more)
+
+    def inside(self, work: Callable[[], T]) -> T:
+        """Call `work` in a thread that is in this node's namespace."""
+        results: list[T] = []
+        errors: list[BaseException] = []
+
+        def enter() -> None:
+            try:
+                with Path(f"/run/netns/{self.namespace}").open() as namespace:
+                    assert _LIBC.setns(namespace.fileno(), CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+                results.append(work())
+            except BaseException as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=enter)
+        thread.start()
+        thread.join()
+        if errors:
+            raise errors[0]
+        return results[0]
+
+
+def flow_arguments(number: int) -> list[str]:
+    return ["-p", "tcp", "-s", "192.0.2.10", "-d", "198.51.100.10", "--sport", str(10000 + number), "--dport", "80"]
+
+
+def comparable(flow: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in flow.items() if name not in ("timeout", "tcp")}
+    return kept | {"state": (flow.get("tcp") or {}).get("state")}
+
+
+@contextmanager
+def pair(workdir: Path, *, mode: str = "warm", more: str = "") -> Iterator[tuple[Node, Node]]:
+    """Two nodes, configured and not started; everything is removed afterwards."""
+    token = secrets.token_hex(3)
+    nodes = [Node(name, f"ftfw-{token}-{name}", workdir / name) for name in ("fw1", "fw2")]
+    key = workdir / "link.key"
+    try:
+        for node in nodes:
+            run("ip", "netns", "add", node.namespace)
+            node.exec("ip", "link", "set", "lo", "up")
+        first, second = nodes
+        run(
+            *("ip", "link", "add", "sync", "netns", first.namespace, "type", "veth"),
+            *("peer", "name", "sync", "netns", second.namespace),
+        )
+        for number, node in enumerate(nodes, start=1):
+            node.exec("ip", "address", "add", f"203.0.113.{number}/24", "dev", "sync")
+            node.exec("ip", "link", "set", "sync", "up")
+            node.configure(key, mode=mode, more=more)
+        first.ftfw("keygen", str(key))
+        yield first, second
+    finally:
+        for node in nodes:
+            if node.process is not None:
+                node.kill()
+            run("ip", "netns", "delete", node.namespace, check=False)

@@ -1,0 +1,270 @@
+"""Two real daemons on a real kernel: what a backup holds, and what becomes of it."""
+
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from ftfw.kernel import attributes, rewrite, uapi
+from ftfw.kernel.inject import Injector, Outcome
+from ftfw.kernel.netlink import RequestSocket
+from ftfw.store import Store
+from tests.kernel.pair import Node, flow_arguments, pair, run, until
+
+pytestmark = pytest.mark.kernel
+
+Pair = tuple[Node, Node]
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[Pair]:
+    with pair(tmp_path) as both:
+        yield both
+
+
+def held(node: Node, count: int) -> None:
+    until(lambda: (s := node.status())["synced"] and s["flows"] == count, f"{node.name} holds {count} flows in sync")
+
+
+def start_both(active: Node, backup: Node) -> None:
+    active.start("active")
+    backup.start("backup")
+    until(lambda: backup.status()["synced"], "in sync")
+
+
+def test_a_late_backup_gets_the_whole_table_and_then_what_changes(nodes: Pair) -> None:
+    active, backup = nodes
+    active.start("active")
+    for number in range(20):
+        active.insert(number)
+    backup.start("backup")
+    held(backup, 20)
+    active.exec("conntrack", "-D", *flow_arguments(3))
+    active.insert(20)
+    active.exec("conntrack", "-U", *flow_arguments(4), "--mark", "7")
+    held(backup, 20)
+    until(lambda: backup.flows() == active.flows(), "equality")
+    shown = {flow["original"]["sport"]: flow for flow in backup.flows()}
+    assert 10003 not in shown
+    assert 10020 in shown
+    assert shown[10004]["mark"] == 7
+
+
+def test_promote_puts_everything_in_and_streams_none_of_it_back(nodes: Pair) -> None:
+    active, backup = nodes
+    for number in range(20):
+        active.insert(number)
+    start_both(active, backup)
+    held(backup, 20)
+    assert backup.kernel_count() == 0
+    wanted = backup.flows()
+    active.kill()
+    backup.ftfw("promote")
+    status = backup.status()
+    assert status["role"] == "active"
+    assert status["last_commit"]["created"] == 20
+    assert status["last_commit"]["failed"] == {}
+    assert backup.flows() == wanted
+    assert status["kernel"]["events"] == 0
+
+
+def test_promoting_an_active_changes_nothing(nodes: Pair) -> None:
+    active, _ = nodes
+    active.start("active")
+    assert active.ftfw("promote").returncode == 0
+    assert active.status()["last_commit"] is None
+
+
+def test_an_active_that_was_killed_is_followed_again(nodes: Pair) -> None:
+    active, backup = nodes
+    active.insert(0)
+    active.insert(1)
+    start_both(active, backup)
+    held(backup, 2)
+    active.kill()
+    active.exec("conntrack", "-D", *flow_arguments(0))
+    active.insert(2)
+    active.start("active")
+    until(lambda: backup.status()["synced"] and backup.flows() == active.flows(), "equality after the restart")
+
+
+def test_there_and_back_leaves_nothing_stale_and_loses_nothing(nodes: Pair) -> None:
+    first, second = nodes
+    for number in range(10):
+        first.insert(number)
+    start_both(first, second)
+    held(second, 10)
+    first.ftfw("demote")
+    assert first.kernel_count() >= 10  # its own table is its store until a snapshot is in
+    second.ftfw("promote")
+    second.exec("conntrack", "-D", *flow_arguments(0))
+    second.insert(10)
+    until(lambda: first.status()["synced"] and first.flows() == second.flows(), "the first one follows")
+    until(lambda: "192.0.2.10" not in first.exec("conntrack", "-L").stdout, "nothing stale in its kernel")
+    second.ftfw("demote")
+    first.ftfw("promote")
+    assert {flow["original"]["sport"] for flow in first.flows()} == {10000 + n for n in range(1, 11)}
+
+
+def test_takeovers_faster_than_snapshots_commit_nothing_empty(nodes: Pair) -> None:
+    first, second = nodes
+    for number in range(10):
+        first.insert(number)
+    start_both(first, second)
+    held(second, 10)
+    second.kill()
+    first.ftfw("demote")
+    first.ftfw("promote")
+    assert {flow["original"]["sport"] for flow in first.flows()} == {10000 + n for n in range(10)}
+
+
+def test_an_overrun_costs_a_snapshot_and_nothing_else(tmp_path: Path) -> None:
+    with pair(tmp_path, more="[kernel]\nevent_buffer_bytes = 65536\n") as (active, backup):
+        start_both(active, backup)
+        active.inside(lambda: trio.run(inject_many, 20000))
+        until(lambda: active.status()["kernel"]["overruns"] > 0, "an overrun")
+        held(backup, 20000)
+        assert backup.flows() == active.flows()
+
+
+async def inject_many(count: int) -> None:
+    """Flows that stand for any others, put in faster than a small buffer can take their events."""
+    store = Store()
+    with_ports = [_plain_event(10000 + number % 40000, number // 40000) for number in range(count)]
+    store.apply(with_ports)
+    requests = RequestSocket()
+    outcome = Outcome()
+    await Injector(requests, rewrite.Timeouts(udp=600)).create(store.plain.items(), outcome)
+    requests.close()
+    assert outcome.created == count
+
+
+def _plain_event(source_port: int, host: int) -> bytes:
+    def end(kind: int, source: bytes, destination: bytes, ports: tuple[int, int]) -> bytes:
+        addresses = attributes.pack(uapi.CTA_IP_V4_SRC, source) + attributes.pack(uapi.CTA_IP_V4_DST, destination)
+        protocol = [
+            attributes.u8(uapi.CTA_PROTO_NUM, uapi.IPPROTO_UDP),
+            attributes.u16(uapi.CTA_PROTO_SRC_PORT, ports[0]),
+            attributes.u16(uapi.CTA_PROTO_DST_PORT, ports[1]),
+        ]
+        parts = [attributes.nest(uapi.CTA_TUPLE_IP, [addresses]), attributes.nest(uapi.CTA_TUPLE_PROTO, protocol)]
+        return attributes.nest(kind, parts)
+
+    near, far = bytes((192, 0, 2, 10 + host)), bytes((198, 51, 100, 10))
+    body = end(uapi.CTA_TUPLE_ORIG, near, far, (source_port, 53)) + end(
+        uapi.CTA_TUPLE_REPLY, far, near, (53, source_port)
+    )
+    body += attributes.u32(uapi.CTA_ID, source_port) + attributes.u32(uapi.CTA_STATUS, uapi.IPS_CONFIRMED)
+    body += attributes.u32(uapi.CTA_TIMEOUT, 600)
+    return attributes.message(uapi.CT_NEW, uapi.NLM_F_CREATE | uapi.NLM_F_EXCL, uapi.AF_INET, body)
+
+
+def test_flows_that_end_on_the_node_are_never_replicated(nodes: Pair) -> None:
+    active, backup = nodes
+    start_both(active, backup)
+    own = ["-p", "tcp", "-s", "203.0.113.1", "-d", "198.51.100.10", "--sport", "9000", "--dport", "80"]
+    active.exec("conntrack", "-I", *own, "--timeout", "600", "--state", "ESTABLISHED")
+    active.insert(1)
+    held(backup, 1)
+    assert active.status()["flows"] == 1
+
+
+def test_forged_datagrams_are_counted_and_nothing_else(nodes: Pair) -> None:
+    active, backup = nodes
+    active.insert(1)
+    start_both(active, backup)
+    held(backup, 1)
+
+    def forge() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("203.0.113.1"))
+            for size in range(200):
+                sender.sendto(secrets.token_bytes(size), ("225.0.0.50", 3780))
+                sender.sendto(b"FW\x01\x00" + secrets.token_bytes(size + 100), ("225.0.0.50", 3780))
+
+    active.inside(forge)
+    refused = until(lambda: sum((d := backup.status()["link"]["dropped"]).values()) >= 400 and d, "all of them counted")
+    assert refused["short"] + refused["foreign"] + refused["unknown_key"] == 400
+    assert backup.status()["synced"]
+    assert len(backup.flows()) == 1
+
+
+def test_two_actives_are_reported_by_both(nodes: Pair) -> None:
+    first, second = nodes
+    start_both(first, second)
+    second.ftfw("promote")
+    until(lambda: first.status()["conflict"] and second.status()["conflict"], "conflict on both")
+    assert first.status()["role"] == second.status()["role"] == "active"
+    second.ftfw("demote")
+    until(lambda: not first.status()["conflict"] and second.status()["synced"], "conflict over, snapshot in")
+
+
+def test_a_hot_backup_follows_in_its_kernel(tmp_path: Path) -> None:
+    with pair(tmp_path, mode="hot") as (active, backup):
+        for number in range(10):
+            active.insert(number)
+        start_both(active, backup)
+        until(lambda: backup.kernel_count() >= 10, "the kernel follows")
+        active.exec("conntrack", "-D", *flow_arguments(0))
+        until(lambda: "sport=10000" not in backup.exec("conntrack", "-L").stdout, "the destroy follows")
+        timers = [
+            line.split()[2] for line in backup.exec("conntrack", "-L").stdout.splitlines() if "192.0.2.10" in line
+        ]
+        assert all(int(timer) > 600 for timer in timers)
+        active.kill()
+        backup.ftfw("promote")
+        wait = "timers as the state gives them"
+        until(lambda: all(int(t) <= 432000 for t in _timers(backup)), wait)
+        assert len(_timers(backup)) == 9
+
+
+def _timers(node: Node) -> list[str]:
+    return [line.split()[2] for line in node.exec("conntrack", "-L").stdout.splitlines() if "192.0.2.10" in line]
+
+
+def test_sigterm_ends_the_daemon_cleanly(nodes: Pair) -> None:
+    active, _ = nodes
+    active.start("active")
+    assert active.kill(signal.SIGTERM) == 0
+    assert not (active.workdir / "control.sock").exists()
+
+
+def failed_start(node: Node, *wrapper: str) -> str:
+    daemon = [*wrapper, sys.executable, "-m", "ftfw", "--role", "backup", "--config", str(node.config)]
+    done = subprocess.run(
+        ["ip", "netns", "exec", node.namespace, *daemon], capture_output=True, text=True, check=False, timeout=20
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_start_without_a_key_names_it(nodes: Pair) -> None:
+    (nodes[0].workdir.parent / "link.key").unlink()
+    assert "ftfw keygen" in failed_start(nodes[0])
+
+
+def test_start_with_a_readable_key_tells_the_remedy(nodes: Pair) -> None:
+    (nodes[0].workdir.parent / "link.key").chmod(0o644)
+    assert "chmod" in failed_start(nodes[0])
+
+
+def test_start_without_the_capability_tells_the_remedy(nodes: Pair) -> None:
+    wrapper = ("setpriv", "--inh-caps=-all", "--bounding-set=-net_admin")
+    assert "CAP_NET_ADMIN" in failed_start(nodes[0], *wrapper)
+
+
+def test_start_beside_another_daemon_names_the_socket(nodes: Pair) -> None:
+    nodes[0].start("active")
+    assert "control.sock" in failed_start(nodes[0])
+
+
+def test_start_without_the_interface_names_it(nodes: Pair) -> None:
+    run("ip", "-n", nodes[0].namespace, "link", "delete", "sync")
+    assert "sync" in failed_start(nodes[0])
