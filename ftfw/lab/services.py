@@ -16,7 +16,7 @@ from .flows.tcp import block
 from .flows.tftp import ACKNOWLEDGEMENT, DATA, content
 
 BURST_BLOCKS, BURST_INTERVAL_S = 8, 0.05
-NEWS_COUNT, INTERVAL_S = 25, 0.2
+NEWS_COUNT, INTERVAL_S = 15, 0.2
 
 
 class Services:
@@ -25,6 +25,7 @@ class Services:
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
         self._taken_over = trio.Event()
+        self._listeners: list[tuple[trio.socket.SocketType, Any]] = []
 
     async def start(self, host: str) -> None:
         """Start what that host serves; everything listens when this returns."""
@@ -39,21 +40,15 @@ class Services:
     def takeover_done(self) -> None:
         """Let those speak who waited for it."""
         self._taken_over.set()
-        self._taken_over = trio.Event()
+        for sock, peer in self._listeners:
+            self._nursery.start_soon(_news_for, sock, peer)
 
     async def _speak_late(self, sock: trio.socket.SocketType) -> None:
         """Answer every hello at once, and send news to whoever said it after each takeover."""
         while True:
             message, peer = await sock.recvfrom(2048)
             await sock.sendto(message, peer)
-            self._nursery.start_soon(self._news_for, sock, peer)
-
-    async def _news_for(self, sock: trio.socket.SocketType, peer: Any) -> None:
-        while True:
-            await self._taken_over.wait()
-            for _ in range(NEWS_COUNT):
-                await _send_despite_errors(sock, b"news", peer)
-                await trio.sleep(INTERVAL_S)
+            self._listeners.append((sock, peer))
 
     async def _tftp_late(self, sock: trio.socket.SocketType) -> None:
         while True:
@@ -73,6 +68,12 @@ class Services:
                         acknowledgement = struct.pack("!HH", ACKNOWLEDGEMENT, number & 0xFFFF)
                         while not acknowledged:
                             acknowledged = await sock.recv(2048) == acknowledgement
+
+
+async def _news_for(sock: trio.socket.SocketType, peer: Any) -> None:
+    for _ in range(NEWS_COUNT):
+        await _send_despite_errors(sock, b"news", peer)
+        await trio.sleep(INTERVAL_S)
 
 
 async def _udp(address: str, port: int) -> trio.socket.SocketType:
