@@ -17,9 +17,8 @@ from . import entry, expectation, rewrite, uapi
 from .attributes import BODY, message, split
 from .entry import family_of, helper_of
 from .netlink import RequestSocket, errno_name
-from .rewrite import Creator, Timeouts
+from .rewrite import BATCH, Creator, Timeouts
 
-BATCH = 1024  # messages in one datagram: about a millisecond in the kernel
 RESOLVE_BATCH = 128  # entries taken care of one by one between two checkpoints
 
 T = TypeVar("T")

@@ -17,12 +17,14 @@ ctnetlink_change_conntrack in net/netfilter/nf_conntrack_netlink.c):
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 from . import uapi
 from .attributes import BODY, HEADER, MESSAGE, nest, nested, number, pack, payload, split, u8, u32
 from .entry import family_of, helper_of, protocol_of
 
+BATCH: Final = 1024  # messages in one datagram: about a millisecond in the kernel
 CREATE: Final = uapi.NLM_F_REQUEST | uapi.NLM_F_CREATE | uapi.NLM_F_EXCL
 UPDATE: Final = uapi.NLM_F_REQUEST
 
@@ -251,25 +253,31 @@ class Creator:
     def __init__(self, timeouts: Timeouts, *, pinned: bool) -> None:
         self._timeouts = timeouts
         self._pinned = pinned
-        self._kept: dict[bytes, tuple[bytes, bytes, bytes] | None] = {}
+        self._kept: dict[bytes, _Kept | None] = {}
 
     def message_parts(self, key: bytes, value: bytes, sequence: int) -> tuple[bytes, ...]:
-        """The message that creates one flow, in pieces."""
-        place = _PLACES.get(key[:12] + value[:12])
+        """The message that creates one flow, in pieces; `sequence` is below BATCH."""
+        place = _PLACES.get(key[:12])
         if place is None:
             return self.slow_parts(key, value, sequence)
-        state = key[place.protocol : place.protocol + 1] + value[place.status_header : place.timeout + 4]
-        state += value[place.rest :]
+        state = b"%c%b%b" % (
+            key[place.protocol],
+            value[place.status_header : place.timeout + 4],
+            value[place.rest :],
+        )
         kept = self._kept[state] if state in self._kept else self._keep(key, value, place, state)
         if kept is None:
             return self.slow_parts(key, value, sequence)
-        status, least, rest = kept
-        timeout = least if self._pinned else max(value[place.timeout : place.rest], least)
-        if status[7] & NAT:
-            return self._nat_parts(key, value, sequence, place, (status, timeout, rest))
-        body = len(key) + place.id + 16 + len(rest)
+        timeout, least = value[place.timeout : place.rest], kept.least
+        if kept.as_held and timeout >= least and len(key) == place.id:
+            return (kept.headers[sequence], key, value)
+        if self._pinned or timeout < least:
+            timeout = least
+        if kept.nat:
+            return self._nat_parts(key, value, sequence, place, (kept.status, timeout, kept.rest))
+        body = len(key) + place.id + 16 + len(kept.rest)
         header = MESSAGE.pack(BODY + body, uapi.CT_NEW, CREATE, sequence, 0)
-        return (header, place.family, key, value[: place.id], status, timeout, rest)
+        return (header, place.family, key, value[: place.id], kept.status, timeout, kept.rest)
 
     def slow_parts(self, key: bytes, value: bytes, sequence: int) -> tuple[bytes, ...]:
         """The same for any flow."""
@@ -277,8 +285,8 @@ class Creator:
         header = MESSAGE.pack(BODY + len(body), uapi.CT_NEW, CREATE, sequence, 0)
         return (header, bytes((family_of(key), 0, 0, 0)), body)
 
-    def _keep(self, key: bytes, value: bytes, place: "_Place", state: bytes) -> tuple[bytes, bytes, bytes] | None:
-        """Status, least timeout and what follows, rewritten once for all flows in this state; None: not plain."""
+    def _keep(self, key: bytes, value: bytes, place: "_Place", state: bytes) -> "_Kept | None":
+        """What is rewritten once for all flows in this state; None if the flow is not plain."""
         if len(self._kept) >= self._KEPT_MAX:
             self._kept.clear()
         self._kept[state] = None
@@ -291,8 +299,22 @@ class Creator:
             return None
         zero = value[: place.timeout] + u32(uapi.CTA_TIMEOUT, 0) + value[place.rest :]
         attributes = split(create(key, zero, timeouts=self._timeouts, pinned=self._pinned))
-        rest = [attributes[kind] for kind in (uapi.CTA_PROTOINFO, uapi.CTA_MARK) if kind in attributes]
-        kept = (attributes[uapi.CTA_STATUS], attributes[uapi.CTA_TIMEOUT], b"".join(rest))
+        status = attributes[uapi.CTA_STATUS]
+        rest = b"".join(attributes[kind] for kind in (uapi.CTA_PROTOINFO, uapi.CTA_MARK) if kind in attributes)
+        nat = bool(number(status) & NAT)
+        kept = _Kept(
+            status=status,
+            least=attributes[uapi.CTA_TIMEOUT],
+            rest=rest,
+            nat=nat,
+            as_held=(
+                not nat
+                and not self._pinned
+                and status == value[place.status_header : place.timeout]
+                and rest == value[place.rest :]
+            ),
+            headers=_headers(BODY + place.id + len(value), place.family),
+        )
         self._kept[state] = kept
         return kept
 
@@ -329,6 +351,24 @@ class Creator:
         body = b"".join(parts)
         head = MESSAGE.pack(BODY + len(key) + len(body), uapi.CT_NEW, CREATE, sequence, 0)
         return (head, p.family, key, body)
+
+
+@cache
+def _headers(length: int, family: bytes) -> list[bytes]:
+    """The headers of messages of one length, by sequence; plain flows come in a handful of lengths."""
+    return [MESSAGE.pack(length, uapi.CT_NEW, CREATE, sequence, 0) + family for sequence in range(BATCH)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kept:
+    """What flows in the same state share."""
+
+    status: bytes
+    least: bytes  # the least CTA_TIMEOUT
+    rest: bytes  # what follows CTA_TIMEOUT
+    nat: bool
+    as_held: bool  # but for the timeout, the value as it is held creates the flow: CTA_ID in it is ignored
+    headers: list[bytes]  # by sequence, for that case, in a flow without zone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -383,7 +423,7 @@ def _place(family: int) -> tuple[bytes, _Place]:
     def nat_head(kind: int) -> bytes:
         return HEADER.pack(nat_size, kind | uapi.NLA_F_NESTED) + HEADER.pack(4 + size, nat_kind)
 
-    return tuple_head(uapi.CTA_TUPLE_ORIG) + tuple_head(uapi.CTA_TUPLE_REPLY), _Place(
+    return tuple_head(uapi.CTA_TUPLE_ORIG), _Place(
         family=bytes((family, 0, 0, 0)),
         source=12,
         source_end=12 + size,

@@ -163,6 +163,6 @@ def _messages(codec: int, blob: bytes) -> list[bytes]:
     elif codec != STORED:
         raise BodyError("unknown_codec")
     messages = msgpack.unpackb(blob) if blob else []
-    if not isinstance(messages, list) or not all(isinstance(m, bytes) for m in messages):
+    if not isinstance(messages, list) or not set(map(type, messages)) <= {bytes}:
         raise BodyError("malformed")
     return messages
