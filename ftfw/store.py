@@ -50,7 +50,7 @@ class Store:
         shape_of, as_number = SHAPES.get, int.from_bytes
         for message in messages:
             shape = shape_of(message[:PREFIX])
-            if shape is None or shape.dump or as_number(message, "little") & shape.mask != shape.pattern:
+            if shape is None or shape.dump or as_number(message, "big") & shape.mask != shape.pattern:
                 self._apply_slowly(message, touched)
                 continue
             key = message[BODY : shape.split]
@@ -190,7 +190,7 @@ class Store:
 
 def _snapshot_entry(message: bytes, dropped: Counter[str]) -> tuple[bytes, bytes, Kind]:
     shape = SHAPES.get(message[:PREFIX])
-    if shape is not None and shape.dump and int.from_bytes(message, "little") & shape.mask == shape.pattern:
+    if shape is not None and shape.dump and int.from_bytes(message, "big") & shape.mask == shape.pattern:
         return message[BODY : shape.split], dumped_value(message, shape), Kind.FULL
     parsed = entry.parse(message)
     if parsed.kind is Kind.EXPECT_NEW:

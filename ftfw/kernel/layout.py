@@ -3,13 +3,15 @@
 The kernel writes the attributes of an event in one order and mostly the same ones (ctnetlink_conntrack_event in
 net/netfilter/nf_conntrack_netlink.c), so that nearly all messages have one of a few shapes.  A shape is known by the
 first 32 bytes, which hold everything up to the first address; one masked comparison of the whole message, as a
-number, then proves that every attribute header is where the shape has it.  A message that fits no shape takes the slow
+number, then proves that every attribute header is where the shape has it.  The number has its first byte on top, so
+that a message of another length than its header says does not fit.  A message that fits no shape takes the slow
 way through `entry`, with the same result.
 
 A recognised event falls into `message[BODY:split]`, the entry's key, and `message[split:]`, its value.
 """
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Final
 
 from . import uapi
@@ -137,8 +139,8 @@ def _build(family: int, protocol: int, kind: int, flags: int, *, timeout: bool, 
     message.pattern[: MESSAGE.size] = MESSAGE.pack(len(message.pattern), kind, flags, 0, 0)
     address = 4 if family == uapi.AF_INET else 16
     return bytes(message.pattern[:PREFIX]), Shape(
-        mask=int.from_bytes(message.mask, "little"),
-        pattern=int.from_bytes(message.pattern, "little"),
+        mask=int.from_bytes(message.mask, "big"),
+        pattern=int.from_bytes(message.pattern, "big"),
         split=split,
         destroy=kind == uapi.CT_DELETE,
         reply_end=reply_end,
@@ -150,22 +152,29 @@ def _build(family: int, protocol: int, kind: int, flags: int, *, timeout: bool, 
 
 
 def _all_shapes() -> dict[bytes, Shape]:
+    """Shapes by prefix.
+
+    Two may begin alike, as a TCP flow's end and a marked UDP flow's do: the first one stays, the commoner by the order
+    here, and a message of the other takes the slow way.
+    """
     shapes: dict[bytes, Shape] = {}
-    for family, icmp in ((uapi.AF_INET, uapi.IPPROTO_ICMP), (uapi.AF_INET6, uapi.IPPROTO_ICMPV6)):
-        for protocol in (uapi.IPPROTO_UDP, uapi.IPPROTO_TCP, icmp):
-            for mark in (False, True):
-                for kind, flags, timeouts in (
-                    (uapi.CT_NEW, EVENT_NEW, (True,)),
-                    (uapi.CT_NEW, EVENT_UPDATE, (True,)),
-                    (uapi.CT_NEW, uapi.NLM_F_MULTI, (True,)),
-                    (uapi.CT_DELETE, 0, (True, False)),
-                ):
-                    for timeout in timeouts:
-                        prefix, shape = _build(family, protocol, kind, flags, timeout=timeout, mark=mark)
-                        # Two shapes may begin alike; which one stays is fixed by the order above, and a message of
-                        # the other takes the slow way.
-                        shapes.setdefault(prefix, shape)
+    for mark, protocol, (kind, flags, timeout) in product((False, True), _PROTOCOLS, _MESSAGES):
+        if mark and flags == uapi.NLM_F_MULTI:
+            continue  # it has its mark in the middle, and 0 there
+        for family in (uapi.AF_INET, uapi.AF_INET6):
+            number = uapi.IPPROTO_ICMPV6 if protocol == uapi.IPPROTO_ICMP and family == uapi.AF_INET6 else protocol
+            prefix, shape = _build(family, number, kind, flags, timeout=timeout, mark=mark)
+            shapes.setdefault(prefix, shape)
     return shapes
 
+
+_PROTOCOLS: Final = (uapi.IPPROTO_TCP, uapi.IPPROTO_UDP, uapi.IPPROTO_ICMP)
+_MESSAGES: Final = (
+    (uapi.CT_NEW, EVENT_NEW, True),
+    (uapi.CT_NEW, EVENT_UPDATE, True),
+    (uapi.CT_NEW, uapi.NLM_F_MULTI, True),
+    (uapi.CT_DELETE, 0, False),  # an entry that ran out has no time left to tell
+    (uapi.CT_DELETE, 0, True),
+)
 
 SHAPES: Final = _all_shapes()

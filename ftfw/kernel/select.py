@@ -44,7 +44,7 @@ class Selector:
         shape_of, as_number = SHAPES.get, int.from_bytes
         for found in messages:
             shape = shape_of(found[:PREFIX])
-            if deep or shape is None or as_number(found, "little") & shape.mask != shape.pattern:
+            if deep or shape is None or as_number(found, "big") & shape.mask != shape.pattern:
                 self._select_slowly(found, selected)
             elif (
                 found[PREFIX : shape.source_end] not in excluded
