@@ -1,0 +1,169 @@
+import struct
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ftfw.kernel import uapi
+from ftfw.kernel.layout import PREFIX, SHAPES, Shape, dumped_value
+from tests.unit.conntrack import (
+    Conn,
+    End,
+    attribute,
+    be16,
+    be32,
+    conn,
+    connections,
+    flow_messages,
+    inverse,
+    nest,
+    tcp_info,
+    walk,
+)
+
+TCP4 = End("192.0.2.1", "198.51.100.2", 40001, 443, uapi.IPPROTO_TCP)
+ENDS = [
+    TCP4,
+    replace(TCP4, protocol=uapi.IPPROTO_UDP),
+    replace(TCP4, protocol=uapi.IPPROTO_ICMP),
+    End("2001:db8::1", "2001:db8::2", 40001, 443, uapi.IPPROTO_TCP),
+    End("2001:db8::1", "2001:db8::2", 40001, 443, uapi.IPPROTO_UDP),
+    End("2001:db8::1", "2001:db8::2", 7, 0, uapi.IPPROTO_ICMPV6, (128, 0)),
+]
+
+
+def recognise(message: bytes) -> Shape | None:
+    shape = SHAPES.get(message[:PREFIX])
+    if shape is None or int.from_bytes(message, "big") & shape.mask != shape.pattern:
+        return None
+    return shape
+
+
+def payloads(data: bytes) -> list[tuple[int, bytes]]:
+    return list(walk(data).items())
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("mark", [0, 5])
+def test_plain_messages_are_recognised(end: End, mark: int) -> None:
+    each = conn(end, mark=mark)
+    assert recognise(each.new())
+    assert recognise(each.update("protoinfo"))
+    assert recognise(each.destroy()) or mark
+    dumped = recognise(each.full())
+    assert (dumped is None) == bool(mark)
+    for message in (each.new(), each.update("protoinfo")):
+        shape = recognise(message)
+        assert shape
+        assert not shape.dump
+        assert not shape.destroy
+    gone = recognise(conn(end).destroy())
+    assert gone
+    assert gone.destroy
+
+
+@given(flow_messages())
+def test_a_recognised_message_is_plain_and_falls_into_key_and_value(message: bytes) -> None:
+    shape = recognise(message)
+    if shape is None:
+        return
+    attributes = walk(message[20:])
+    plain = [uapi.CTA_TUPLE_ORIG, uapi.CTA_TUPLE_REPLY, uapi.CTA_ID, uapi.CTA_STATUS]
+    assert set(attributes) <= {*plain, uapi.CTA_TIMEOUT, uapi.CTA_PROTOINFO, uapi.CTA_MARK, uapi.CTA_USE}
+    assert payloads(message[20 : shape.split]) == [(uapi.CTA_TUPLE_ORIG, attributes[uapi.CTA_TUPLE_ORIG])]
+    assert shape.destroy == (message[4:6] == b"\x02\x01")
+    original, reply = walk(attributes[uapi.CTA_TUPLE_ORIG]), walk(attributes[uapi.CTA_TUPLE_REPLY])
+    assert set(original) == set(reply) == {uapi.CTA_TUPLE_IP, uapi.CTA_TUPLE_PROTO}
+    for tuple_, found in (
+        (original, message[PREFIX : shape.source_end]),
+        (reply, message[shape.reply_source : shape.reply_source_end]),
+    ):
+        addresses = walk(tuple_[uapi.CTA_TUPLE_IP])
+        assert found == addresses[min(addresses)]
+
+
+@given(connections(plain=True))
+def test_the_value_of_a_dumped_entry_is_what_an_event_of_it_would_give(each: Conn) -> None:
+    each = replace(each, mark=0)
+    shape = recognise(each.full())
+    if shape is None:
+        assert each.original.protocol in (uapi.IPPROTO_SCTP, uapi.IPPROTO_GRE)
+        return
+    assert shape.dump
+    value = dumped_value(each.full(), shape)
+    assert value == each.new()[shape.split :]
+    assert walk(value) == each.table_row()
+    assert list(walk(value))[:4] == [uapi.CTA_TUPLE_REPLY, uapi.CTA_ID, uapi.CTA_STATUS, uapi.CTA_TIMEOUT]
+
+
+@given(flow_messages(connections(plain=True, protocols=(6, 17))), st.data())
+def test_no_damage_to_an_attribute_header_is_recognised(message: bytes, data: st.DataObject) -> None:
+    """Of every byte that is no payload, no bit may change unseen."""
+    shape = recognise(message)
+    if shape is None:
+        return
+    headers = [i for i, byte in enumerate(shape.mask.to_bytes(len(message), "big")) if byte]
+    at = data.draw(st.sampled_from(headers))
+    damaged = bytearray(message)
+    damaged[at] ^= 1 << data.draw(st.integers(0, 7))
+    # What still is recognised is another kind of message (NEW, UPDATE), not a damaged one.
+    assert recognise(bytes(damaged)) in (None, *SHAPES.values())
+    if at >= PREFIX:
+        assert recognise(bytes(damaged)) is None
+
+
+@given(flow_messages(connections(plain=True)), st.binary(min_size=1, max_size=12))
+def test_longer_and_shorter_messages_are_not_recognised(message: bytes, more: bytes) -> None:
+    if recognise(message) is None:
+        return
+    for cut in (1, 4, 8, 13):
+        assert recognise(message[:-cut]) is None
+    longer = attribute(uapi.CTA_LABELS, more)
+    assert recognise(message + longer) is None
+
+
+@pytest.mark.parametrize(
+    "rich",
+    [
+        conn(helper=b"ftp"),
+        conn(labels=bytes(16)),
+        conn(master=TCP4),
+        conn(zone=3),
+        conn(replace(TCP4, zone=3)),
+        conn(reply=replace(inverse(TCP4), zone=3)),
+        conn(protoinfo=b""),
+        conn(replace(TCP4, protocol=uapi.IPPROTO_GRE), protoinfo=b""),
+    ],
+)
+def test_rich_messages_are_not_recognised(rich: Conn) -> None:
+    assert recognise(rich.new()) is None
+
+
+def test_a_reply_tuple_of_another_protocol_or_family_is_not_recognised() -> None:
+    other = replace(inverse(TCP4), protocol=uapi.IPPROTO_UDP)
+    assert recognise(conn(reply=other).new()) is None
+    six = End("2001:db8::1", "2001:db8::2", 1, 2, uapi.IPPROTO_TCP)
+    assert recognise(conn(reply=six).new()) is None
+
+
+def test_every_shape_is_distinct_and_its_pattern_lies_within_its_mask() -> None:
+    assert len(SHAPES) >= 24
+    for prefix, shape in SHAPES.items():
+        assert len(prefix) == PREFIX
+        assert shape.pattern & ~shape.mask == 0
+        size = struct.unpack_from("=I", prefix)[0]
+        assert shape.pattern.to_bytes(size, "big")[:PREFIX] == prefix
+
+
+def test_the_builder_of_these_tests_writes_what_was_captured() -> None:
+    """Layouts as seen on a real kernel: 196 bytes with attributes 1 2 12 3 7 4; 208 with a helper; 248 with a master."""
+    each = conn()
+    assert len(each.new()) == 196
+    assert list(walk(each.new()[20:])) == [1, 2, 12, 3, 7, 4]
+    assert len(conn(helper=b"ftp").new()) == 208
+    assert list(walk(conn(helper=b"ftp").new()[20:])) == [1, 2, 12, 3, 7, 4, 5]
+    assert len(conn(master=TCP4).new()) == 248
+    assert nest(uapi.CTA_PROTOINFO, b"")[:2] == b"\x04\0"
+    assert tcp_info()[:2] == b"\x30\0"
+    assert (be16(1, 1)[4:], be32(1, 1)[4:]) == (b"\0\x01\0\0", b"\0\0\0\x01")
