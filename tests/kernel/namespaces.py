@@ -1,0 +1,202 @@
+"""Network namespaces for tests, and what tests do in them: capture, inject, read back."""
+
+import ctypes
+import os
+import socket
+import subprocess
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, aclosing, closing, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import trio
+
+from ftfw.daemon import takeover
+from ftfw.kernel import entry, uapi
+from ftfw.kernel.attributes import message
+from ftfw.kernel.inject import Injector, Outcome
+from ftfw.kernel.netlink import EventSocket, RequestSocket, dump_expectations, dump_flows
+from ftfw.kernel.rewrite import Timeouts
+from ftfw.kernel.select import Selector
+from ftfw.model import Flow
+from ftfw.store import Store
+
+CLONE_NEWNET = 0x40000000
+CREATE = uapi.NLM_F_CREATE | uapi.NLM_F_EXCL
+LIMIT_S = 5.0
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _checked(result: int) -> None:
+    if result:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+class Namespace:
+    """A network namespace without a name: it ends with this object's descriptor and its sockets, however a test ends.
+
+    Sockets stay in the namespace in which they were made; everything else (programs, dumps, sysctls) is done
+    `with` the namespace, which this thread then is in.
+    """
+
+    def __init__(self) -> None:
+        made: list[int] = []
+
+        def make() -> None:
+            _checked(_libc.unshare(CLONE_NEWNET))
+            made.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+
+        maker = threading.Thread(target=make)
+        maker.start()
+        maker.join()
+        (self._descriptor,) = made
+        self._outside: list[int] = []
+        self._open: list[RequestSocket | EventSocket] = []
+        with self:
+            self.requests = RequestSocket()
+            self._open.append(self.requests)
+            self.injector = Injector(self.requests, Timeouts())
+            Path("/proc/sys/net/netfilter/nf_conntrack_events").write_text("1")
+
+    def __enter__(self) -> "Namespace":
+        self._outside.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+        _checked(_libc.setns(self._descriptor, CLONE_NEWNET))
+        return self
+
+    def __exit__(self, _type: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None) -> None:
+        outside = self._outside.pop()
+        _checked(_libc.setns(outside, CLONE_NEWNET))
+        os.close(outside)
+
+    def close(self) -> None:
+        """Close all sockets that this object has opened, and the namespace."""
+        for each in self._open:
+            each.close()
+        os.close(self._descriptor)
+
+    def run(self, *command: str, stdin: str = "") -> str:
+        """A program's standard output; it must succeed."""
+        with self:
+            done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=30)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def nft(self, rules: str) -> None:
+        """Load a ruleset in nft's own language."""
+        self.run("nft", "-f", "-", stdin=rules)
+
+    def sysctl(self, name: str, value: int) -> None:
+        """Set one of net.netfilter's."""
+        with self:
+            Path("/proc/sys/net/netfilter", name).write_text(str(value))
+
+    def get_sysctl(self, name: str) -> int:
+        """One of net.netfilter's."""
+        with self:
+            return int(Path("/proc/sys/net/netfilter", name).read_text())
+
+    def socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
+        """A socket in this namespace."""
+        with self:
+            return socket.socket(family, kind, protocol)
+
+    def put(self, *attributes: bytes, kind: int = uapi.CT_NEW, flags: int = CREATE) -> None:
+        """Send a prepared message, as some other program does: its events carry another port id than ours."""
+        assert self.try_put(*attributes, kind=kind, flags=flags) == 0
+
+    def change(self, *attributes: bytes) -> None:
+        """Update an existing flow, likewise."""
+        self.put(*attributes, flags=0)
+
+    def try_put(self, *attributes: bytes, kind: int = uapi.CT_NEW, flags: int = CREATE) -> int:
+        """The errno with which the kernel answers."""
+        body = b"".join(attributes)
+        with self:
+            other = RequestSocket()
+        try:
+            errors = other.send(message(kind, uapi.NLM_F_REQUEST | flags, entry.family_of(body), body))
+        finally:
+            other.close()
+        return errors[0][1] if errors else 0
+
+    def listen(self, *, buffer_bytes: int = 1 << 20) -> EventSocket:
+        """Events but for those of `injector`."""
+        with self:
+            events = EventSocket(own_port=self.requests.port, buffer_bytes=buffer_bytes)
+        self._open.append(events)
+        return events
+
+    async def dump(self) -> list[bytes]:
+        """All flows and expectations as they travel in a snapshot."""
+        found: list[bytes] = []
+        with self:
+            for dump in (dump_flows, dump_expectations):
+                async with aclosing(dump()) as batches:
+                    async for batch in batches:
+                        found += map(entry.as_full, batch)
+        return found
+
+    async def snapshot(self) -> Store:
+        """A store that holds this kernel's table, by the path that a snapshot takes."""
+        store = Store()
+        store.begin_snapshot()
+        store.add_snapshot(selector().select(await self.dump()).messages)
+        store.end_snapshot()
+        assert not store.dropped
+        return store
+
+    async def flow(self) -> Flow:
+        """The only flow in this kernel."""
+        (only,) = (await self.snapshot()).flows()
+        return only
+
+    async def commit(self, store: Store) -> Outcome:
+        """Put a store into this kernel, as a promotion does; only for less than a batch that goes to a thread."""
+        with self:
+            return (await takeover.commit(store, self.injector, ignore_progress)).outcome
+
+
+class Capture:
+    """A store that holds what a kernel's events say, by the path that they take through an active."""
+
+    def __init__(self, namespace: Namespace, *, journal: bool = False) -> None:
+        self.store = Store(journal=journal)
+        self.events = namespace.listen()
+        self._injector = namespace.injector
+        self._selector = selector()
+
+    def take(self) -> Store:
+        """The store after the events that are there."""
+        selected = self._selector.select(self.events.drain(100_000))
+        self.store.apply(selected.messages)
+        if selected.hints:
+            answers = map(entry.as_full, self._injector.read(list(selected.hints)))
+            self.store.apply(self._selector.select(answers).messages)
+        assert not self.store.dropped
+        return self.store
+
+    async def until(self, true: Callable[[Store], bool]) -> Store:
+        """The store when events have made it so."""
+        with trio.fail_after(LIMIT_S):
+            while not true(self.take()):
+                await self.events.wait()
+        return self.store
+
+
+def selector() -> Selector:
+    """A selector that lets everything through."""
+    return Selector(passes=None, expectations=True, dropped=Counter())
+
+
+async def ignore_progress(_told: dict[str, Any]) -> None:
+    """Nobody is waiting at a terminal."""
+
+
+@contextmanager
+def namespaces(count: int) -> Iterator[list[Namespace]]:
+    """So many namespaces, gone afterwards."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(closing(Namespace())) for _ in range(count)]
