@@ -13,7 +13,20 @@ from enum import Enum, auto
 from typing import Final
 
 from . import uapi
-from .attributes import BODY, MESSAGE, MESSAGE_SIZE, MalformedError, nest, nested, number, pack, payload, split, text
+from .attributes import (
+    BODY,
+    MESSAGE,
+    MESSAGE_SIZE,
+    MalformedError,
+    nest,
+    nested,
+    number,
+    pack,
+    payload,
+    split,
+    text,
+    u32,
+)
 from .layout import EVENT_NEW
 
 # The first five stand as an event of a plain flow has them, so that its bytes are a value as they are.
@@ -117,9 +130,16 @@ def value_of(attributes: dict[int, bytes], dropped: Counter[str]) -> bytes:
     unknown = attributes.keys() - _KNOWN
     if unknown:
         dropped["unknown_attribute"] += len(unknown)
+    if attributes.get(uapi.CTA_SYNPROXY) == _NO_SYNPROXY:
+        attributes = {kind: data for kind, data in attributes.items() if kind != uapi.CTA_SYNPROXY}
     return b"".join([attributes[kind] for kind in ORDER if kind in attributes])
 
 
+# What every entry has that a process created (ctnetlink_create_conntrack adds the extension): it says nothing.
+_NO_SYNPROXY: Final = nest(
+    uapi.CTA_SYNPROXY,
+    [u32(kind, 0) for kind in (uapi.CTA_SYNPROXY_ISN, uapi.CTA_SYNPROXY_ITS, uapi.CTA_SYNPROXY_TSOFF)],
+)
 _KNOWN: Final = frozenset(ORDER) | DROPPED | KEY
 
 
