@@ -113,7 +113,7 @@ class Injector:
             if not self._requests.send(message(uapi.CT_NEW, rewrite.UPDATE, family_of(key), body)):
                 outcome.updated += 1
                 return
-        removal = _delete(key) if found is not None else _delete_reply(value)
+        removal = _delete(key) if found is not None else _delete_reply(key, value)
         if not self._requests.send(removal):
             outcome.deleted += 1
         self._create_one(flow, outcome, pinned=pinned)
@@ -126,13 +126,13 @@ class Injector:
         key, value = flow
         body = rewrite.create(key, value, timeouts=self._timeouts, pinned=pinned)
         code = code or self._try(key, body)
-        if code == errno.ENOENT:
-            body = rewrite.create(key, value, timeouts=self._timeouts, pinned=pinned, master=False)
-            outcome.remedied["master_missing"] += 1
-            code = self._try(key, body)
-        if code == errno.EOPNOTSUPP and uapi.CTA_HELP in split(body):
+        if code == errno.EOPNOTSUPP and uapi.CTA_HELP in split(body):  # the kernel looks for it before the master
             outcome.remedied["helper_missing"] += 1
-            code = self._try(key, rewrite.without_helper(body))
+            body = rewrite.without(body, uapi.CTA_HELP)
+            code = self._try(key, body)
+        if code == errno.ENOENT and uapi.CTA_TUPLE_MASTER in split(body):
+            outcome.remedied["master_missing"] += 1
+            code = self._try(key, rewrite.without(body, uapi.CTA_TUPLE_MASTER))
         if code:
             outcome.failed[errno_name(code)] += 1
         else:
@@ -147,10 +147,12 @@ class Injector:
         async with self._lock:
             for group in _batches(flows, RESOLVE_BATCH):
                 for key, value in self._helperless(group):
+                    again = Outcome()
                     self._requests.send(_delete(key))
-                    self._create_one((key, value), outcome, pinned=pinned)
-                    outcome.created -= 1  # it was counted when it was created first
-                    if self._helperless([(key, value)]):
+                    self._create_one((key, value), again, pinned=pinned)
+                    outcome.created += again.created - 1  # it was counted when it was created first
+                    outcome.failed.update(again.failed)
+                    if not again.remedied["helper_missing"] and self._helperless([(key, value)]):
                         outcome.remedied["helper_lost"] += 1
                 await trio.lowlevel.checkpoint()
 
@@ -254,10 +256,11 @@ def _delete(key: bytes, sequence: int = 0) -> bytes:
     return message(uapi.CT_DELETE, uapi.NLM_F_REQUEST, family_of(key), key, sequence)
 
 
-def _delete_reply(value: bytes) -> bytes:
-    """Delete whatever entry has this flow's reply tuple."""
+def _delete_reply(key: bytes, value: bytes) -> bytes:
+    """Delete whatever entry has this flow's reply tuple, in its zone."""
     reply = split(value)[uapi.CTA_TUPLE_REPLY]
-    return message(uapi.CT_DELETE, uapi.NLM_F_REQUEST, family_of(reply), reply)
+    zone = split(key).get(uapi.CTA_ZONE, b"")
+    return message(uapi.CT_DELETE, uapi.NLM_F_REQUEST, family_of(reply), reply + zone)
 
 
 def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -71,8 +71,8 @@ def tcp_state(protoinfo: bytes) -> int:
     return uapi.TCP_ESTABLISHED if state is None else number(state)
 
 
-def create(key: bytes, value: bytes, *, timeouts: Timeouts, pinned: bool = False, master: bool = True) -> bytes:
-    """The attributes that create the flow; without its master if `master` is false."""
+def create(key: bytes, value: bytes, *, timeouts: Timeouts, pinned: bool = False) -> bytes:
+    """The attributes that create the flow."""
     attributes = split(value)
     status = number(attributes[uapi.CTA_STATUS]) if uapi.CTA_STATUS in attributes else uapi.IPS_CONFIRMED
     ends = _Ends(key, attributes)
@@ -86,15 +86,14 @@ def create(key: bytes, value: bytes, *, timeouts: Timeouts, pinned: bool = False
     helper = helper_of(attributes)
     if helper is not None and not (helper == PPTP and status & NAT):
         parts.append(attributes[uapi.CTA_HELP])
-    copied = [
+    copied = (
         uapi.CTA_MARK,
         uapi.CTA_LABELS,
         uapi.CTA_SEQ_ADJ_ORIG,
         uapi.CTA_SEQ_ADJ_REPLY,
         uapi.CTA_SYNPROXY,
-    ]
-    if master:
-        copied.append(uapi.CTA_TUPLE_MASTER)
+        uapi.CTA_TUPLE_MASTER,
+    )
     parts.extend(attributes[kind] for kind in copied if kind in attributes)
     return b"".join(parts)
 
@@ -131,9 +130,9 @@ def set_timeout(key: bytes, value: bytes, timeouts: Timeouts, *, pinned: bool) -
     return key + _timeout(attributes, protocol_of(key), status, timeouts, pinned=pinned)
 
 
-def without_helper(attributes: bytes) -> bytes:
-    """A create body without the helper, for a kernel that lacks it."""
-    return b"".join(data for kind, data in split(attributes).items() if kind != uapi.CTA_HELP)
+def without(attributes: bytes, lacking: int) -> bytes:
+    """A create body without the attribute whose object this kernel lacks: the helper or the master."""
+    return b"".join(data for kind, data in split(attributes).items() if kind != lacking)
 
 
 def expected_in(attributes: Mapping[int, bytes]) -> bool:
