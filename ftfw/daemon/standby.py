@@ -13,7 +13,8 @@ from ftfw.store import Store
 
 log = logging.getLogger(__name__)
 
-TICK_S = 0.005
+TICK_S = 0.01  # between two acknowledgements
+FOLLOW_S = 0.003  # between two injections into a hot backup's kernel
 REPIN_S = 86400.0  # a fourteenth of the time for which timers are pinned
 
 
@@ -45,7 +46,7 @@ class Standby:
             if self._hot and trio.current_time() >= repin_at:
                 repin_at = trio.current_time() + REPIN_S
                 await takeover.repin(self.store, self._injector)
-            await trio.sleep(TICK_S)
+            await trio.sleep(FOLLOW_S if self._hot else TICK_S)
 
     def send(self) -> None:
         """Put what the protocol has to say on the wire."""

@@ -16,7 +16,7 @@ from ftfw.replication.messages import Ack, Heartbeat, Resync
 
 log = logging.getLogger(__name__)
 
-GATHER_S = 0.003  # events are gathered for so long: system calls and frames are paid per batch
+GATHER_S = 0.005  # events are gathered for so long: wake-ups, system calls and frames are paid per batch
 DRAIN_MAX = 2048  # events taken between two checkpoints: a few milliseconds
 TICK_S = 0.02
 WINDOW_LOOK_S = 0.1  # a backup that vanished sends no acknowledgement that would wake the snapshot
@@ -66,13 +66,14 @@ class Streaming:
 
     async def _follow_events(self) -> None:
         while True:
-            await self._events.wait()
-            await trio.sleep(GATHER_S)
-            while await self._take_batch():
-                pass
+            taken = await self._take_batch()
+            if not taken:
+                await self._events.wait()
+            if taken < DRAIN_MAX:
+                await trio.sleep(GATHER_S)
 
-    async def _take_batch(self) -> bool:
-        """Stream a batch of events; whether more are waiting."""
+    async def _take_batch(self) -> int:
+        """Stream a batch of events; returns of how many."""
         try:
             found = self._events.drain(DRAIN_MAX)
         except OverrunError:
@@ -81,7 +82,7 @@ class Streaming:
                 "the kernel had more events than kernel.event_buffer_bytes holds; a snapshot makes up for what was lost"
             )
             self.active.lose()
-            return True
+            return DRAIN_MAX
         self._counts["events"] += len(found)
         selected = self._selector.select(found)
         self.active.offer(selected.messages, trio.current_time())
@@ -89,7 +90,7 @@ class Streaming:
         if selected.hints:
             await self._answer_hints(list(selected.hints))
         await trio.lowlevel.checkpoint()
-        return len(found) == DRAIN_MAX
+        return len(found)
 
     async def _answer_hints(self, keys: list[bytes]) -> None:
         """Read flows that changed without an event, and stream all there is of them."""

@@ -5,10 +5,14 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from ftfw.link.multicast import Multicast
+import trio
+
+from ftfw.link.multicast import BATCH, Multicast
 from ftfw.replication import messages
 from ftfw.replication.messages import BodyError, Message
 from ftfw.seal import EPOCH_SIZE, OVERHEAD, Opener, RefusedError, Sealer
+
+GATHER_S = 0.002  # frames are gathered for so long: a wake-up is paid per batch
 
 Receive = Callable[[bytes, Message], None]
 """Told the epoch and the message of an authentic frame."""
@@ -46,10 +50,14 @@ class Wire:
     async def receive_all(self, link: Multicast, receive: Receive, after: Callable[[], Awaitable[None]]) -> None:
         """Hand every authentic message of a link to `receive`; call `after` when a batch is through."""
         while True:
-            await link.wait()
-            for frame in link.drain():
+            frames = link.drain()
+            for frame in frames:
                 self._open(link, frame, receive)
             await after()
+            if not frames:
+                await link.wait()
+            if len(frames) < BATCH:
+                await trio.sleep(GATHER_S)
 
     def _open(self, link: Multicast, frame: bytes, receive: Receive) -> None:
         try:

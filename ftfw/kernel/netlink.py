@@ -15,7 +15,8 @@ import trio
 from . import uapi
 from .attributes import MESSAGE, MESSAGE_SIZE, MalformedError, message
 
-RECEIVE_SIZE = 1 << 16  # a dump's datagram is at most 32 KiB (netlink_dump), an event's one message
+RECEIVE_SIZE = 1 << 16  # a dump's datagram is at most 32 KiB (netlink_dump)
+EVENT_SIZE = 2048  # an event is one message of a few hundred bytes; a large buffer costs more than the copy
 REQUEST_BUFFER = 4 << 20  # bytes: room for a batch on its way in, and for an error for each of its messages
 CHECKPOINT_EVERY = 8  # datagrams of a dump read between two checkpoints
 SO_ATTACH_FILTER = 26
@@ -91,7 +92,7 @@ class EventSocket:
         append = found.append
         try:
             for _ in range(most):
-                append(receive(RECEIVE_SIZE))
+                append(receive(EVENT_SIZE))
         except BlockingIOError:
             pass
         except OSError as error:
