@@ -7,6 +7,7 @@ from ftfw.kernel.attributes import nest, pack, u8, u16, u32
 
 CLIENT, SERVER, OUTSIDE, INNER = "192.0.2.1", "198.51.100.1", "203.0.113.9", "198.51.100.77"
 CLIENT6, SERVER6, OUTSIDE6, INNER6 = "2001:db8:1::1", "2001:db8:2::1", "2001:db8:3::9", "2001:db8:2::77"
+ADDRESSES = (CLIENT, SERVER, OUTSIDE, INNER, CLIENT6, SERVER6, OUTSIDE6, INNER6)
 
 CONFIRMED, SEEN_REPLY, ASSURED, EXPECTED = 0x8, 0x2, 0x4, 0x1
 LIVE = CONFIRMED | SEEN_REPLY | ASSURED
@@ -138,3 +139,38 @@ def synproxy(isn: int, its: int, tsoff: int) -> bytes:
 
 def master(source: str, destination: str, protocol: int, fields: list[bytes]) -> bytes:
     return tuple_of(uapi.CTA_TUPLE_MASTER, source, destination, protocol, fields)
+
+
+def expectation(
+    *,
+    master: bytes,
+    source: str = SERVER,
+    destination: str = CLIENT,
+    protocol: int = 6,
+    mask: tuple[str, str, int, int] = ("0.0.0.0", "255.255.255.255", 0, 0xFFFF),
+    sport: int = 0,
+    dport: int = 20000,
+    rest: bytes = b"",
+) -> bytes:
+    """A message's attributes; `mask`: source, destination, source port, destination port."""
+    from_, to, from_port, to_port = mask
+    parts = [
+        tuple_of(uapi.CTA_EXPECT_TUPLE, source, destination, protocol, ports(sport, dport)),
+        tuple_of(uapi.CTA_EXPECT_MASK, from_, to, protocol, ports(from_port, to_port)),
+        master,
+        rest,
+    ]
+    return b"".join(parts)
+
+
+def expect_master(source: str, destination: str, protocol: int, fields: list[bytes]) -> bytes:
+    return tuple_of(uapi.CTA_EXPECT_MASTER, source, destination, protocol, fields)
+
+
+def expect_nat(direction: int, source: str, destination: str, protocol: int, fields: list[bytes]) -> bytes:
+    tuple_ = tuple_of(uapi.CTA_EXPECT_NAT_TUPLE, source, destination, protocol, fields)
+    return nest(uapi.CTA_EXPECT_NAT, [u32(uapi.CTA_EXPECT_NAT_DIR, direction), tuple_])
+
+
+def expect_function(name: str) -> bytes:
+    return pack(uapi.CTA_EXPECT_FN, name.encode() + b"\0")

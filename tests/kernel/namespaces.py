@@ -23,6 +23,7 @@ from ftfw.kernel.rewrite import Timeouts
 from ftfw.kernel.select import Selector
 from ftfw.model import Flow
 from ftfw.store import Store
+from tests.kernel.entries import ADDRESSES
 
 CLONE_NEWNET = 0x40000000
 CREATE = uapi.NLM_F_CREATE | uapi.NLM_F_EXCL
@@ -98,10 +99,34 @@ class Namespace:
         with self:
             return int(Path("/proc/sys/net/netfilter", name).read_text())
 
-    def socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
-        """A socket in this namespace."""
+    def loop(self, rules: str = "") -> None:
+        """Give the loopback all addresses of `entries`, so that packets between them are tracked."""
+        addresses = "".join(f"address add {each} dev lo\n" for each in ADDRESSES)
+        self.run("ip", "-batch", "-", stdin="link set lo up\n" + addresses)
+        self.nft("table inet tracked { chain c { type filter hook output priority filter; ct state new accept; }; }")
+        if rules:
+            self.nft(rules)
+
+    def bound(self, kind: int, address: str, port: int) -> socket.socket:
+        """A bound socket in this namespace."""
         with self:
-            return socket.socket(family, kind, protocol)
+            made = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.settimeout(LIMIT_S)
+        made.bind((address, port))
+        return made
+
+    def tcp_listener(self, address: str, port: int) -> socket.socket:
+        """A listening socket."""
+        made = self.bound(socket.SOCK_STREAM, address, port)
+        made.listen()
+        return made
+
+    def tcp(self, source: str, sport: int, destination: str, dport: int) -> socket.socket:
+        """A connection."""
+        made = self.bound(socket.SOCK_STREAM, source, sport)
+        made.connect((destination, dport))
+        return made
 
     def put(self, *attributes: bytes, kind: int = uapi.CT_NEW, flags: int = CREATE) -> None:
         """Send a prepared message, as some other program does: its events carry another port id than ours."""
