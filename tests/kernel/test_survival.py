@@ -33,9 +33,7 @@ class Labs:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not result.exists():
                 command = [sys.executable, "-m", "ftfw", "lab", "--json", "--daemon", daemon, "--mode", mode]
-                done = subprocess.run(
-                    command, capture_output=True, text=True, timeout=LAB_LIMIT_S, check=False
-                )
+                done = subprocess.run(command, capture_output=True, text=True, timeout=LAB_LIMIT_S, check=False)
                 result.write_text(json.dumps({"stdout": done.stdout, "stderr": done.stderr}))
         told = json.loads(result.read_text())
         try:
@@ -77,9 +75,7 @@ def test_flow_is_lost_without_a_daemon(labs: Labs, flow: str) -> None:
     assert [outcome["verdict"] for outcome in row["outcomes"]] == ["lost"]
 
 
-@pytest.mark.parametrize(
-    "flow", ["tcp-idle-v4-snat", "udp-v6", "icmp-echo-v4-snat", "ftp-pasv-pending-v4-snat"]
-)
+@pytest.mark.parametrize("flow", ["tcp-idle-v4-snat", "udp-v6", "icmp-echo-v4-snat", "ftp-pasv-pending-v4-snat"])
 def test_the_lab_lets_flows_live_that_conntrackd_replicates(labs: Labs, flow: str) -> None:
     row = labs.row("conntrackd", "warm", flow)
     assert row["survived"], row["reason"]

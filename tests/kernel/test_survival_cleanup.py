@@ -35,9 +35,7 @@ def namespaces() -> str:
 
 @pytest.mark.parametrize(("ending", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130)])
 @pytest.mark.parametrize("when", ["opening", "takeover"])
-def test_a_signal_ends_the_lab_and_nothing_stays(
-    tmp_path: Path, when: str, ending: signal.Signals, code: int
-) -> None:
+def test_a_signal_ends_the_lab_and_nothing_stays(tmp_path: Path, when: str, ending: signal.Signals, code: int) -> None:
     environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(LAB, env=environment, stdout=subprocess.PIPE, text=True) as lab:
         assert lab.stdout is not None
@@ -63,9 +61,7 @@ def test_a_signal_ends_the_lab_and_nothing_stays(
         ([], {"PATH": "/nowhere"}, "ip is not installed; ./dev setup installs"),
     ],
 )
-def test_what_cannot_be_is_said_in_one_line(
-    arguments: list[str], environment: dict[str, str], complaint: str
-) -> None:
+def test_what_cannot_be_is_said_in_one_line(arguments: list[str], environment: dict[str, str], complaint: str) -> None:
     command = [sys.executable, "-m", "ftfw", "lab", "--daemon", "none", *arguments]
     done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1

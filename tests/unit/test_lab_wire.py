@@ -5,9 +5,7 @@ from hypothesis import strategies as st
 from ftfw.lab import wire
 
 MESSAGES: st.SearchStrategy[wire.Message] = st.one_of(
-    st.builds(
-        wire.Command, operation=st.text(), arguments=st.dictionaries(st.text(), st.integers() | st.text())
-    ),
+    st.builds(wire.Command, operation=st.text(), arguments=st.dictionaries(st.text(), st.integers() | st.text())),
     st.builds(
         wire.Report,
         flow=st.text(),
