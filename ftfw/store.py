@@ -14,6 +14,7 @@ from ftfw.kernel import decode, entry, expectation
 from ftfw.kernel.attributes import BODY, MalformedError
 from ftfw.kernel.entry import Kind
 from ftfw.kernel.layout import PREFIX, SHAPES, dumped_value
+from ftfw.kernel.wellformed import Checker
 from ftfw.model import Expectation, Flow
 
 
@@ -30,8 +31,10 @@ class Store:
         self.dropped: Counter[str] = Counter()
         self._helped: dict[bytes, set[bytes]] = {}  # original tuple → keys of the flows with a helper, for their zones
         self._journal: set[bytes] | None = set() if journal else None
+        self._checker = Checker()
         self._live: set[bytes] | None = None  # while a snapshot is under way: what live events touched
-        self._present: set[bytes] = set()  # and what the snapshot named
+        self._present: set[bytes] = set()  # what the snapshot named
+        self._doubtful: dict[bytes, frozenset[int]] = {}  # and what live events left of what was held before
 
     @property
     def in_snapshot(self) -> bool:
@@ -44,7 +47,7 @@ class Store:
 
     def apply(self, messages: Iterable[bytes]) -> None:
         """Take live messages in, in their order."""
-        plain, rich = self.plain, self.rich
+        plain, rich, doubtful = self.plain, self.rich, self._doubtful
         touched: list[bytes] = []
         touch = touched.append
         shape_of, as_number = SHAPES.get, int.from_bytes
@@ -54,7 +57,7 @@ class Store:
                 self._apply_slowly(message, touched)
                 continue
             key = message[BODY : shape.split]
-            if key in rich:
+            if key in rich or key in doubtful:
                 self._apply_slowly(message, touched)
                 continue
             touch(key)
@@ -71,8 +74,11 @@ class Store:
             self._journal.update(touched)
 
     def _apply_slowly(self, message: bytes, touched: list[bytes]) -> None:
+        self._note(touched)  # whether a flow was touched before makes a difference here
+        touched.clear()
         try:
             parsed = entry.parse(message)
+            self._checker.check(message, parsed)
             if parsed.kind in (Kind.EXPECT_NEW, Kind.EXPECT_DESTROY):
                 key = expectation.key_of(parsed.attributes)
                 if parsed.kind is Kind.EXPECT_NEW:
@@ -81,19 +87,39 @@ class Store:
                     self.expectations.pop(key, None)
             else:
                 key = entry.key_of(parsed.attributes)
-                self._apply_flow(parsed, key)
+                if not self._apply_flow(parsed, key):
+                    return
             touched.append(key)
         except MalformedError:
             self.dropped["malformed"] += 1
 
-    def _apply_flow(self, parsed: entry.Parsed, key: bytes) -> None:
+    def _apply_flow(self, parsed: entry.Parsed, key: bytes) -> bool:
+        """Whether the message was about a flow that is, or has just ended."""
         if parsed.kind is Kind.DESTROY:
+            self._doubtful.pop(key, None)
             self._remove(key)
-            return
+            return True
         old = self.plain.get(key) or self.rich.get(key)
         if parsed.kind is Kind.FULL and (old is None or not entry.same_instance(old, parsed.attributes)):
-            return  # the answer to a question about a flow that has ended since
+            return False  # the answer to a question about a flow that has ended since, or was never heard of
+        if self._live is not None:
+            self._doubt(key, old, parsed)
         self._hold(key, entry.overlay(old, parsed.kind, parsed.attributes, self.dropped))
+        return True
+
+    def _doubt(self, key: bytes, old: bytes | None, parsed: entry.Parsed) -> None:
+        """Keep account of what the snapshot under way is to say of a flow, not what was held before it."""
+        left: frozenset[int] = frozenset()
+        if parsed.kind is Kind.UPDATE and old is not None and entry.same_instance(old, parsed.attributes):
+            assert self._live is not None
+            if key in self._doubtful:
+                left = self._doubtful[key] - parsed.attributes.keys()
+            elif key not in self._live and key not in self._present:
+                left = entry.unsaid(old, parsed.attributes)
+        if left:
+            self._doubtful[key] = left
+        else:
+            self._doubtful.pop(key, None)
 
     def _hold(self, key: bytes, value: bytes) -> None:
         if entry.is_plain(key, value):
@@ -124,6 +150,7 @@ class Store:
     def begin_snapshot(self) -> None:
         """A snapshot begins: everything that it and live events do not name will go at its end."""
         self._live, self._present = set(), set()
+        self._doubtful.clear()
 
     def add_snapshot(self, messages: Iterable[bytes]) -> None:
         """Take a part of the snapshot in.  Without a `begin_snapshot` there is nothing to be a part of."""
@@ -131,7 +158,7 @@ class Store:
         changed: list[bytes] = []
         for message in messages:
             try:
-                key, value, kind = _snapshot_entry(message, self.dropped)
+                key, value, kind = self._snapshot_entry(message)
             except MalformedError:
                 self.dropped["malformed"] += 1
                 continue
@@ -144,9 +171,23 @@ class Store:
             elif not live:
                 self._hold(key, value)
             elif (above := self.plain.get(key) or self.rich.get(key)) is not None:
-                self._hold(key, entry.under(value, above))
+                self._hold(key, entry.under(value, above, self._doubtful.pop(key, frozenset())))
         if self._journal is not None:
             self._journal.update(changed)
+
+    def _snapshot_entry(self, message: bytes) -> tuple[bytes, bytes, Kind]:
+        shape = SHAPES.get(message[:PREFIX])
+        if shape is not None and shape.dump and int.from_bytes(message, "big") & shape.mask == shape.pattern:
+            return message[BODY : shape.split], dumped_value(message, shape), Kind.FULL
+        parsed = entry.parse(message)
+        self._checker.check(message, parsed)
+        key_of = expectation.key_of if parsed.kind is Kind.EXPECT_NEW else entry.key_of
+        key = key_of(parsed.attributes)
+        if parsed.kind is Kind.EXPECT_NEW:
+            return key, expectation.value_of(parsed.attributes), parsed.kind
+        if parsed.kind is not Kind.FULL:
+            raise MalformedError(f"{parsed.kind} in a snapshot")
+        return key, entry.overlay(self.get_flow(key), Kind.FULL, parsed.attributes, self.dropped), Kind.FULL
 
     def end_snapshot(self) -> int:
         """The snapshot is complete; returns how many entries went because nobody named them."""
@@ -166,6 +207,7 @@ class Store:
     def abort_snapshot(self) -> None:
         """The snapshot will not be completed; what it brought stays."""
         self._live, self._present = None, set()
+        self._doubtful.clear()
 
     def take_changes(self) -> set[bytes]:
         """The keys that changed since the last call."""
@@ -186,13 +228,3 @@ class Store:
         """The held expectations, decoded."""
         for key, value in list(self.expectations.items()):
             yield decode.expectation(key, value, self.zone_of(key))
-
-
-def _snapshot_entry(message: bytes, dropped: Counter[str]) -> tuple[bytes, bytes, Kind]:
-    shape = SHAPES.get(message[:PREFIX])
-    if shape is not None and shape.dump and int.from_bytes(message, "big") & shape.mask == shape.pattern:
-        return message[BODY : shape.split], dumped_value(message, shape), Kind.FULL
-    parsed = entry.parse(message)
-    if parsed.kind is Kind.EXPECT_NEW:
-        return expectation.key_of(parsed.attributes), expectation.value_of(parsed.attributes), parsed.kind
-    return entry.key_of(parsed.attributes), entry.overlay(None, Kind.FULL, parsed.attributes, dropped), Kind.FULL

@@ -15,6 +15,7 @@ from typing import Final
 from . import uapi
 from .attributes import (
     BODY,
+    HEADER,
     MESSAGE,
     MESSAGE_SIZE,
     MalformedError,
@@ -122,7 +123,7 @@ def key_of(attributes: dict[int, bytes]) -> bytes:
 
 def family_of(key: bytes) -> int:
     """AF_INET or AF_INET6, told by the first address in a key (or in an expectation's)."""
-    return uapi.AF_INET if key[10] <= uapi.CTA_IP_V4_DST and key[11] == 0 else uapi.AF_INET6
+    return uapi.AF_INET if HEADER.unpack_from(key, 8)[1] <= uapi.CTA_IP_V4_DST else uapi.AF_INET6
 
 
 def value_of(attributes: dict[int, bytes], dropped: Counter[str]) -> bytes:
@@ -144,8 +145,13 @@ _KNOWN: Final = frozenset(ORDER) | DROPPED | KEY
 
 
 def overlay(old: bytes | None, kind: Kind, attributes: dict[int, bytes], dropped: Counter[str]) -> bytes:
-    """The value of an entry after a message of `kind` with these `attributes`, where `old` was held before."""
+    """The value of an entry after a message of `kind` with these `attributes`, where `old` was held before.
+
+    If `old` is of another entry, told by CTA_ID, nothing of it stays: the message that began the new one was lost.
+    """
     merged = {} if old is None or kind is Kind.NEW else split(old)
+    if merged.get(uapi.CTA_ID) != attributes.get(uapi.CTA_ID):
+        merged = {}
     if kind is Kind.UPDATE:
         for state in FULL_STATE:
             merged.pop(state, None)
@@ -155,17 +161,23 @@ def overlay(old: bytes | None, kind: Kind, attributes: dict[int, bytes], dropped
     return value_of(merged, dropped)
 
 
-def under(snapshot: bytes, live: bytes) -> bytes:
+def unsaid(value: bytes, attributes: dict[int, bytes]) -> frozenset[int]:
+    """The attributes of a value that an UPDATE with these `attributes` does not speak of."""
+    return frozenset(split(value).keys() - attributes.keys() - FULL_STATE)
+
+
+def under(snapshot: bytes, live: bytes, doubtful: frozenset[int]) -> bytes:
     """A snapshot's value below what live events have said since: attributes the live ones lack are taken over.
 
-    Only of the same entry, told by CTA_ID; another entry's snapshot is older than the live events and says nothing.
+    `doubtful` are the attributes in `live` that were held before; they are the snapshot's.  All this only of the same
+    entry, told by CTA_ID; another entry's snapshot is older than the live events and says nothing.
     """
     base, above = split(snapshot), split(live)
     if base.get(uapi.CTA_ID) != above.get(uapi.CTA_ID):
         return live
     for state in FULL_STATE:
         base.pop(state, None)
-    merged = base | above
+    merged = base | {kind: data for kind, data in above.items() if kind not in doubtful}
     return b"".join([merged[kind] for kind in ORDER if kind in merged])
 
 
