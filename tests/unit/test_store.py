@@ -1,0 +1,504 @@
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ftfw.kernel import entry, expectation, rewrite, uapi
+from ftfw.kernel.rewrite import Creator, Timeouts
+from ftfw.store import Store
+from tests.unit.conntrack import (
+    TCP,
+    UDP,
+    Conn,
+    Expect,
+    attribute,
+    be16,
+    be32,
+    conn,
+    connections,
+    expectations,
+    flow_messages,
+    inverse,
+    nest,
+    netlink,
+    seq_adjust,
+    streams,
+    tcp_info,
+    walk,
+)
+
+Rows = dict[bytes, dict[int, bytes]]
+
+MARK, ID = uapi.CTA_MARK, uapi.CTA_ID
+STATED = {uapi.CTA_STATUS, uapi.CTA_TIMEOUT, uapi.CTA_HELP, MARK}
+NOT_HELD = {uapi.CTA_TUPLE_ORIG, uapi.CTA_ZONE, uapi.CTA_USE, uapi.CTA_COUNTERS_ORIG}
+
+
+def held(store: Store) -> Rows:
+    assert not store.plain.keys() & store.rich.keys()
+    return {key: walk(value) for key, value in (store.plain | store.rich).items()}
+
+
+def without_empty_marks(rows: Rows) -> Rows:
+    return {key: {k: v for k, v in row.items() if (k, v) != (MARK, bytes(4))} for key, row in rows.items()}
+
+
+def model_apply(rows: Rows, message: bytes) -> None:
+    """What a message does to a table, attribute by attribute and with nothing clever."""
+    attributes = walk(message[20:])
+    zone = attributes.get(uapi.CTA_ZONE)
+    key = attribute(uapi.CTA_TUPLE_ORIG | uapi.NLA_F_NESTED, attributes[uapi.CTA_TUPLE_ORIG])
+    key += b"" if zone is None else attribute(uapi.CTA_ZONE, zone)
+    kind = int.from_bytes(message[4:6], "little"), int.from_bytes(message[6:8], "little")
+    said = {k: v for k, v in attributes.items() if k not in NOT_HELD}
+    old = rows.get(key, {})
+    if kind[0] == uapi.CT_DELETE:
+        rows.pop(key, None)
+    elif kind[1] == 0x600:
+        rows[key] = said
+    elif kind[1] == 0:
+        kept = {k: v for k, v in old.items() if k not in STATED} if old.get(ID) == said[ID] else {}
+        rows[key] = kept | said
+    elif old.get(ID) == said[ID]:
+        lacking = {k: old[k] for k in (uapi.CTA_TIMEOUT, uapi.CTA_PROTOINFO) if k in old}
+        rows[key] = lacking | said
+
+
+@given(streams())
+def test_the_store_equals_a_simple_model(messages: list[bytes]) -> None:
+    store, rows = Store(), Rows()
+    for message in messages:
+        model_apply(rows, message)
+    store.apply(messages)
+    assert held(store) == rows
+    assert store.flow_count() == len(rows)
+    assert not store.dropped
+
+
+@given(streams(), st.integers(1, 5))
+def test_batches_make_no_difference(messages: list[bytes], size: int) -> None:
+    at_once, in_parts = Store(), Store()
+    at_once.apply(messages)
+    for start in range(0, len(messages), size):
+        in_parts.apply(messages[start : start + size])
+    assert (at_once.plain, at_once.rich) == (in_parts.plain, in_parts.rich)
+
+
+@given(connections())
+def test_events_and_snapshot_hold_an_entry_alike(each: Conn) -> None:
+    live, snapshot = Store(), Store()
+    live.apply([each.new(), each.update("sequence", "synproxy")])
+    take_snapshot(snapshot, [each.full()])
+    assert without_empty_marks(held(snapshot)) == held(live) == {each.key: each.table_row()}
+
+
+def take_snapshot(store: Store, messages: Iterable[bytes]) -> int:
+    store.begin_snapshot()
+    store.add_snapshot(messages)
+    return store.end_snapshot()
+
+
+def test_an_answer_does_not_bring_back_what_ended() -> None:
+    store = Store()
+    store.apply([conn().new(), conn().destroy(), conn(labels=bytes(16)).full()])
+    assert store.flow_count() == 0
+
+
+def test_an_answer_about_the_entry_before_changes_nothing() -> None:
+    store = Store()
+    store.apply([conn(ident=2).new(), conn(ident=1, labels=bytes(16)).full()])
+    assert held(store) == {conn().key: conn(ident=2).table_row()}
+
+
+def test_an_answer_completes_what_is_held() -> None:
+    store = Store()
+    adjusted = conn(helper=b"ftp", sequence=seq_adjust(15))
+    store.apply([adjusted.new(), adjusted.full()])
+    assert without_empty_marks(held(store)) == {adjusted.key: adjusted.table_row()}
+
+
+def test_a_flow_moves_between_plain_and_rich() -> None:
+    store = Store()
+    helped = conn(helper=b"ftp")
+    store.apply([conn().new()])
+    assert (len(store.plain), len(store.rich)) == (1, 0)
+    store.apply([helped.update()])
+    assert (len(store.plain), len(store.rich)) == (0, 1)
+    store.apply([conn().update()])
+    assert (len(store.plain), len(store.rich)) == (1, 0)
+    assert held(store) == {conn().key: conn().table_row()}
+
+
+# Expectations
+
+
+@given(st.lists(expectations(), max_size=4))
+def test_expectations_come_and_go(some: list[Expect]) -> None:
+    store = Store()
+    store.apply([each.new() for each in some])
+    assert set(store.expectations) == {each.key for each in some}
+    store.apply([each.destroy() for each in some])
+    assert not store.expectations
+
+
+def test_an_expectation_has_its_masters_zone() -> None:
+    store = Store()
+    awaited = Expect(TCP, UDP)
+    store.apply([conn(zone=3, helper=b"ftp").new(), awaited.new()])
+    assert store.zone_of(awaited.key) == be16(uapi.CTA_ZONE, 3)
+    store.apply([conn(zone=3).destroy()])
+    assert store.zone_of(awaited.key) == b""
+
+
+def test_of_two_masters_with_one_tuple_the_one_without_zone_is_taken() -> None:
+    store = Store()
+    store.apply([conn(zone=3, helper=b"ftp").new(), conn(helper=b"ftp").new()])
+    assert store.zone_of(Expect(TCP, UDP).key) == b""
+
+
+# Snapshots
+
+
+def test_what_a_snapshot_does_not_name_goes_at_its_end_and_not_before() -> None:
+    store = Store()
+    store.apply([conn().new(), conn(UDP, helper=b"sip").new(), Expect(TCP, UDP).new()])
+    store.begin_snapshot()
+    store.add_snapshot([])
+    assert (store.flow_count(), len(store.expectations)) == (2, 1)
+    assert store.end_snapshot() == 3
+    assert (store.flow_count(), len(store.expectations)) == (0, 0)
+    assert not store.in_snapshot
+
+
+def test_what_ended_during_a_snapshot_is_not_brought_back() -> None:
+    store = Store()
+    awaited = Expect(TCP, UDP)
+    store.apply([conn().new(), conn(UDP, helper=b"sip").new(), awaited.new()])
+    store.begin_snapshot()
+    store.apply([conn().destroy(), conn(UDP).destroy(), awaited.destroy()])
+    store.add_snapshot([conn().full(), conn(UDP, helper=b"sip").full(), awaited.full()])
+    assert store.end_snapshot() == 0
+    assert (store.flow_count(), len(store.expectations)) == (0, 0)
+
+
+def test_an_aborted_snapshot_leaves_what_is_held() -> None:
+    store = Store()
+    store.apply([conn().new()])
+    store.begin_snapshot()
+    store.add_snapshot([conn(UDP).full()])
+    store.abort_snapshot()
+    assert not store.in_snapshot
+    assert set(held(store)) == {conn().key, conn(UDP).key}
+
+
+def test_a_snapshot_that_begins_again_forgets_the_first_one() -> None:
+    store = Store()
+    store.begin_snapshot()
+    store.add_snapshot([conn().full()])
+    store.begin_snapshot()
+    store.add_snapshot([conn(UDP).full()])
+    assert store.end_snapshot() == 1
+    assert set(held(store)) == {conn(UDP).key}
+
+
+def test_an_answer_about_a_flow_not_heard_of_does_not_keep_the_snapshot_from_naming_it() -> None:
+    store = Store()
+    store.begin_snapshot()
+    store.apply([conn(labels=bytes(16)).full()])
+    store.add_snapshot([conn(labels=bytes(16)).full()])
+    store.end_snapshot()
+    assert set(held(store)) == {conn().key}
+
+
+def test_a_snapshot_corrects_what_was_missed_of_a_flow_that_an_event_touches_too() -> None:
+    """The UPDATE that told the TCP state was lost; one that tells another thing comes during the snapshot."""
+    store = Store()
+    now = conn(protoinfo=tcp_info(3), mark=5)
+    store.apply([conn(protoinfo=tcp_info(1)).new()])
+    store.begin_snapshot()
+    store.apply([now.update("mark")])
+    store.add_snapshot([now.full()])
+    store.end_snapshot()
+    assert held(store) == {now.key: now.table_row()}
+
+
+def test_but_not_what_events_have_said_since() -> None:
+    store = Store()
+    read, later = conn(protoinfo=tcp_info(1), labels=b"\x01" * 16), conn(protoinfo=tcp_info(3), labels=b"\x02" * 16)
+    store.apply([read.new()])
+    store.begin_snapshot()
+    store.apply([later.update("labels"), later.update("protoinfo"), later.update()])
+    store.add_snapshot([read.full()])
+    store.end_snapshot()
+    assert held(store) == {later.key: later.table_row()}
+
+
+def test_nor_in_one_batch_with_plain_messages() -> None:
+    store = Store()
+    read, later = conn(protoinfo=tcp_info(1)), conn(protoinfo=tcp_info(3))
+    store.apply([read.new()])
+    store.begin_snapshot()
+    store.apply([later.update("protoinfo"), later.update()])
+    store.add_snapshot([read.full()])
+    store.end_snapshot()
+    assert held(store) == {later.key: later.table_row()}
+
+
+def test_the_journal_names_what_changed_once() -> None:
+    store = Store(journal=True)
+    awaited = Expect(TCP, UDP)
+    store.apply([conn().new(), conn(UDP, helper=b"sip").new(), awaited.new()])
+    assert store.take_changes() == {conn().key, conn(UDP).key, awaited.key}
+    assert store.take_changes() == set()
+    store.begin_snapshot()
+    store.add_snapshot([conn().full()])
+    assert store.take_changes() == {conn().key}
+    store.end_snapshot()
+    assert store.take_changes() == {conn(UDP).key, awaited.key}
+
+
+def test_what_is_held_is_decoded() -> None:
+    store = Store()
+    store.apply([conn(zone=3, helper=b"ftp").new(), conn(UDP).new(), Expect(TCP, UDP, timeout=17).new()])
+    found = {flow.protocol: flow for flow in store.flows()}
+    assert (found["tcp"].helper, found["tcp"].zone, found["udp"].helper) == ("ftp", 3, None)
+    assert found["udp"].original == {"src": UDP.source, "dst": UDP.destination, "sport": 40001, "dport": 53}
+    [awaited] = store.decoded_expectations()
+    assert (awaited.timeout, awaited.zone, awaited.helper) == (17, 3, "ftp")
+
+
+class Table:
+    """A toy kernel: a table, the events it has not yet delivered, and a dump that is read in slices meanwhile."""
+
+    def __init__(self, random: Random) -> None:
+        self.random = random
+        self.rows: dict[bytes, Conn] = {}
+        self.pending: list[bytes] = []
+        self._ident = 0
+        self._ends = [replace(base, source_port=port) for base in (TCP, UDP) for port in range(3)]
+
+    def change(self) -> None:
+        end = self.random.choice(self._ends)
+        zone = self.random.choice((None, 4))
+        key = Conn(end, inverse(end), zone=zone).key
+        there = self.rows.get(key)
+        if there is None:
+            self._begin(end, zone)
+        elif self.random.random() < 0.3:
+            del self.rows[key]
+            self.pending.append(there.destroy(timeout=self.random.random() < 0.5))
+        else:
+            self._alter(key, there)
+
+    def _begin(self, end: object, zone: int | None) -> None:
+        self._ident += 1
+        choose = self.random.choice
+        made = conn(
+            end,  # type: ignore[arg-type]
+            ident=self._ident,
+            zone=zone,
+            mark=choose((0, 7)),
+            helper=choose((b"", b"", b"ftp")),
+            labels=choose((b"", b"", bytes(15) + b"\x01")),
+            master=choose((None, None, UDP)),
+        )
+        self.rows[made.key] = made
+        self.pending.append(made.new())
+
+    def _alter(self, key: bytes, there: Conn) -> None:
+        what = self.random.choice(("timeout", "protoinfo", "labels", "mark", "status", "sequence"))
+        if what == "protoinfo" and there.original.protocol != uapi.IPPROTO_TCP:
+            what = "timeout"
+        values = {
+            "timeout": self.random.randrange(1, 1000),
+            "protoinfo": tcp_info(self.random.randrange(1, 9)),
+            "labels": self.random.randbytes(15) + b"\x01",
+            "mark": self.random.randrange(3),
+            "status": there.status ^ uapi.IPS_ASSURED,
+            "sequence": seq_adjust(15, position=self.random.randrange(1000)),
+        }
+        changed = replace(there, **{what: values[what]})  # type: ignore[arg-type]
+        self.rows[key] = changed
+        self.pending.append(changed.update(what))
+
+    def drop_pending(self) -> None:
+        self.pending.clear()
+
+    def deliver(self, store: Store, most: int) -> None:
+        batch, self.pending = self.pending[:most], self.pending[most:]
+        store.apply(batch)
+
+    def expected(self) -> Rows:
+        return {key: row.table_row() for key, row in self.rows.items()}
+
+
+class Dump:
+    """A dump under way: keys in the order of their hash, entries read when their turn comes; delivered in order."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._keys = sorted({Conn(e, inverse(e), zone=z).key for e in table._ends for z in (None, 4)})
+        table.random.shuffle(self._keys)
+        self.read: list[bytes] = []
+
+    def step(self) -> bool:
+        """Read the next bucket; whether one was left."""
+        if not self._keys:
+            return False
+        row = self._table.rows.get(self._keys.pop())
+        if row is not None:
+            self.read.append(row.full(counters=self._table.random.random() < 0.2))
+        return True
+
+
+@pytest.mark.parametrize("block", range(8))
+def test_a_snapshot_among_events_leaves_the_store_equal_to_the_table(block: int) -> None:
+    for seed in range(block * 50, block * 50 + 50):
+        random = Random(seed)
+        table, store = Table(random), Store(journal=random.random() < 0.5)
+        for _ in range(random.randrange(30)):
+            table.change()
+            table.deliver(store, random.randrange(3))
+        table.drop_pending()  # an overrun: what was held may be wrong in any way
+        for _ in range(random.randrange(20)):
+            table.change()
+        if random.random() < 0.5:
+            table.drop_pending()
+        for attempt in range(random.randrange(1, 3)):
+            if attempt:
+                store.abort_snapshot()
+            one_snapshot(table, store, random, whole=True)
+        assert without_empty_marks(held(store)) == table.expected(), f"seed {seed}"
+        for _ in range(20):
+            table.change()
+        table.deliver(store, 1000)
+        assert without_empty_marks(held(store)) == table.expected(), f"seed {seed}, afterwards"
+
+
+def one_snapshot(table: Table, store: Store, random: Random, *, whole: bool) -> None:
+    store.begin_snapshot()
+    dump = Dump(table)
+    ended: set[bytes] = set()
+    more = True
+    while more or dump.read:
+        action = random.randrange(4)
+        if action == 0:
+            before = set(table.rows)
+            table.change()
+            ended = (ended | (before - set(table.rows))) - set(table.rows)
+        elif action == 1:
+            table.deliver(store, random.randrange(4))
+        elif action == 2:
+            more = dump.step()
+        else:
+            count = random.randrange(4)
+            store.add_snapshot(dump.read[:count])
+            del dump.read[:count]
+    assert whole
+    store.end_snapshot()
+    table.deliver(store, 1000)
+    assert not ended & set(held(store))
+
+
+# Damage
+
+
+def damaged_somewhere(random: Random, message: bytes) -> bytes:
+    """A message with a length, a type or a payload that the kernel never writes; its own length is right."""
+    body = bytearray(message[20:])
+    for _ in range(random.randrange(1, 3)):
+        action = random.randrange(4)
+        if action == 0 and body:
+            body[random.randrange(len(body))] = random.randrange(256)
+        elif action == 1 and body:
+            del body[random.randrange(len(body)) :]
+        elif action == 2 and body:
+            at = random.randrange(0, len(body), 4)
+            del body[at : at + 4 * random.randrange(1, 4)]
+        else:
+            at = random.randrange(0, len(body) + 1, 4)
+            body[at:at] = random.randbytes(random.choice((1, 2, 4, 8)))
+    kind, flags = int.from_bytes(message[4:6], "little"), int.from_bytes(message[6:8], "little")
+    return netlink(kind, flags, message[16], bytes(body))
+
+
+def use_everything(store: Store) -> None:
+    """What a backup does with what it holds: nothing of it may fail."""
+    for flow in store.flows():
+        assert flow.as_dict()["protocol"]
+    for awaited in store.decoded_expectations():
+        assert awaited.as_dict()["protocol"]
+    for key, value in (store.plain | store.rich).items():
+        creator = Creator(Timeouts(), pinned=False)
+        assert len(b"".join(creator.message_parts(key, value, 1))) > 20
+        assert rewrite.without(rewrite.create(key, value, timeouts=Timeouts()), uapi.CTA_TUPLE_MASTER)
+        assert rewrite.update(key, value, timeouts=Timeouts(), expected=True)
+        assert rewrite.set_timeout(key, value, Timeouts(), pinned=True)
+        assert entry.family_of(key)
+        rewrite.replaceable(value, entry.split(value))
+        master = entry.split(value).get(uapi.CTA_TUPLE_MASTER)
+        assert master is None or entry.master_key(key, master)
+    for key, value in store.expectations.items():
+        zone = store.zone_of(key)
+        assert expectation.create(key, value, zone, sequence=1, pinned=False)
+        assert expectation.delete(key, zone, sequence=1)
+
+
+RICH = conn(helper=b"ftp", labels=bytes(16), master=UDP, sequence=seq_adjust(15, 16), zone=2, mark=1)
+
+
+@settings(max_examples=25)
+@given(flow_messages() | st.builds(Expect.new, expectations()), st.integers(0, 1 << 32))
+def test_damaged_messages_are_dropped_or_held_and_usable(message: bytes, seed: int) -> None:
+    random = Random(seed)
+    for _ in range(20):
+        damaged = damaged_somewhere(random, message)
+        for store in (Store(journal=True), Store()):
+            store.apply([RICH.new(), damaged])
+            store.begin_snapshot()
+            store.apply([damaged, damaged])
+            store.add_snapshot([damaged, RICH.full(), damaged])
+            use_everything(store)
+            store.end_snapshot()
+            use_everything(store)
+
+
+def test_a_damaged_message_is_counted_and_nothing_else_changes() -> None:
+    store = Store()
+    store.apply([conn().new()])
+    before = held(store)
+    tuples = conn(UDP).new()[20 : 20 + 104]
+    for extra in (
+        attribute(uapi.CTA_STATUS, b"\0\0\0"),
+        attribute(uapi.CTA_TIMEOUT, bytes(8)),
+        attribute(uapi.CTA_ZONE, b"\x01"),
+        nest(uapi.CTA_PROTOINFO, nest(uapi.CTA_PROTOINFO_TCP, attribute(uapi.CTA_PROTOINFO_TCP_FLAGS_REPLY, b"\x01"))),
+        nest(uapi.CTA_SEQ_ADJ_ORIG, be32(uapi.CTA_SEQADJ_CORRECTION_POS, 1)),
+        nest(uapi.CTA_TUPLE_MASTER),
+        attribute(uapi.CTA_HELP, b"ftp\0"),
+    ):
+        store.apply([netlink(uapi.CT_NEW, 0x600, uapi.AF_INET, tuples + extra)])
+    assert held(store) == before
+    assert store.dropped == Counter(malformed=7)
+
+
+def test_in_a_snapshot_as_well() -> None:
+    store = Store()
+    broken = netlink(uapi.CT_NEW, 0x002, uapi.AF_INET, conn().full()[20:72])
+    store.begin_snapshot()
+    store.add_snapshot([broken, conn().full(), b"", conn().destroy(), Expect(TCP, UDP).destroy()])
+    store.end_snapshot()
+    assert set(held(store)) == {conn().key}
+    assert store.dropped["malformed"] == 4
+
+
+def test_an_unknown_attribute_is_dropped_alone_and_counted() -> None:
+    store = Store()
+    strange = netlink(uapi.CT_NEW, 0x600, uapi.AF_INET, conn().new()[20:] + attribute(77, b"odd"))
+    store.apply([strange, strange])
+    assert held(store) == {conn().key: conn().table_row()}
+    assert store.dropped == {"unknown_attribute": 2}
