@@ -1,0 +1,278 @@
+"""What follows an injection: a kernel that follows the store, timers, nothing stale, GRE kept alive."""
+
+import socket
+from ipaddress import ip_address
+
+import pytest
+import trio
+
+from ftfw.daemon import takeover
+from ftfw.kernel import uapi
+from ftfw.kernel.attributes import u32
+from ftfw.kernel.inject import Injector, Outcome
+from ftfw.kernel.rewrite import PINNED_S, Timeouts
+from ftfw.model import Flow
+from ftfw.store import Store
+from tests.kernel.entries import (
+    CLIENT,
+    INNER,
+    LIVE,
+    OUTSIDE,
+    SERVER,
+    alive,
+    both,
+    helper,
+    mark,
+    original,
+    ports,
+    reply,
+    snat,
+    tcp,
+)
+from tests.kernel.namespaces import LIMIT_S, Capture, Namespace, selector
+from tests.kernel.test_expectations import FTP, PLAIN, put_expectation
+from tests.kernel.test_round_trip import FIXED_TIMEOUT, comparable
+
+pytestmark = pytest.mark.kernel
+
+Pair = tuple[Namespace, Namespace]
+TCP, UDP, GRE = 6, 17, 47
+GRE_HEADER = bytes(4)
+
+
+def udp(port: int, rest: bytes = b"") -> bytes:
+    return both(UDP, port, 53) + alive() + rest
+
+
+def sports(flows: list[Flow]) -> list[object]:
+    return sorted((flow.original["sport"] for flow in flows), key=str)
+
+
+async def table(namespace: Namespace) -> dict[object, Flow]:
+    """The kernel's flows by source port (or GRE key)."""
+    flows = (await namespace.snapshot()).flows()
+    return {flow.original.get("sport", flow.original.get("src_key")): flow for flow in flows}
+
+
+async def follow(namespace: Namespace, store: Store) -> Outcome:
+    outcome = Outcome()
+    with namespace:
+        await takeover.follow(store, namespace.injector, outcome)
+    return outcome
+
+
+def left(flow: Flow) -> int:
+    assert flow.timeout is not None
+    return flow.timeout
+
+
+async def test_a_hot_kernel_follows_the_store(pair: Pair) -> None:
+    active, backup = pair
+    capture = Capture(active, journal=True)
+    active.put(udp(1))
+    active.put(udp(2))
+    active.put(FTP + snat(OUTSIDE, 7))
+    put_expectation(active, PLAIN)
+    outcome = await follow(backup, capture.take())
+    assert (outcome.created, outcome.failed, outcome.remedied) == (4, {}, {})
+    assert all(left(flow) > PINNED_S - 3 for flow in (await table(backup)).values())
+    (expected,) = (await backup.snapshot()).decoded_expectations()
+    assert expected.timeout is not None
+    assert expected.timeout > PINNED_S - 3
+
+    active.put(both(UDP, 1, 53), kind=uapi.CT_DELETE, flags=0)
+    active.change(both(UDP, 2, 53) + mark(5))
+    active.put(PLAIN, kind=uapi.EXP_DELETE, flags=0)
+    outcome = await follow(backup, capture.take())
+    assert (outcome.created, outcome.updated, outcome.deleted, outcome.failed) == (0, 1, 2, {})
+    there = await table(backup)
+    assert set(there) == {2, 5000}
+    assert there[2].mark == 5
+    assert left(there[2]) > PINNED_S - 3
+    assert not (await backup.snapshot()).expectations
+
+    assert await follow(backup, capture.take()) == Outcome()  # nothing is done twice
+
+
+async def test_a_hot_kernel_loses_a_master_with_all_that_is_its(pair: Pair) -> None:
+    active, backup = pair
+    capture = Capture(active, journal=True)
+    active.put(FTP)
+    put_expectation(active, PLAIN)
+    await follow(backup, capture.take())
+    active.put(both(TCP, 5000, 21), kind=uapi.CT_DELETE, flags=0)
+    await capture.until(lambda store: not store.expectations and not store.flow_count())
+    outcome = await follow(backup, capture.store)
+    assert not outcome.failed
+    store = await backup.snapshot()
+    assert (store.flow_count(), len(store.expectations)) == (0, 0)
+
+
+async def test_a_tuple_that_is_used_again_becomes_the_new_flow(pair: Pair) -> None:
+    active, backup = pair
+    capture = Capture(active, journal=True)
+    active.put(both(TCP, 5000, 21) + alive() + tcp("TIME_WAIT") + snat(OUTSIDE, 7) + mark(1))
+    await follow(backup, capture.take())
+    active.put(both(TCP, 5000, 21), kind=uapi.CT_DELETE, flags=0)
+    active.put(both(TCP, 5000, 21) + alive() + tcp("SYN_SENT") + snat(OUTSIDE, 8) + helper("ftp"))
+    await follow(backup, capture.take())
+    assert comparable(await backup.flow()) == comparable(next(capture.store.flows()))
+    assert (await backup.flow()).mark is None
+
+
+async def test_repin(pair: Pair) -> None:
+    """Timers are wound up again, those of GRE too although they cannot be set."""
+    active, backup = pair
+    active.put(udp(1))
+    active.put(both(TCP, 2, 80) + alive() + tcp() + mark(3))
+    active.put(both(GRE, 5, 5) + alive(LIVE | FIXED_TIMEOUT))
+    store = await active.snapshot()
+    await backup.commit(store)
+    assert max(map(left, (await table(backup)).values())) < PINNED_S - 3
+    with backup:
+        await takeover.repin(store, backup.injector)
+    there = await table(backup)
+    assert set(there) == {1, 2, 5}
+    assert min(map(left, there.values())) > PINNED_S - 3
+
+
+async def test_settle_gives_each_timer_what_its_state_would(pair: Pair) -> None:
+    active, backup = pair
+    active.put(udp(1))
+    active.put(udp(2))
+    active.put(both(TCP, 3, 80) + alive() + tcp())
+    active.put(both(TCP, 4, 80) + alive(timeout=50) + tcp("TIME_WAIT"))
+    active.put(both(GRE, 5, 5) + alive(LIVE | FIXED_TIMEOUT))
+    active.put(FTP)
+    put_expectation(active, PLAIN, 60)
+    store = await active.snapshot()
+    follower = Store(journal=True)
+    follower.begin_snapshot()
+    follower.add_snapshot(await active.dump())
+    follower.end_snapshot()
+    await follow(backup, follower)
+    backup.put(udp(6) + u32(uapi.CTA_TIMEOUT, PINNED_S))  # nobody's
+    backup.change(both(UDP, 2, 53) + u32(uapi.CTA_TIMEOUT, 77))  # as a packet has set it
+    with backup:
+        await takeover.settle(store, backup.injector, selector())
+    there = await table(backup)
+    defaults = Timeouts()
+    for sport, seconds in (
+        (1, defaults.udp_stream),
+        (2, 77),
+        (3, defaults.tcp_established),
+        (4, 50),
+        (5, defaults.gre_stream),
+        (6, PINNED_S),
+        (5000, defaults.tcp_established),
+    ):
+        assert seconds - 3 <= left(there[sport]) <= seconds, sport
+    (expected,) = (await backup.snapshot()).decoded_expectations()
+    assert expected.timeout is not None
+    assert expected.timeout <= 60
+
+
+@pytest.mark.parametrize(("keep_held", "stays"), [(True, {1, 2, 9}), (False, {9})])
+async def test_purge(pair: Pair, keep_held: bool, stays: set[int]) -> None:
+    """What is replicated and not held goes; what ends at this host is its own."""
+    active, backup = pair
+    active.put(udp(1))
+    active.put(udp(2, mark(3)))
+    store = await active.snapshot()
+    await backup.commit(store)
+    backup.put(udp(3))
+    backup.put(both(TCP, 4, 80) + alive() + tcp() + snat(OUTSIDE, 7))
+    backup.put(original(INNER, SERVER, UDP, ports(9, 53)) + reply(SERVER, INNER, UDP, ports(53, 9)) + alive())
+    assert set(await table(backup)) == {1, 2, 3, 4, 9}
+    chosen = selector()
+    chosen.excluded = frozenset({ip_address(INNER).packed})
+    with backup:
+        gone = await takeover.purge(store, backup.injector, chosen, keep_held=keep_held)
+    assert set(await table(backup)) == stays
+    assert gone == 5 - len(stays)
+
+
+async def test_commit_rest_brings_what_came_last(pair: Pair) -> None:
+    active, backup = pair
+    capture = Capture(active, journal=True)
+    active.put(udp(1))
+    await follow(backup, capture.take())
+    active.put(udp(2))
+    done = await takeover.commit_rest(capture.take(), backup.injector, Outcome())
+    assert (done.outcome.created, set(await table(backup))) == (1, {1, 2})
+
+
+async def test_progress_tells_of_everything_that_is_tried(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(takeover, "PROGRESS_S", 0.0)
+    active, backup = pair
+    for port in range(3):
+        active.put(udp(port))
+    store = await active.snapshot()
+    told: list[dict[str, int]] = []
+
+    async def progress(step: dict[str, int]) -> None:
+        told.append(step)
+        await trio.lowlevel.checkpoint()
+
+    done = await takeover.commit(store, backup.injector, progress)
+    assert told[-1] == {"done": 3, "total": 3}
+    assert done.outcome.created == 3
+
+
+async def gre_pair(pair: Pair) -> Store:
+    """Two GRE flows in the store, about to run out, and committed to a backup that tracks packets."""
+    active, backup = pair
+    for end in (SERVER, OUTSIDE):
+        flow = original(CLIENT, end, GRE, ports(0, 0)) + reply(end, CLIENT, GRE, ports(0, 0))
+        active.put(flow + alive(LIVE | FIXED_TIMEOUT, 3))
+    backup.loop()
+    store = await active.snapshot()
+    backup.injector = Injector(backup.requests, Timeouts(gre=3, gre_stream=3))
+    await backup.commit(store)
+    return store
+
+
+async def ends(namespace: Namespace) -> dict[object, int]:
+    """The GRE flows' destinations, and how long they have."""
+    return {
+        flow.original["dst"]: left(flow)
+        for flow in (await namespace.snapshot()).flows()
+        if flow.protocol == "gre" and flow.original["src"] == CLIENT
+    }
+
+
+async def test_gre_lives_while_packets_come(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A committed GRE flow cannot renew its timer: it is created again while it is used, and runs out when not."""
+    monkeypatch.setattr(takeover, "GRE_CHECK_S", 0.4)
+    _, backup = pair
+    store = await gre_pair(pair)
+    assert backup.get_sysctl("nf_conntrack_acct") == 0, "left as it was found"
+    with backup:
+        tunnel = socket.socket(socket.AF_INET, socket.SOCK_RAW, GRE)
+        tunnel.bind((CLIENT, 0))
+    with tunnel, trio.fail_after(4 * LIMIT_S), backup:
+        keeper = takeover.GreKeeper(store, backup.injector)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(keeper.run)
+            before = 3
+            while True:  # until the timer of the flow that is used has been wound up
+                tunnel.sendto(GRE_HEADER, (SERVER, 0))
+                now = (await ends(backup))[SERVER]
+                if now > before:
+                    break
+                before = now
+                await trio.sleep(0.05)
+            while OUTSIDE in await ends(backup):
+                tunnel.sendto(GRE_HEADER, (SERVER, 0))
+                await trio.sleep(0.05)
+            assert SERVER in await ends(backup)
+            # No more packets: it runs out, and the keeper has nothing left to do.
+    assert not await ends(backup)
+
+
+async def test_gre_without_counters_would_not_be_known_to_live(pair: Pair) -> None:
+    """Entries count only if they were made while nf_conntrack_acct was set: a commit sees to that."""
+    _, backup = pair
+    await gre_pair(pair)
+    listed = backup.run("conntrack", "-L", "-p", "gre")
+    assert "packets=0" in listed
