@@ -117,4 +117,6 @@ class Opener:
             self._epochs[identity] = (cipher, window)
             if len(self._epochs) > EPOCHS_MAX:
                 self._epochs.popitem(last=False)
+        else:
+            self._epochs.move_to_end(identity)
         return Opened(epoch, counter, body)

@@ -27,6 +27,7 @@ class Peers:
     def __init__(self) -> None:
         self.known: dict[str, Peer] = {}
         self._shouted = False
+        self._unfit: set[str] = set()  # whose byte order was complained of
 
     def hear(self, name: str, role: str, epoch: bytes, now: float) -> None:
         """A node has shown itself."""
@@ -36,7 +37,8 @@ class Peers:
         """Whether the node has this one's byte order: kernel attributes travel as they are."""
         if heartbeat.byte_order == sys.byteorder:
             return True
-        if heartbeat.name not in self.known:
+        if heartbeat.name not in self._unfit:
+            self._unfit.add(heartbeat.name)
             log.error(
                 "%s is a %s-endian machine and this one is %s-endian; they cannot replicate to each other",
                 heartbeat.name,

@@ -99,7 +99,8 @@ def _pack(fields: list[Any]) -> bytes:
 
 LEVEL: Final = -1  # half the time of zstd's default, for the same size
 MARGIN: Final = 1.04  # frames differ in how well they compress; one that does not fit is made twice
-LEARN_FROM: Final = 8  # messages; smaller batches compress worse and say little of large ones
+# Messages; smaller batches compress worse and say little of large ones, unless a frame was believed to hold no more.
+LEARN_FROM: Final = 8
 LEARN_RATE: Final = 0.1
 
 
@@ -123,7 +124,7 @@ class Packer:
             if len(blob) > self._limit and count > 1:
                 self._each = max(self._each * MARGIN, each * MARGIN)
                 continue
-            if count >= LEARN_FROM:
+            if count >= LEARN_FROM or count < left:
                 self._each += (each * MARGIN - self._each) * LEARN_RATE
             packed.append((codec, blob))
             start += count
@@ -167,6 +168,8 @@ def _parse(fields: object) -> Message:
 
 def _messages(codec: int, blob: bytes) -> list[bytes]:
     if codec == ZSTD:
+        if zstandard.frame_content_size(blob) > UNPACKED_MAX:  # which `decompress` would heed more than its own limit
+            raise BodyError("too_long")
         blob = _DECOMPRESSOR.decompress(blob, max_output_size=UNPACKED_MAX, allow_extra_data=False)
     elif codec != STORED:
         raise BodyError("unknown_codec")
