@@ -156,7 +156,7 @@ class Conn:
         return self._event(0x600, timeout, self.protoinfo, self._helper, self._labels, self._master)
 
     def update(self, *told: str) -> bytes:
-        """An UPDATE that says what every one says, and of protoinfo, labels, sequence, synproxy, mark what is `told`."""
+        """An UPDATE: what every one says, and of protoinfo, labels, sequence, synproxy and mark what is `told`."""
         return self._event(
             0,
             be32(uapi.CTA_TIMEOUT, self.timeout),

@@ -157,7 +157,7 @@ def test_every_shape_is_distinct_and_its_pattern_lies_within_its_mask() -> None:
 
 
 def test_the_builder_of_these_tests_writes_what_was_captured() -> None:
-    """Layouts as seen on a real kernel: 196 bytes with attributes 1 2 12 3 7 4; 208 with a helper; 248 with a master."""
+    """As seen on a real kernel: 196 bytes with attributes 1 2 12 3 7 4; 208 with a helper; 248 with a master."""
     each = conn()
     assert len(each.new()) == 196
     assert list(walk(each.new()[20:])) == [1, 2, 12, 3, 7, 4]

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftfw.kernel import entry, expectation, rewrite, uapi
+from ftfw.kernel.attributes import split
 from ftfw.kernel.rewrite import Creator, Timeouts
 from ftfw.store import Store
 from tests.unit.conntrack import (
@@ -439,8 +440,8 @@ def use_everything(store: Store) -> None:
         assert rewrite.update(key, value, timeouts=Timeouts(), expected=True)
         assert rewrite.set_timeout(key, value, Timeouts(), pinned=True)
         assert entry.family_of(key)
-        rewrite.replaceable(value, entry.split(value))
-        master = entry.split(value).get(uapi.CTA_TUPLE_MASTER)
+        rewrite.replaceable(value, split(value))
+        master = split(value).get(uapi.CTA_TUPLE_MASTER)
         assert master is None or entry.master_key(key, master)
     for key, value in store.expectations.items():
         zone = store.zone_of(key)

@@ -1,0 +1,139 @@
+import sys
+from typing import Any
+
+import msgpack
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ftfw.replication import messages
+from ftfw.replication.messages import Ack, BodyError, Heartbeat, Packer, Resync, Stream
+
+sequences = st.integers(0, (1 << 64) - 1)
+
+
+@given(st.text(max_size=20), st.sampled_from(("active", "backup")), sequences)
+def test_heartbeats(name: str, role: str, sequence: int) -> None:
+    found = messages.unpack(messages.heartbeat(name, role, sequence))
+    assert found == Heartbeat(name=name, role=role, byte_order=sys.byteorder, sequence=sequence)
+
+
+@given(st.text(max_size=20), st.binary(max_size=32), sequences, st.booleans())
+def test_what_backups_say(name: str, epoch: bytes, sequence: int, synced: bool) -> None:
+    found = messages.unpack(messages.ack(name, epoch, sequence, synced=synced))
+    assert found == Ack(name=name, epoch=epoch, sequence=sequence, synced=synced)
+    assert messages.unpack(messages.resync(name, epoch)) == Resync(name=name, epoch=epoch)
+
+
+@pytest.mark.parametrize("compress", [True, False])
+@given(batch=st.lists(st.binary(max_size=300) | st.just(b"a" * 196), max_size=120), limit=st.integers(200, 1500))
+def test_blobs_lose_nothing_and_fit(compress: bool, batch: list[bytes], limit: int) -> None:
+    packer = Packer(limit=limit, compress=compress)
+    found: list[bytes] = []
+    for codec, blob in packer.blobs(batch):
+        body = messages.stream(messages.EVENTS, (1 << 64) - 1, codec, blob)
+        stream = messages.unpack(body)
+        assert isinstance(stream, Stream)
+        assert len(body) <= limit or len(stream.messages) == 1
+        assert stream.messages
+        found += stream.messages
+    assert found == batch
+
+
+def test_a_packer_stays_within_its_limit_when_messages_suddenly_compress_worse() -> None:
+    packer = Packer(limit=1400, compress=True)
+    alike = [b"a" * 196] * 2000
+    different = [bytes((i * j * 7919 + j * j) % 251 for j in range(196)) for i in range(500)]
+    for batch in (alike, different, alike, different):
+        blobs = packer.blobs(batch)
+        assert all(len(blob) + messages.FRAMING <= 1400 for _, blob in blobs)
+    assert len(packer.blobs(alike)) < 40  # and it learns
+
+
+def test_no_messages_need_no_frame() -> None:
+    assert Packer(limit=1400, compress=True).blobs([]) == []
+
+
+def test_a_stream_frame_without_messages_has_an_empty_blob() -> None:
+    body = messages.stream(messages.SNAPSHOT_BEGIN, 3, messages.STORED, b"")
+    assert messages.unpack(body) == Stream(kind=messages.SNAPSHOT_BEGIN, sequence=3, messages=[])
+
+
+def reason(body: bytes) -> str:
+    with pytest.raises(BodyError) as caught:
+        messages.unpack(body)
+    return caught.value.reason
+
+
+def stream_of(blob: bytes, codec: int = messages.STORED) -> bytes:
+    return messages.stream(messages.EVENTS, 1, codec, blob)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ([99, 1], "unknown_type"),
+        ([0], "unknown_type"),
+        ([], "malformed"),
+        ({}, "malformed"),
+        (None, "malformed"),
+        ([messages.HEARTBEAT, "fw1"], "malformed"),
+        ([messages.HEARTBEAT, "fw1", "active", "little", "7"], "malformed"),
+        ([messages.ACK, "fw1", b"epoch", 1, 1], "malformed"),
+        ([messages.RESYNC, b"fw1", b"epoch"], "malformed"),
+        ([messages.EVENTS, 1, 0, "text"], "malformed"),
+        ([messages.EVENTS, 1, 7, b"x"], "unknown_codec"),
+    ],
+)
+def test_bodies_that_are_none_of_ours(fields: Any, expected: str) -> None:
+    assert reason(msgpack.packb(fields)) == expected
+
+
+@pytest.mark.parametrize("blob", [msgpack.packb({}), msgpack.packb([1]), msgpack.packb(["a"]), b"\xc1", b"\x91"])
+def test_blobs_that_are_no_messages(blob: bytes) -> None:
+    assert reason(stream_of(blob)) == "malformed"
+
+
+def test_more_than_one_body_in_a_frame_is_malformed() -> None:
+    assert reason(messages.resync("fw1", b"e") * 2) == "malformed"
+
+
+def test_what_unpacks_to_more_than_any_frame_can_hold_is_refused() -> None:
+    compressor = zstandard.ZstdCompressor()
+    bomb = compressor.compress(msgpack.packb([bytes(messages.UNPACKED_MAX)]))
+    assert reason(stream_of(bomb, messages.ZSTD)) == "too_long"
+    silent = zstandard.ZstdCompressor(write_content_size=False).compress(msgpack.packb([bytes(2 << 20)]))
+    assert reason(stream_of(silent, messages.ZSTD)) == "malformed"
+    fitting = compressor.compress(msgpack.packb([bytes(messages.UNPACKED_MAX - 10)]))
+    found = messages.unpack(stream_of(fitting, messages.ZSTD))
+    assert isinstance(found, Stream)
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=120))
+def test_any_bytes_are_a_message_or_a_body_error(body: bytes) -> None:
+    try:
+        found = messages.unpack(body)
+    except BodyError as error:
+        assert error.reason in ("malformed", "unknown_type", "unknown_codec", "too_long")  # noqa: PT017
+    else:
+        assert isinstance(found, Stream | Heartbeat | Ack | Resync)
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 9) | st.text(max_size=4) | st.binary(max_size=8) | st.floats(),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=200)
+@given(st.lists(anything, max_size=5), st.integers(1, 9))
+def test_any_fields_are_a_message_or_a_body_error(fields: list[Any], kind: int) -> None:
+    try:
+        found = messages.unpack(msgpack.packb([kind, *fields]))
+    except BodyError as error:
+        assert error.reason in ("malformed", "unknown_type", "unknown_codec")  # noqa: PT017
+    else:
+        assert isinstance(found, Stream | Heartbeat | Ack | Resync)

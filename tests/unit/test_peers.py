@@ -1,0 +1,73 @@
+import logging
+import sys
+
+import pytest
+
+from ftfw.daemon.peers import LOST_S, Peers
+from ftfw.replication.messages import Heartbeat
+
+FOREIGN = "big" if sys.byteorder == "little" else "little"
+
+
+def heartbeat(byte_order: str = sys.byteorder, name: str = "fw1") -> Heartbeat:
+    return Heartbeat(name=name, role="active", byte_order=byte_order, sequence=1)
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+
+
+def test_one_active_is_no_conflict() -> None:
+    peers = Peers()
+    assert not peers.conflict("active", 0.0)
+    peers.hear("fw1", "backup", b"e", 0.0)
+    assert not peers.conflict("active", 0.0)
+    peers.hear("fw1", "active", b"e", 0.0)
+    assert not peers.conflict("backup", 0.0)
+
+
+def test_two_actives_are_a_conflict_shouted_once_each_time_it_begins(caplog: pytest.LogCaptureFixture) -> None:
+    peers = Peers()
+    peers.hear("fw1", "active", b"e", 0.0)
+    assert all(peers.conflict("active", now) for now in (0.0, 0.5, 1.0))
+    [shouted] = errors(caplog)
+    assert "fw1 is active as well as this node" in shouted
+    assert "ftfw demote" in shouted
+    peers.hear("fw1", "backup", b"e", 1.0)
+    assert not peers.conflict("active", 1.0)
+    peers.hear("fw1", "active", b"e", 2.0)
+    assert peers.conflict("active", 2.0)
+    assert len(errors(caplog)) == 2
+
+
+def test_a_backup_sees_a_conflict_of_two_others(caplog: pytest.LogCaptureFixture) -> None:
+    peers = Peers()
+    peers.hear("fw2", "active", b"e", 0.0)
+    peers.hear("fw1", "active", b"f", 0.0)
+    assert peers.conflict("backup", 0.0)
+    assert "fw1 and fw2 are active;" in errors(caplog)[0]
+
+
+def test_a_peer_that_is_not_heard_is_no_rival() -> None:
+    peers = Peers()
+    peers.hear("fw1", "active", b"e", 0.0)
+    assert peers.conflict("active", LOST_S - 0.01)
+    assert not peers.conflict("active", LOST_S)
+
+
+def test_a_peer_is_known_as_last_heard() -> None:
+    peers = Peers()
+    peers.hear("fw1", "backup", b"e", 0.0)
+    peers.hear("fw1", "active", b"f", 2.0)
+    [peer] = peers.known.values()
+    assert (peer.name, peer.role, peer.epoch, peer.heard_at) == ("fw1", "active", b"f", 2.0)
+
+
+def test_a_node_of_the_other_byte_order_is_refused_with_a_reason_given_once(caplog: pytest.LogCaptureFixture) -> None:
+    peers = Peers()
+    assert peers.fits(heartbeat())
+    assert not errors(caplog)
+    assert [peers.fits(heartbeat(FOREIGN)) for _ in range(3)] == [False] * 3
+    assert not peers.fits(heartbeat(FOREIGN, "fw3"))
+    assert len(errors(caplog)) == 2
+    assert f"fw1 is a {FOREIGN}-endian machine" in errors(caplog)[0]

@@ -1,0 +1,136 @@
+import struct
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ftfw import seal
+from ftfw.seal import HEADER_SIZE, OVERHEAD, Opener, RefusedError, Sealer
+
+KEY, OTHER = b"k" * 32, b"o" * 32
+EPOCH = b"e" * seal.EPOCH_SIZE
+
+
+def sealer(*, key: bytes = KEY, name: str = "fw1", epoch: bytes = EPOCH) -> Sealer:
+    return Sealer(key, name=name, epoch=epoch)
+
+
+def opener(*keys: bytes) -> Opener:
+    return Opener(keys or (KEY,), name="fw2")
+
+
+def refused(receiver: Opener, frame: bytes) -> str:
+    with pytest.raises(RefusedError) as caught:
+        receiver.open(frame)
+    assert str(caught.value) == caught.value.reason
+    return caught.value.reason
+
+
+@given(st.lists(st.binary(max_size=200), max_size=5))
+def test_what_is_sealed_is_opened_in_any_order(bodies: list[bytes]) -> None:
+    sender, receiver = sealer(), opener()
+    frames = [sender.seal(body) for body in bodies]
+    for number, body in reversed(list(enumerate(bodies, 1))):
+        opened = receiver.open(frames[number - 1])
+        assert (opened.epoch, opened.counter, opened.body) == (EPOCH, number, body)
+        assert len(frames[number - 1]) == len(body) + OVERHEAD
+
+
+def test_every_single_bit_counts() -> None:
+    receiver = opener()
+    frame = sealer().seal(b"body")
+    reasons = set()
+    for bit in range(8 * len(frame)):
+        damaged = bytearray(frame)
+        damaged[bit // 8] ^= 1 << bit % 8
+        reasons.add(refused(receiver, bytes(damaged)))
+    assert reasons == {"foreign", "version", "unknown_key", "forged"}
+    assert receiver.open(frame).body == b"body"  # none of them left a trace
+
+
+@settings(max_examples=200)
+@given(st.binary(max_size=200))
+def test_any_bytes_are_refused(frame: bytes) -> None:
+    assert refused(opener(), frame) in ("short", "foreign", "version", "unknown_key", "forged")
+
+
+@pytest.mark.parametrize("length", [0, 1, HEADER_SIZE, OVERHEAD - 1])
+def test_short(length: int) -> None:
+    assert refused(opener(), sealer().seal(b"")[:length]) == "short"
+
+
+def test_the_shortest_frame_is_an_empty_body() -> None:
+    assert opener().open(sealer().seal(b"")).body == b""
+
+
+def test_foreign_and_version() -> None:
+    frame = sealer().seal(b"body")
+    assert refused(opener(), b"WF" + frame[2:]) == "foreign"
+    assert refused(opener(), frame[:2] + bytes((seal.VERSION + 1,)) + frame[3:]) == "version"
+
+
+def test_own_name() -> None:
+    assert refused(Opener((KEY,), name="fw1"), sealer().seal(b"body")) == "own_name"
+
+
+def test_unknown_key_and_forged() -> None:
+    assert refused(opener(), sealer(key=OTHER).seal(b"body")) == "unknown_key"
+    frame = sealer(key=OTHER).seal(b"body")
+    claimed = frame[:4] + sealer().seal(b"")[4:8] + frame[8:]  # this key's id over the other key's seal
+    assert refused(opener(), claimed) == "forged"
+
+
+def test_replayed_and_too_old() -> None:
+    sender, receiver = sealer(), opener()
+    first = sender.seal(b"first")
+    receiver.open(first)
+    assert refused(receiver, first) == "replayed"
+    old = sender.seal(b"old")
+    for _ in range(5000):
+        last = sender.seal(b"")
+    receiver.open(last)
+    assert refused(receiver, old) == "replayed"
+
+
+def test_a_forged_counter_does_not_move_the_window() -> None:
+    sender, receiver = sealer(), opener()
+    frames = [sender.seal(b"one"), sender.seal(b"two")]
+    forged = frames[0][: HEADER_SIZE - 8] + struct.pack(">Q", 1 << 60) + frames[0][HEADER_SIZE:]
+    assert refused(receiver, forged) == "forged"
+    assert [receiver.open(frame).body for frame in frames] == [b"one", b"two"]
+
+
+def test_another_epoch_another_sender_and_another_key_count_for_themselves() -> None:
+    receiver = opener(KEY, OTHER)
+    for sender in (sealer(), sealer(epoch=b"f" * 32), sealer(name="fw3"), sealer(key=OTHER)):
+        assert receiver.open(sender.seal(b"body")).counter == 1
+
+
+def test_one_body_never_looks_the_same_twice() -> None:
+    sender = sealer()
+    seen = {sender.seal(b"body")[HEADER_SIZE:] for _ in range(10)}
+    seen.add(sealer(epoch=b"f" * 32).seal(b"body")[HEADER_SIZE:])
+    seen.add(sealer(name="fw3").seal(b"body")[HEADER_SIZE:])
+    assert len(seen) == 12
+    assert not any(b"body" in each for each in seen)
+
+
+def test_keys_rotate_without_a_gap() -> None:
+    """One node after the other: both open both keys, then both seal with the new one, then the old one goes."""
+    old, both, new = opener(KEY), opener(OTHER, KEY), opener(OTHER)
+    sealed_old, sealed_new = sealer(), sealer(key=OTHER)
+    assert both.open(sealed_old.seal(b"1")).body == b"1"
+    assert both.open(sealed_new.seal(b"2")).body == b"2"
+    assert new.open(sealed_new.seal(b"3")).body == b"3"
+    assert refused(old, sealed_new.seal(b"4")) == "unknown_key"
+    assert refused(new, sealed_old.seal(b"5")) == "unknown_key"
+
+
+def test_old_epochs_do_not_push_out_the_one_that_is_heard() -> None:
+    receiver, sender = opener(), sealer()
+    first = sender.seal(b"first")
+    receiver.open(first)
+    for number in range(2 * seal.EPOCHS_MAX):
+        receiver.open(sealer(epoch=number.to_bytes(32, "big")).seal(b""))
+        receiver.open(sender.seal(b"next"))
+    assert refused(receiver, first) == "replayed"
