@@ -215,6 +215,11 @@ class Store:
         changes, self._journal = self._journal, set()
         return changes
 
+    def put_back(self, keys: set[bytes]) -> None:
+        """Let the next `take_changes` name these again."""
+        assert self._journal is not None
+        self._journal |= keys
+
     def get_flow(self, key: bytes) -> bytes | None:
         """The value of a held flow."""
         return self.plain.get(key) or self.rich.get(key)

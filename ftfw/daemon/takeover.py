@@ -71,7 +71,7 @@ async def commit(store: Store, injector: Injector, progress: Progress) -> Commit
 async def commit_rest(store: Store, injector: Injector, outcome: Outcome) -> Commit:
     """Hot: everything is in the kernel but for what came last."""
     begun = trio.current_time()
-    await follow(store, injector, outcome)
+    await follow(store, injector, outcome, whole=True)
     return Commit(trio.current_time() - begun, outcome)
 
 
@@ -117,11 +117,19 @@ def _zoned(store: Store, keys: Iterable[bytes]) -> Iterator[tuple[bytes, bytes, 
         yield key, store.expectations[key], store.zone_of(key)
 
 
-async def follow(store: Store, injector: Injector, outcome: Outcome) -> None:
-    """Hot standby: make this kernel follow what changed in the store.  Timers are pinned: no traffic renews them."""
+async def follow(store: Store, injector: Injector, outcome: Outcome, *, whole: bool = False) -> None:
+    """Hot standby: make this kernel follow what changed in the store.  Timers are pinned: no traffic renews them.
+
+    While a snapshot comes in, what needs a master waits for its end, because the master may come later; `whole`: it
+    waits no more.
+    """
     changes = store.take_changes()
     if not changes:
         return
+    if store.in_snapshot and not whole:
+        waiting = {key for key in changes if _needs_master(store, key)}
+        store.put_back(waiting)
+        changes -= waiting
     gone, gone_expectations, expected = [], [], []
     plain: list[Flow] = []
     rich: list[Flow] = []
@@ -142,6 +150,13 @@ async def follow(store: Store, injector: Injector, outcome: Outcome) -> None:
     await injector.delete(gone, outcome)
     await _create(plain, rich, injector, outcome, pinned=True)
     await injector.expect(zoned, outcome, pinned=True)
+
+
+def _needs_master(store: Store, key: bytes) -> bool:
+    if expectation.is_key(key):
+        return key in store.expectations
+    value = store.rich.get(key)
+    return value is not None and entry.has_master(value)
 
 
 async def repin(store: Store, injector: Injector) -> None:
@@ -169,7 +184,7 @@ async def settle(store: Store, injector: Injector, selector: Selector) -> None:
             await injector.set_timeouts((flow for flow in late if not entry.is_gre(flow[0])), outcome)
             await injector.delete((key for key, _ in gre), Outcome())
             await _create((), gre, injector, outcome)
-    await injector.expect(_zoned(store, list(store.expectations)), outcome)
+    await injector.set_expectation_timeouts(_zoned(store, list(store.expectations)))
     log.info("timers of %d entries set", outcome.updated)
 
 

@@ -60,6 +60,19 @@ def create(key: bytes, value: bytes, zone: bytes, *, sequence: int, pinned: bool
 
     `zone`: the master's CTA_ZONE attribute, or nothing.  `pinned`: the timeout does not run out.
     """
+    body = _body(key, value, zone, pinned=pinned)
+    return (
+        message(uapi.EXP_NEW, CREATE, _family(key), body, sequence),
+        message(uapi.EXP_NEW, CREATE, _family(key), body, sequence + 1),
+    )
+
+
+def set_timeout(key: bytes, value: bytes, zone: bytes) -> bytes:
+    """The message that gives an expectation the timeout in its value, and creates none that is gone."""
+    return message(uapi.EXP_NEW, uapi.NLM_F_REQUEST, _family(key), _body(key, value, zone, pinned=False))
+
+
+def _body(key: bytes, value: bytes, zone: bytes, *, pinned: bool) -> bytes:
     attributes = split(value)
     if pinned:
         attributes[uapi.CTA_EXPECT_TIMEOUT] = u32(uapi.CTA_EXPECT_TIMEOUT, PINNED_S)
@@ -70,11 +83,7 @@ def create(key: bytes, value: bytes, zone: bytes, *, sequence: int, pinned: bool
         del attributes[uapi.CTA_EXPECT_HELP_NAME]
     if uapi.CTA_EXPECT_FN not in attributes:
         attributes.pop(uapi.CTA_EXPECT_NAT, None)  # a translation without the function that does it fails the flow
-    body = key + b"".join(attributes.values()) + _zone(zone)
-    return (
-        message(uapi.EXP_NEW, CREATE, _family(key), body, sequence),
-        message(uapi.EXP_NEW, CREATE, _family(key), body, sequence + 1),
-    )
+    return key + b"".join(attributes.values()) + _zone(zone)
 
 
 def delete(key: bytes, zone: bytes, *, sequence: int) -> bytes:

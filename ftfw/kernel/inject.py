@@ -221,6 +221,13 @@ class Injector:
                 outcome.failed.update(f"expectation_{errno_name(code)}" for code in failed.values())
                 await trio.lowlevel.checkpoint()
 
+    async def set_expectation_timeouts(self, expectations: Iterable[tuple[bytes, bytes, bytes]]) -> None:
+        """Give expectations their own timeouts; one that has been met since is left gone."""
+        async with self._lock:
+            for batch in _batches(expectations, RESOLVE_BATCH):
+                self._requests.send(b"".join(expectation.set_timeout(*each) for each in batch))
+                await trio.lowlevel.checkpoint()
+
     async def unexpect(self, expectations: Iterable[tuple[bytes, bytes]], outcome: Outcome) -> None:
         """Remove expectations, given as key and zone attribute; one that is gone already is no failure."""
         async with self._lock:
