@@ -68,12 +68,8 @@ def _end(_number: int, _frame: FrameType | None) -> None:
 
 
 @click.command(context_settings={"show_default": True})
-@click.option(
-    "--only", type=click.Choice(SCENARIOS), multiple=True, help="Scenario; repeatable. Default: all."
-)
-@click.option(
-    "--daemon", "programs", type=click.Choice(list(DAEMONS)), multiple=True, help="Program; default: both."
-)
+@click.option("--only", type=click.Choice(SCENARIOS), multiple=True, help="Scenario; repeatable. Default: all.")
+@click.option("--daemon", "programs", type=click.Choice(list(DAEMONS)), multiple=True, help="Program; default: both.")
 @click.option("--rate", default=30_000, type=click.IntRange(1), help="New flows per second.")
 @click.option("--seconds", default=10, type=click.IntRange(1), help="Length of one run at an even pace.")
 @click.option("--repeat", default=3, type=click.IntRange(1), help="Runs of each; the table shows medians.")
@@ -81,9 +77,7 @@ def _end(_number: int, _frame: FrameType | None) -> None:
 @click.option(
     "--memory-entries", default=(100_000, 300_000), type=(int, int), help="Two sizes; design: 100000 1000000."
 )
-@click.option(
-    "--json", "file", type=click.Path(path_type=Path), help="Write every figure to this file as well."
-)
+@click.option("--json", "file", type=click.Path(path_type=Path), help="Write every figure to this file as well.")
 def main(
     *,
     only: tuple[str, ...],
@@ -98,9 +92,7 @@ def main(
     """Run ftfw and conntrackd side by side and hold ftfw against its targets."""
     if not 0 < memory_entries[0] < memory_entries[1]:
         raise click.BadParameter("the second size must be the larger one", param_hint="--memory-entries")
-    settings = Settings(
-        rate=rate, seconds=seconds, commit_entries=commit_entries, memory_entries=memory_entries
-    )
+    settings = Settings(rate=rate, seconds=seconds, commit_entries=commit_entries, memory_entries=memory_entries)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
     progress = Console(stderr=True)
@@ -117,9 +109,7 @@ def main(
     title = f"{platform.release()}, {os.cpu_count()} CPUs, {rate:,} new flows/s, medians of {repeat}"
     Console().print(report.table(computed, title))
     if file:
-        file.write_text(
-            json.dumps({"machine": title, "rows": report.as_json(computed), "runs": results}, indent=1)
-        )
+        file.write_text(json.dumps({"machine": title, "rows": report.as_json(computed), "runs": results}, indent=1))
 
 
 if __name__ == "__main__":

@@ -77,13 +77,9 @@ class Daemon(ABC):
     def wait_in_sync(self) -> None:
         """BenchError with the end of the daemon's log if it does not come up."""
         if not wait_until(lambda: self._process.poll() is not None or self._answers_in_sync(), START_S):
-            raise BenchError(
-                f"{self.name} in {self.namespace} is not in sync after {START_S:.0f} s:\n{self._tail()}"
-            )
+            raise BenchError(f"{self.name} in {self.namespace} is not in sync after {START_S:.0f} s:\n{self._tail()}")
         if self._process.poll() is not None:
-            raise BenchError(
-                f"{self.name} in {self.namespace} ended with {self._process.returncode}:\n{self._tail()}"
-            )
+            raise BenchError(f"{self.name} in {self.namespace} ended with {self._process.returncode}:\n{self._tail()}")
 
     def _answers_in_sync(self) -> bool:
         try:

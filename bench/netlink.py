@@ -50,10 +50,7 @@ def create_message(source: bytes, destination: bytes, from_port: int, to_port: i
 def seconds_alone(namespace: str, entries: int, seed: int) -> float:
     """Measure how many seconds the kernel takes to create that many entries from messages built before."""
     messages = [create_message(*each) for each in tuples(entries, seed)]
-    batches = [
-        b"".join(messages[first : first + MESSAGES_PER_SEND])
-        for first in range(0, entries, MESSAGES_PER_SEND)
-    ]
+    batches = [b"".join(messages[first : first + MESSAGES_PER_SEND]) for first in range(0, entries, MESSAGES_PER_SEND)]
     with entered(namespace):
         kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
     with kernel:

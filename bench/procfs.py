@@ -49,6 +49,17 @@ def parse_cpu(line: str) -> Cpu:
     )
 
 
+def parse_busy_s(text: str) -> float:
+    """CPU seconds that all processors together were not idle, from /proc/stat."""
+    user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = map(int, text.split("\n", 1)[0].split()[1:])
+    return (user + nice + system + irq + softirq + steal) * TICK_S
+
+
+def machine_busy_s() -> float:
+    """CPU seconds that this machine's processors, all together, were not idle so far."""
+    return parse_busy_s(Path("/proc/stat").read_text())
+
+
 def tree(pid: int) -> Iterator[int]:
     """`pid` and every live descendant."""
     yield pid

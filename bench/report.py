@@ -74,6 +74,7 @@ def _key(name: str) -> Callable[[Figures], float]:
 
 _A_QUARTER = Target(text="≤ 1/4", limit=0.25, relative=True)
 _NONE = Target(text="0", limit=0)
+_QUIET = Target(text="≤ 5 %", limit=0.05)
 QUANTITIES = (
     Quantity(
         name="active CPU per event",
@@ -112,6 +113,14 @@ QUANTITIES = (
         form="{:.1%}",
         target=Target(text="≥ 99 %", limit=0.99, at_least=True),
         combine=min,
+    ),
+    Quantity(
+        name="machine busy otherwise",
+        scenario="cpu",
+        figure=_key("neighbours"),
+        form="{:.0%}",
+        target=_QUIET,
+        combine=max,
     ),
     Quantity(
         name="netlink overruns",
@@ -173,6 +182,14 @@ QUANTITIES = (
         combine=max,
     ),
     Quantity(
+        name="machine busy otherwise, commit",
+        scenario="commit",
+        figure=_key("neighbours"),
+        form="{:.0%}",
+        target=_QUIET,
+        combine=max,
+    ),
+    Quantity(
         name="backup memory per entry",
         scenario="memory",
         figure=_key("bytes"),
@@ -203,9 +220,7 @@ def rows(results: Results) -> list[Row]:
 
 def table(computed: Sequence[Row], title: str) -> Table:
     """For people."""
-    drawn = Table(
-        title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
-    )
+    drawn = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for heading in ("quantity", "conntrackd", "ftfw", "ratio", "target", "met"):
         drawn.add_column(heading, justify="left" if heading == "quantity" else "right", no_wrap=True)
     for row in computed:

@@ -1,6 +1,7 @@
 """What is measured, each in a fresh lab: one function per scenario, one dictionary of figures per run."""
 
 import contextlib
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import netlink
+from bench import netlink, procfs
 from bench.daemons import Daemon
 from bench.errors import BenchError
 from bench.lab import FW1, FW2, Count, flush, lab, wire_bytes
@@ -36,6 +37,22 @@ class Settings:
     def most_entries(self) -> int:
         """The largest table any scenario makes."""
         return max(round(self.rate * self.seconds), self.commit_entries, *self.memory_entries)
+
+
+class Neighbours:
+    """How much of the machine went to others since this object was made: a busy machine makes a run worthless."""
+
+    def __init__(self) -> None:
+        self._since, self._busy_s, self._own_s = time.monotonic(), procfs.machine_busy_s(), _own_cpu_s()
+
+    def share(self, *, ours_s: float) -> float:
+        """Share of all processors' time, less `ours_s` and what this process and its ended children used."""
+        others_s = procfs.machine_busy_s() - self._busy_s - (_own_cpu_s() - self._own_s) - ours_s
+        return max(0.0, others_s / (time.monotonic() - self._since) / len(os.sched_getaffinity(0)))
+
+
+def _own_cpu_s() -> float:
+    return sum(os.times()[:4])
 
 
 @contextlib.contextmanager
@@ -78,11 +95,13 @@ def cpu(kind: type[Daemon] | None, settings: Settings, seed: int) -> Figures:
     with lab(), ExitStack() as cleanup:
         nodes = cleanup.enter_context(pair(kind)) if kind else ()
         source = cleanup.enter_context(traffic(rate=settings.rate, flows=flows, seed=seed))
-        before, wire = [node.cpu() for node in nodes], wire_bytes()
+        neighbours, wire = Neighbours(), wire_bytes()
+        before = [node.cpu() for node in nodes]
         sent = source.send()
         held = settled(nodes[1].entries, flows, 0.1)[0] if nodes else flows
         used = [node.cpu() - earlier for node, earlier in zip(nodes, before, strict=True)]
         figures = {
+            "neighbours": neighbours.share(ours_s=sum(each.total_s for each in used)),
             "pace": flows / sent.seconds / settings.rate,
             "traffic_us": sent.cpu_s / flows * 1e6,
             "missing": flows - held,
@@ -112,14 +131,16 @@ def commit(kind: type[Daemon], settings: Settings, seed: int) -> Figures:
             flush(FW1)  # all namespaces share one hash table, and two firewalls share none
             time.sleep(FLUSHED_S)
             with contextlib.closing(Count(FW2)) as count:
-                start = time.monotonic()
+                neighbours, before, start = Neighbours(), backup.cpu(), time.monotonic()
                 promotion = pool.submit(backup.promote)
                 done, end = settled(count, entries - missing, POLL_S)
+                others = neighbours.share(ours_s=(backup.cpu() - before).total_s)
                 promotion.result()
         if not done:
             raise BenchError(f"{kind.name} put nothing into the kernel within {QUIET_S:.0f} s of the request")
         alone_s = min(kernel_alone(entries, seed) for _ in range(3))
     return {
+        "neighbours": others,
         "seconds": end - start,
         "rate": done / (end - start),
         "kernel_rate": entries / alone_s,

@@ -37,8 +37,6 @@ def test_a_pause_ends_with_the_slice(elapsed: float) -> None:
 
 
 @given(elapsed=st.floats(0, 1000), sent=st.integers(0, 10_000), total=st.integers(0, 10_000))
-def test_what_is_due_is_never_negative_and_never_more_than_is_left(
-    elapsed: float, sent: int, total: int
-) -> None:
+def test_what_is_due_is_never_negative_and_never_more_than_is_left(elapsed: float, sent: int, total: int) -> None:
     due = PACE.due(elapsed, sent, total)
     assert 0 <= due <= max(0, total - sent)

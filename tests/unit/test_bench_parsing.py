@@ -45,11 +45,14 @@ def test_a_process_tree_holds_the_children() -> None:
         assert procfs.tree_rss(os.getpid()) > procfs.tree_rss(child.pid)
 
 
+def test_a_machine_is_busy_when_it_is_neither_idle_nor_waiting() -> None:
+    text = "cpu  100 1 200 9999 50 3 4 5 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n"
+    assert procfs.parse_busy_s(text) == pytest.approx(313 * procfs.TICK_S)
+
+
 def test_conntrackd_statistics() -> None:
     assert parse_statistics(STATISTICS) == 300_000
-    assert (
-        parse_overruns("netlink stats:\n\tnetlink overrun:\t\t           3\n\tflush kernel table:\t 9\n") == 3
-    )
+    assert parse_overruns("netlink stats:\n\tnetlink overrun:\t\t           3\n\tflush kernel table:\t 9\n") == 3
 
 
 @pytest.mark.parametrize("parse", [parse_statistics, parse_overruns])

@@ -12,12 +12,13 @@ CPU = {
     "wire_bytes": 75.0,
     "traffic_us": 18.0,
     "pace": 1.0,
+    "neighbours": 0.01,
     "overruns": 0,
     "missing": 0,
 }
 RESULTS: Results = {
     "cpu": {
-        NO_DAEMON: [{"traffic_us": 15.0, "pace": 1.0, "missing": 0}],
+        NO_DAEMON: [{"traffic_us": 15.0, "pace": 1.0, "missing": 0, "neighbours": 0}],
         "conntrackd": [CPU, CPU | {"active_us": 100.0}, CPU],
         "ftfw": [
             CPU | {"active_us": 2.0, "backup_us": 4.0, "wire_bytes": 40.0},
@@ -26,8 +27,8 @@ RESULTS: Results = {
         ],
     },
     "commit": {
-        "conntrackd": [{"rate": 100_000, "kernel_rate": 600_000, "missing": 0}],
-        "ftfw": [{"rate": 450_000, "kernel_rate": 600_000, "missing": 0}],
+        "conntrackd": [{"rate": 100_000, "kernel_rate": 600_000, "missing": 0, "neighbours": 0}],
+        "ftfw": [{"rate": 450_000, "kernel_rate": 600_000, "missing": 0, "neighbours": 0}],
     },
 }
 
