@@ -5,14 +5,10 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-import trio
-
-from ftfw.link.multicast import BATCH, Multicast
+from ftfw.link.multicast import Multicast
 from ftfw.replication import messages
 from ftfw.replication.messages import BodyError, Message
 from ftfw.seal import EPOCH_SIZE, OVERHEAD, Opener, RefusedError, Sealer
-
-GATHER_S = 0.002  # frames are gathered for so long: a wake-up is paid per batch
 
 Receive = Callable[[bytes, Message], None]
 """Told the epoch and the message of an authentic frame."""
@@ -50,14 +46,10 @@ class Wire:
     async def receive_all(self, link: Multicast, receive: Receive, after: Callable[[], Awaitable[None]]) -> None:
         """Hand every authentic message of a link to `receive`; call `after` when a batch is through."""
         while True:
-            frames = link.drain()
-            for frame in frames:
+            await link.wait()
+            for frame in link.drain():
                 self._open(link, frame, receive)
             await after()
-            if not frames:
-                await link.wait()
-            if len(frames) < BATCH:
-                await trio.sleep(GATHER_S)
 
     def _open(self, link: Multicast, frame: bytes, receive: Receive) -> None:
         try:

@@ -2,8 +2,14 @@
 
 The kernel writes the attributes of an event in one order and mostly the same ones (ctnetlink_conntrack_event in
 net/netfilter/nf_conntrack_netlink.c), so that nearly all messages have one of a few shapes.  A shape is known by the
-first 32 bytes, which hold everything up to the first address; one masked comparison of the whole message, as a
-number, then proves that every attribute header is where the shape has it.  The number has its first byte on top, so
+first 32 bytes, which hold everything up to the first address.  What is left to prove depends on who made the message:
+
+- The kernel lays out tuples in one way only, so that the protocol and the types of the attributes behind the tuples
+  decide (`protocol_at`, `types`).
+- A message from elsewhere is compared as a whole, as a number under a mask: every attribute header has to be where the
+  shape has it (`mask`, `pattern`).
+
+The number has its first byte on top, so
 that a message of another length than its header says does not fit.  A message that fits no shape takes the slow
 way through `entry`, with the same result.
 
@@ -29,6 +35,10 @@ class Shape:
 
     mask: int
     pattern: int
+    protocol_at: int
+    protocol: int
+    types: slice  # the low bytes of the types behind the tuples, whose headers stand eight bytes apart
+    types_are: bytes
     split: int  # where the original tuple ends and the value begins
     destroy: bool
     reply_end: int  # in a dump's message the value's attributes follow in another order: see `dumped_value`
@@ -138,7 +148,12 @@ def _build(family: int, protocol: int, kind: int, flags: int, *, timeout: bool, 
         message.plain(uapi.CTA_MARK, 4)
     message.pattern[: MESSAGE.size] = MESSAGE.pack(len(message.pattern), kind, flags, 0, 0)
     address = 4 if family == uapi.AF_INET else 16
+    types = slice(reply_end + 2, None, 8)
     return bytes(message.pattern[:PREFIX]), Shape(
+        protocol_at=PREFIX + 2 * address + 12,
+        protocol=protocol,
+        types=types,
+        types_are=bytes(message.pattern[types]),
         mask=int.from_bytes(message.mask, "big"),
         pattern=int.from_bytes(message.pattern, "big"),
         split=split,

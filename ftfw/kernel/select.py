@@ -41,10 +41,15 @@ class Selector:
         selected = Selected()
         take = selected.messages.append
         excluded, deep = self.excluded, self._passes is not None
-        shape_of, as_number = SHAPES.get, int.from_bytes
+        shape_of = SHAPES.get
         for found in messages:
             shape = shape_of(found[:PREFIX])
-            if deep or shape is None or as_number(found, "big") & shape.mask != shape.pattern:
+            if (
+                shape is None
+                or found[shape.types] != shape.types_are
+                or found[shape.protocol_at] != shape.protocol
+                or deep
+            ):
                 self._select_slowly(found, selected)
             elif (
                 found[PREFIX : shape.source_end] not in excluded
