@@ -12,7 +12,6 @@ from tests.kernel.entries import (
     CLIENT,
     CONFIRMED,
     INNER,
-    LIVE,
     OUTSIDE,
     SEEN_REPLY,
     SERVER,
@@ -35,7 +34,7 @@ from tests.kernel.entries import (
     zone,
 )
 from tests.kernel.namespaces import Capture, Namespace, selector
-from tests.kernel.test_round_trip import FIXED_TIMEOUT, LABEL_RULES, LABELS, comparable
+from tests.kernel.test_round_trip import LABEL_RULES, LABELS, comparable
 
 pytestmark = pytest.mark.kernel
 
@@ -321,7 +320,7 @@ TIMEOUTS = Timeouts()
         (both(UDP, 1, 2) + alive(CONFIRMED, 20), TIMEOUTS.udp),
         (both(UDP, 1, 2) + alive(CONFIRMED | SEEN_REPLY, 1000), 1000),
         (both(SCTP, 1, 2) + alive() + sctp("ESTABLISHED", 1, 2), TIMEOUTS.sctp_established),
-        (both(GRE, 1, 2) + alive(LIVE | FIXED_TIMEOUT), TIMEOUTS.gre_stream),
+        (both(GRE, 1, 2) + alive(), TIMEOUTS.gre_stream),
         (
             original(CLIENT, SERVER, 1, icmp(7, 8)) + reply(SERVER, CLIENT, 1, icmp(7, 0)) + alive(timeout=9),
             TIMEOUTS.icmp,
