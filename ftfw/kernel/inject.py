@@ -113,9 +113,9 @@ class Injector:
             if not self._requests.send(message(uapi.CT_NEW, rewrite.UPDATE, family_of(key), body)):
                 outcome.updated += 1
                 return
-        removal = _delete(key) if found is not None else _delete_reply(key, value)
-        if not self._requests.send(removal):
-            outcome.deleted += 1
+        for removal in (_delete(key), _delete_reply(key, value)):  # two entries may be in the way
+            if not self._requests.send(removal):
+                outcome.deleted += 1
         self._create_one(flow, outcome, pinned=pinned)
 
     def _create_one(self, flow: Flow, outcome: Outcome, *, pinned: bool, code: int = 0) -> None:

@@ -12,6 +12,7 @@ from tests.kernel.entries import (
     CLIENT,
     CONFIRMED,
     INNER,
+    LIVE,
     OUTSIDE,
     SEEN_REPLY,
     SERVER,
@@ -34,7 +35,7 @@ from tests.kernel.entries import (
     zone,
 )
 from tests.kernel.namespaces import Capture, Namespace, selector
-from tests.kernel.test_round_trip import LABEL_RULES, LABELS, comparable
+from tests.kernel.test_round_trip import FIXED_TIMEOUT, LABEL_RULES, LABELS, comparable
 
 pytestmark = pytest.mark.kernel
 
@@ -76,8 +77,19 @@ async def only_change(pair: Pair, ours: bytes, present: bytes) -> Outcome:
         ),
         (CONTROL + seq_adjust(uapi.CTA_SEQ_ADJ_REPLY, 9, 1, 2), CONTROL),
         (CONTROL + synproxy(9, 1, 2), CONTROL),
+        (both(GRE, 5, 6) + alive() + mark(5), both(GRE, 5, 6) + alive(LIVE | FIXED_TIMEOUT)),
     ],
-    ids=["status, mark", "zone", "tcp", "same helper", "same translation", "sctp", "sequence adjustment", "synproxy"],
+    ids=[
+        "status, mark",
+        "zone",
+        "tcp",
+        "same helper",
+        "same translation",
+        "sctp",
+        "sequence adjustment",
+        "synproxy",
+        "gre",
+    ],
 )
 async def test_an_existing_entry_is_updated(pair: Pair, ours: bytes, present: bytes) -> None:
     outcome = await only_change(pair, ours, present)
@@ -147,6 +159,17 @@ async def test_a_clash_in_a_zone_costs_no_flow_elsewhere(pair: Pair) -> None:
     assert not outcome.failed
     left = [(flow.zone, flow.original["sport"]) for flow in (await backup.snapshot()).flows()]
     assert sorted(left, key=str) == [(5, 5000), (None, 5009)]
+
+
+async def test_two_entries_in_the_way(pair: Pair) -> None:
+    """One has the flow's original tuple, the other its reply tuple."""
+    active, backup = pair
+    active.put(CONTROL + snat(OUTSIDE, 7))
+    backup.put(CONTROL + snat(OUTSIDE, 8))
+    backup.put(both(TCP, 5009, 21) + alive() + tcp() + snat(OUTSIDE, 7))
+    outcome = await backup.commit(await active.snapshot())
+    assert (outcome.created, outcome.deleted, outcome.failed) == (1, 2, {})
+    assert comparable(await backup.flow()) == comparable(await active.flow())
 
 
 async def test_the_same_tuples_in_two_zones_are_two_flows(pair: Pair) -> None:
@@ -387,6 +410,16 @@ async def test_an_overrun_is_said_and_the_socket_goes_on(pair: Pair) -> None:
         pass
     active.put(both(UDP, 1000, 53) + alive())
     assert len(events.drain(1000)) == 1
+
+
+async def test_what_is_gone_already_is_no_failure(pair: Pair) -> None:
+    active, backup = pair
+    active.put(both(UDP, 1, 53) + alive())
+    flows = list((await active.snapshot()).plain.items())
+    outcome = Outcome()
+    await backup.injector.delete([key for key, _ in flows], outcome)
+    await backup.injector.set_timeouts(flows, outcome)
+    assert outcome == Outcome()
 
 
 async def test_many_at_once(pair: Pair) -> None:
