@@ -14,6 +14,7 @@ from . import decode, entry, expectation, uapi
 from .attributes import BODY, MESSAGE, MESSAGE_SIZE, MalformedError, message, nested, number, payload, split
 from .entry import Kind
 from .layout import PREFIX, SHAPES
+from .wellformed import Checker
 
 
 @dataclass(slots=True)
@@ -34,6 +35,7 @@ class Selector:
         self._passes = passes
         self._expectations = expectations
         self._dropped = dropped
+        self._checker = Checker()
         self._helper_zones: set[bytes] = {b""}  # CTA_ZONE attributes of flows with helpers
 
     def select(self, messages: Iterable[bytes]) -> Selected:
@@ -60,15 +62,16 @@ class Selector:
 
     def _select_slowly(self, found: bytes, selected: Selected) -> None:
         try:
-            if found[8:MESSAGE_SIZE] != bytes(8):  # an administrator's doing carries a port id
+            if len(found) > MESSAGE_SIZE and found[8:MESSAGE_SIZE] != bytes(8):  # an administrator's has a port id
                 length, kind, flags, _, _ = MESSAGE.unpack_from(found)
                 found = MESSAGE.pack(length, kind, flags, 0, 0) + found[MESSAGE_SIZE:]
             parsed = entry.parse(found)
+            self._checker.check(found, parsed)
             if parsed.kind in (Kind.EXPECT_NEW, Kind.EXPECT_DESTROY):
                 self._select_expectation(found, parsed, selected)
             else:
                 self._select_flow(found, parsed, selected)
-        except (MalformedError, KeyError, ValueError):
+        except MalformedError:
             self._dropped["malformed"] += 1
 
     def _select_flow(self, found: bytes, parsed: entry.Parsed, selected: Selected) -> None:
@@ -80,7 +83,9 @@ class Selector:
             value = entry.value_of({k: v for k, v in attributes.items() if k in entry.ORDER}, self._dropped)
             if not self._passes(decode.flow(key, value)):
                 if parsed.kind is Kind.UPDATE:  # it passed once, perhaps: for the peer it ends here
-                    selected.messages.append(message(uapi.CT_DELETE, 0, parsed.family, key))
+                    selected.messages.append(
+                        message(uapi.CT_DELETE, 0, parsed.family, key + attributes[uapi.CTA_TUPLE_REPLY])
+                    )
                 return
         selected.messages.append(found)
         if parsed.kind is Kind.DESTROY:
