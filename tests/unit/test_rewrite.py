@@ -1,0 +1,313 @@
+import struct
+from dataclasses import replace
+from ipaddress import ip_address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ftfw.kernel import rewrite, uapi
+from ftfw.kernel.attributes import split
+from ftfw.kernel.rewrite import BATCH, CREATE, FALLBACK_TIMEOUT_S, PINNED_S, Creator, Timeouts
+from tests.unit.conntrack import (
+    PORTS,
+    TCP,
+    UDP,
+    Conn,
+    End,
+    attribute,
+    conn,
+    connections,
+    inverse,
+    sctp_info,
+    seq_adjust,
+    synproxy_info,
+    tcp_info,
+    walk,
+)
+
+TIMEOUTS = Timeouts(
+    tcp_established=1000, udp=31, udp_stream=121, icmp=32, icmpv6=33, gre=34, gre_stream=181, sctp_established=211
+)
+GRE = replace(TCP, protocol=uapi.IPPROTO_GRE)
+SCTP = replace(TCP, protocol=uapi.IPPROTO_SCTP)
+ICMP = replace(TCP, protocol=uapi.IPPROTO_ICMP)
+SIX = End("2001:db8::1", "2001:db8::2", 7, 8, uapi.IPPROTO_TCP)
+
+
+def created(each: Conn, *, pinned: bool = False) -> dict[int, bytes]:
+    return walk(rewrite.create(each.key, each.held(), timeouts=TIMEOUTS, pinned=pinned))
+
+
+def updated(each: Conn, *, expected: bool = False) -> dict[int, bytes]:
+    return walk(rewrite.update(each.key, each.held(), timeouts=TIMEOUTS, expected=expected))
+
+
+def status(attributes: dict[int, bytes]) -> int:
+    return int.from_bytes(attributes[uapi.CTA_STATUS], "big")
+
+
+def timeout(attributes: dict[int, bytes]) -> int:
+    return int.from_bytes(attributes[uapi.CTA_TIMEOUT], "big")
+
+
+def translations(each: Conn) -> dict[str, tuple[str, int | None]]:
+    """What the body says about NAT: direction → address and port; minimum and maximum must agree."""
+    found = {}
+    for name, kind in (("source", uapi.CTA_NAT_SRC), ("destination", uapi.CTA_NAT_DST)):
+        if (range_ := created(each).get(kind)) is None:
+            continue
+        fields = walk(range_)
+        ports = walk(fields.pop(uapi.CTA_NAT_PROTO, b""))
+        assert len(fields) == 2
+        assert len(set(fields.values())) == 1
+        assert len(set(ports.values())) <= 1
+        assert set(ports) in (set(), {uapi.CTA_PROTONAT_PORT_MIN, uapi.CTA_PROTONAT_PORT_MAX})
+        port = struct.unpack(">H", ports[uapi.CTA_PROTONAT_PORT_MIN])[0] if ports else None
+        found[name] = str(ip_address(next(iter(fields.values())))), port
+    return found
+
+
+# NAT
+
+
+@given(connections())
+def test_the_reply_tuple_is_the_plain_inverse_in_its_zone(each: Conn) -> None:
+    attributes = created(each)
+    end = inverse(each.original)
+    plain = replace(end, zone=each.reply.zone, icmp=each.reply.icmp)
+    assert attributes[uapi.CTA_TUPLE_REPLY] == walk(plain.pack(uapi.CTA_TUPLE_REPLY))[uapi.CTA_TUPLE_REPLY]
+    assert attributes[uapi.CTA_TUPLE_ORIG] == walk(each.key)[uapi.CTA_TUPLE_ORIG]
+    assert attributes.get(uapi.CTA_ZONE) == walk(each.key).get(uapi.CTA_ZONE)
+
+
+@given(connections())
+def test_the_translation_is_the_difference_of_the_tuples(each: Conn) -> None:
+    o, r = each.original, each.reply
+    expected: dict[str, tuple[str, int | None]] = {}
+    ported, gre = o.protocol in PORTS, o.protocol == uapi.IPPROTO_GRE
+    back_to = r.destination_port if ported else r.source_port  # ICMP: the id stands for the source port
+    if (r.destination, back_to) != (o.source, o.source_port):
+        expected["source"] = r.destination, None if gre else back_to
+    if r.source != o.destination or (ported and r.source_port != o.destination_port):
+        expected["destination"] = r.source, r.source_port if ported and not gre else None
+    assert translations(each) == expected
+
+
+def test_translations_in_plain_words() -> None:
+    assert translations(conn()) == {}
+    snat = replace(inverse(TCP), destination="203.0.113.1", destination_port=5000)
+    assert translations(conn(reply=snat)) == {"source": ("203.0.113.1", 5000)}
+    dnat = replace(inverse(TCP), source="192.0.2.80", source_port=8080)
+    assert translations(conn(reply=dnat)) == {"destination": ("192.0.2.80", 8080)}
+    both = replace(dnat, destination="203.0.113.1")
+    assert translations(conn(reply=both)) == {"source": ("203.0.113.1", 40001), "destination": ("192.0.2.80", 8080)}
+    port_only = replace(inverse(TCP), destination_port=5000)
+    assert translations(conn(reply=port_only)) == {"source": (TCP.source, 5000)}
+    six = replace(inverse(SIX), destination="2001:db8::9")
+    assert translations(conn(SIX, reply=six)) == {"source": ("2001:db8::9", 7)}
+    ping = replace(inverse(ICMP), destination="203.0.113.1", source_port=9)
+    assert translations(conn(ICMP, protoinfo=b"", reply=ping)) == {"source": ("203.0.113.1", 9)}
+    gre = replace(inverse(GRE), destination="203.0.113.1", destination_port=9)
+    assert translations(conn(GRE, protoinfo=b"", reply=gre)) == {"source": ("203.0.113.1", None)}
+
+
+# Status
+
+
+@given(connections(), st.integers(0, 0xFFFF))
+def test_the_status_of_a_created_entry(each: Conn, bits: int) -> None:
+    got = status(created(replace(each, status=bits)))
+    assert got & uapi.IPS_CONFIRMED
+    assert not got & (uapi.IPS_EXPECTED | uapi.IPS_DYING | uapi.IPS_OFFLOAD | uapi.IPS_HW_OFFLOAD)
+    assert got & uapi.IPS_SEEN_REPLY == bits & uapi.IPS_SEEN_REPLY
+    assert got & uapi.IPS_ASSURED == bits & uapi.IPS_ASSURED
+    fixed = bool(bits & uapi.IPS_FIXED_TIMEOUT) or each.original.protocol == uapi.IPPROTO_GRE
+    assert bool(got & uapi.IPS_FIXED_TIMEOUT) == fixed
+
+
+def test_an_update_sends_expected_as_the_kernel_has_it() -> None:
+    child = conn(master=UDP, status=uapi.IPS_EXPECTED | uapi.IPS_CONFIRMED)
+    assert status(updated(child, expected=True)) & uapi.IPS_EXPECTED
+    assert not status(updated(child, expected=False)) & uapi.IPS_EXPECTED
+    assert not status(updated(replace(child, status=uapi.IPS_DYING))) & uapi.IPS_DYING
+
+
+@given(connections())
+def test_an_update_has_nothing_that_the_kernel_refuses(each: Conn) -> None:
+    attributes = updated(each)
+    refused = {uapi.CTA_NAT_SRC, uapi.CTA_NAT_DST, uapi.CTA_TUPLE_MASTER, uapi.CTA_TUPLE_REPLY}
+    assert not attributes.keys() & refused
+    assert (uapi.CTA_TIMEOUT in attributes) == (each.original.protocol != uapi.IPPROTO_GRE)
+    for kind in (uapi.CTA_HELP, uapi.CTA_MARK, uapi.CTA_LABELS, uapi.CTA_SEQ_ADJ_ORIG, uapi.CTA_SYNPROXY):
+        assert attributes.get(kind) == each.table_row().get(kind)
+
+
+# Protocol state
+
+
+@given(st.integers(0, 9), st.tuples(st.integers(0, 255), st.integers(0, 255)))
+def test_tcp_flags_are_believed_liberal_and_vouch_for_nothing_that_is_not_restored(
+    state: int, flags: tuple[int, int]
+) -> None:
+    each = conn(protoinfo=tcp_info(state, (3, 14), flags))
+    for attributes in (created(each), updated(each)):
+        tcp = walk(walk(attributes[uapi.CTA_PROTOINFO])[uapi.CTA_PROTOINFO_TCP])
+        assert tcp[uapi.CTA_PROTOINFO_TCP_STATE] == bytes((state,))
+        assert tcp[uapi.CTA_PROTOINFO_TCP_WSCALE_ORIGINAL] == b"\x03"
+        assert tcp[uapi.CTA_PROTOINFO_TCP_WSCALE_REPLY] == b"\x0e"
+        for kind, held in zip((4, 5), flags, strict=True):
+            got, mask = tcp[kind]
+            assert mask == 0xFF
+            assert got == held & ~0x30 | 0x08
+
+
+def test_a_tcp_entry_that_tells_no_state_is_established() -> None:
+    tcp = walk(walk(created(conn(protoinfo=b""))[uapi.CTA_PROTOINFO])[uapi.CTA_PROTOINFO_TCP])
+    assert tcp[uapi.CTA_PROTOINFO_TCP_STATE] == bytes((uapi.TCP_ESTABLISHED,))
+    assert tcp[uapi.CTA_PROTOINFO_TCP_FLAGS_ORIGINAL] == tcp[uapi.CTA_PROTOINFO_TCP_FLAGS_REPLY] == b"\x08\xff"
+    assert timeout(created(conn(protoinfo=b"", timeout=1))) == TIMEOUTS.tcp_established
+
+
+def test_sctp_state_and_tags_go_as_they_are() -> None:
+    each = conn(SCTP, protoinfo=sctp_info(4, (1, 0xFFFFFFFF)))
+    assert created(each)[uapi.CTA_PROTOINFO] == each.table_row()[uapi.CTA_PROTOINFO]
+
+
+# Helpers, masters and the rest
+
+
+def test_a_helper_goes_along_but_for_pptp_when_translated() -> None:
+    assert uapi.CTA_HELP in created(conn(helper=b"ftp", status=8 | uapi.IPS_SRC_NAT))
+    assert uapi.CTA_HELP in created(conn(helper=b"pptp"))
+    for nat in (uapi.IPS_SRC_NAT, uapi.IPS_DST_NAT):
+        assert uapi.CTA_HELP not in created(conn(helper=b"pptp", status=8 | nat))
+
+
+def test_what_is_restored_goes_along_and_ids_and_counters_do_not() -> None:
+    rich = conn(
+        mark=5, labels=bytes(15) + b"\x01", master=UDP, sequence=seq_adjust(15, 16), synproxy=synproxy_info(), zone=3
+    )
+    attributes, row = created(rich), rich.table_row()
+    for kind in (uapi.CTA_MARK, uapi.CTA_LABELS, uapi.CTA_TUPLE_MASTER, 15, 16, uapi.CTA_SYNPROXY):
+        assert attributes[kind] == row[kind]
+    assert uapi.CTA_ID not in attributes
+    assert not attributes.keys() & {uapi.CTA_USE, uapi.CTA_COUNTERS_ORIG}
+
+
+def test_a_body_without_what_a_kernel_lacks() -> None:
+    rich = conn(helper=b"ftp", master=UDP)
+    body = rewrite.create(rich.key, rich.held(), timeouts=TIMEOUTS)
+    for lacking in (uapi.CTA_HELP, uapi.CTA_TUPLE_MASTER):
+        left = walk(rewrite.without(body, lacking))
+        assert left == {kind: data for kind, data in walk(body).items() if kind != lacking}
+        assert lacking in walk(body)
+
+
+# Timeouts
+
+
+@pytest.mark.parametrize(
+    ("each", "least"),
+    [
+        (conn(), 1000),
+        (conn(protoinfo=tcp_info(1)), 1),
+        (conn(protoinfo=tcp_info(7)), 1),
+        (conn(UDP, status=8), 31),
+        (conn(UDP, status=8 | uapi.IPS_SEEN_REPLY), 121),
+        (conn(replace(UDP, protocol=uapi.IPPROTO_UDPLITE)), 121),
+        (conn(GRE, protoinfo=b"", status=8), 34),
+        (conn(GRE, protoinfo=b""), 181),
+        (conn(SCTP, protoinfo=sctp_info()), 211),
+        (conn(ICMP, protoinfo=b""), 32),
+        (conn(End("2001:db8::1", "2001:db8::2", 7, 0, uapi.IPPROTO_ICMPV6, (128, 0)), protoinfo=b""), 33),
+    ],
+)
+def test_an_entry_gets_at_least_what_a_packet_would_give_it(each: Conn, least: int) -> None:
+    assert timeout(created(replace(each, timeout=0))) == least
+    assert timeout(created(replace(each, timeout=least - 1))) == least
+    assert timeout(created(replace(each, timeout=5000))) == 5000
+    only = walk(rewrite.set_timeout(each.key, replace(each, timeout=0).held(), TIMEOUTS, pinned=False))
+    assert timeout(only) == least
+    assert only.keys() <= {uapi.CTA_TUPLE_ORIG, uapi.CTA_ZONE, uapi.CTA_TIMEOUT}
+
+
+@given(connections())
+def test_a_pinned_entry_does_not_run_out(each: Conn) -> None:
+    assert timeout(created(each, pinned=True)) == PINNED_S
+    assert timeout(walk(rewrite.set_timeout(each.key, each.held(), TIMEOUTS, pinned=True))) == PINNED_S
+
+
+def test_pinned_timers_fit_the_kernels_clock() -> None:
+    assert PINNED_S * 1000 < (1 << 31)  # jiffies at HZ=1000
+
+
+def test_an_entry_that_tells_no_timeout_gets_one() -> None:
+    value = b"".join(data for kind, data in split(conn(protoinfo=tcp_info(7)).held()).items() if kind != 7)
+    assert timeout(walk(rewrite.create(conn().key, value, timeouts=TIMEOUTS))) == FALLBACK_TIMEOUT_S
+
+
+# Entries that are there already
+
+
+def test_an_update_can_do_it_when_translation_and_helper_are_the_same() -> None:
+    held = conn(helper=b"ftp")
+    assert rewrite.replaceable(held.held(), split(held.full()[20:]))
+    assert not rewrite.replaceable(held.held(), split(conn().full()[20:]))
+    assert not rewrite.replaceable(held.held(), split(conn(helper=b"sip").full()[20:]))
+    translated = replace(inverse(TCP), destination="203.0.113.1")
+    assert not rewrite.replaceable(held.held(), split(conn(helper=b"ftp", reply=translated).full()[20:]))
+
+
+def test_expected_is_read_from_the_kernels_entry() -> None:
+    assert rewrite.expected_in(split(conn(status=uapi.IPS_EXPECTED | 8).full()[20:]))
+    assert not rewrite.expected_in(split(conn().full()[20:]))
+    assert not rewrite.expected_in({})
+
+
+# In bulk
+
+
+def assert_same(each: Conn, creator: Creator, sequence: int, *, pinned: bool) -> None:
+    message = b"".join(creator.message_parts(each.key, each.held(), sequence))
+    assert struct.unpack_from("=IHHII", message) == (len(message), uapi.CT_NEW, CREATE, sequence, 0)
+    assert message[16:20] == bytes((each.family, 0, 0, 0))
+    found = walk(message[20:])
+    found.pop(uapi.CTA_ID, None)  # ignored by the kernel, so that it need not be cut out
+    assert found == created(each, pinned=pinned)
+
+
+@given(
+    st.lists(connections(plain=True) | connections(), max_size=8),
+    st.booleans(),
+    st.integers(0, BATCH - 1),
+)
+def test_the_fast_way_equals_the_slow_one(some: list[Conn], pinned: bool, sequence: int) -> None:
+    creator = Creator(TIMEOUTS, pinned=pinned)
+    for each in some + some:
+        assert_same(each, creator, sequence, pinned=pinned)
+
+
+@given(connections(plain=True, protocols=(6, 17, 132)), st.sampled_from((0, 30, 5000)))
+def test_also_for_entries_that_were_restored_before(each: Conn, seconds: int) -> None:
+    """Their flags need no rewriting: they may go out as they are held."""
+    restored = replace(each, timeout=seconds)
+    if each.original.protocol == uapi.IPPROTO_TCP:
+        attributes = created(each)
+        restored = replace(restored, protoinfo=attribute(4 | uapi.NLA_F_NESTED, attributes[uapi.CTA_PROTOINFO]))
+    creator = Creator(TIMEOUTS, pinned=False)
+    for zone in (None, 3):
+        assert_same(replace(restored, zone=zone), creator, 0, pinned=False)
+
+
+@given(connections(plain=True))
+def test_nat_bits_without_a_translation_make_none(each: Conn) -> None:
+    plain = replace(each, reply=inverse(each.original), status=each.status | uapi.IPS_SRC_NAT)
+    assert_same(plain, Creator(TIMEOUTS, pinned=False), 0, pinned=False)
+    assert translations(plain) == {}
+
+
+def test_more_states_than_are_kept_make_no_difference() -> None:
+    creator = Creator(TIMEOUTS, pinned=False)
+    for mark in range(1, 2 * creator._KEPT_MAX, 7):
+        assert_same(conn(UDP, mark=mark), creator, 0, pinned=False)

@@ -1,0 +1,218 @@
+from collections import Counter
+from dataclasses import replace
+from ipaddress import ip_address
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ftfw.config import Replicate
+from ftfw.filter import compile_filter
+from ftfw.kernel import select, uapi
+from ftfw.kernel.select import Selected, Selector
+from ftfw.store import Store
+from tests.unit.conntrack import (
+    TCP,
+    UDP,
+    Conn,
+    End,
+    Expect,
+    conn,
+    connections,
+    expectations,
+    flow_messages,
+    inverse,
+    netlink,
+    seq_adjust,
+    tcp_info,
+    walk,
+)
+
+SIX = End("2001:db8::1", "2001:db8::2", 7, 8, uapi.IPPROTO_TCP)
+any_message = flow_messages() | st.builds(Expect.new, expectations()) | st.builds(Expect.destroy, expectations())
+
+
+def selector(
+    *excluded: str, only: Replicate | None = None, expectations: bool | tuple[str, ...] = True
+) -> tuple[Selector, Counter[str]]:
+    dropped: Counter[str] = Counter()
+    made = Selector(passes=compile_filter(only) if only else None, expectations=expectations, dropped=dropped)
+    made.excluded = frozenset(ip_address(address).packed for address in excluded)
+    return made, dropped
+
+
+def selected(*messages: bytes, excluded: tuple[str, ...] = (), only: Replicate | None = None) -> list[bytes]:
+    made, dropped = selector(*excluded, only=only)
+    found = made.select(messages).messages
+    assert not dropped
+    return found
+
+
+@given(st.lists(any_message, max_size=12))
+def test_everything_is_selected_by_default_in_its_order(messages: list[bytes]) -> None:
+    assert selected(*messages) == messages
+
+
+@given(st.lists(connections(), min_size=1, max_size=6), st.sets(st.integers(1, 8)))
+def test_flows_from_excluded_sources_are_not(some: list[Conn], numbers: set[int]) -> None:
+    excluded = tuple(f"192.0.2.{n}" for n in numbers) + tuple(f"2001:db8::{n:x}" for n in numbers)
+    messages = [m for each in some for m in (each.new(), each.update(), each.full(), each.destroy())]
+    flows = [each for each in some for _ in range(4)]
+    expected = [
+        message
+        for message, each in zip(messages, flows, strict=True)
+        if each.original.source not in excluded and each.reply.source not in excluded
+    ]
+    assert selected(*messages, excluded=excluded) == expected
+
+
+@pytest.mark.parametrize("end", [TCP, SIX, replace(UDP, zone=3)])
+def test_original_and_reply_source_count_and_destinations_do_not(end: End) -> None:
+    each = conn(end)
+    assert selected(each.new(), excluded=(end.source,)) == []
+    assert selected(each.new(), excluded=(end.destination,)) == []  # untranslated, it is the reply's source
+    public, inside = ("203.0.113.1", "192.0.2.80") if ":" not in end.source else ("2001:db8::99", "2001:db8::80")
+    snat = conn(end, reply=replace(inverse(end), destination=public))
+    assert selected(snat.new(), excluded=(public,)) == [snat.new()]
+    dnat = conn(end, reply=replace(inverse(end), source=inside))
+    assert selected(dnat.new(), excluded=(end.destination,)) == [dnat.new()]
+    assert selected(dnat.new(), excluded=(inside,)) == []
+
+
+def test_an_expectation_is_excluded_with_its_master() -> None:
+    awaited = Expect(TCP, UDP)
+    assert selected(awaited.new(), awaited.destroy(), excluded=(TCP.source,)) == []
+
+
+def test_what_an_administrator_does_is_streamed_under_no_port_id() -> None:
+    foreign = bytearray(conn().destroy())
+    foreign[8:16] = b"\x01\0\0\0\x02\0\0\0"
+    assert selected(bytes(foreign)) == [conn().destroy()]
+
+
+# Hints
+
+
+def hints(*messages: bytes) -> set[bytes]:
+    made, _ = selector()
+    return made.select(messages).hints
+
+
+@given(connections(plain=True))
+def test_plain_flows_hint_at_nothing(each: Conn) -> None:
+    assert hints(each.new(), each.update("protoinfo"), each.full(), each.destroy()) == set()
+
+
+def test_a_related_flow_hints_at_its_master() -> None:
+    assert hints(conn(UDP, master=TCP).new()) == {conn(TCP).key}
+    assert hints(conn(UDP, master=TCP, zone=3).new()) == {conn(TCP, zone=3).key}
+    assert hints(conn(UDP, master=TCP).full()) == set()
+
+
+def test_shifted_sequence_numbers_hint_at_their_flow() -> None:
+    shifted = conn(helper=b"ftp", status=8 | uapi.IPS_SEQ_ADJUST)
+    assert hints(shifted.update()) == {shifted.key}
+    assert hints(shifted.destroy(), replace(shifted, sequence=seq_adjust(15)).full()) == set()
+
+
+def test_an_expectation_hints_at_its_master_in_every_zone_that_has_helpers() -> None:
+    awaited = Expect(TCP, UDP)
+    assert hints(awaited.new()) == {conn(TCP).key}
+    assert hints(conn(SIX, zone=3, helper=b"ftp").new(), awaited.new()) == {conn(TCP).key, conn(TCP, zone=3).key}
+    assert hints(awaited.destroy()) == set()
+
+
+def test_what_is_not_selected_hints_at_nothing() -> None:
+    made, _ = selector(UDP.source)
+    assert made.select([conn(UDP, master=SIX).new(), Expect(UDP, TCP).new()]) == Selected()
+
+
+# The filter
+
+
+TCP_ONLY = Replicate(protocols=("tcp",))  # type: ignore[arg-type]
+
+
+def test_flows_that_do_not_pass_are_left_out() -> None:
+    tcp, udp = conn(TCP), conn(UDP)
+    assert selected(tcp.new(), udp.new(), tcp.full(), udp.full(), only=TCP_ONLY) == [tcp.new(), tcp.full()]
+
+
+def test_ends_always_pass_for_the_flow_may_have_passed_once() -> None:
+    assert selected(conn(UDP).destroy(), only=TCP_ONLY) == [conn(UDP).destroy()]
+
+
+def test_an_update_that_passes_no_more_ends_the_flow_for_the_peer() -> None:
+    marked = Replicate(mark="1")  # type: ignore[arg-type]
+    for zone in (None, 3):
+        before, after = conn(mark=1, zone=zone), conn(mark=0, zone=zone)
+        first, second = selected(before.update(), after.update("mark"), only=marked)
+        assert first == before.update()
+        store = Store()
+        store.apply([first])
+        assert store.flow_count() == 1
+        store.apply([second])
+        assert store.flow_count() == 0
+        assert not store.dropped
+
+
+def test_tcp_states() -> None:
+    established = Replicate(tcp_states=("ESTABLISHED",))
+    opening, opened = conn(protoinfo=tcp_info(1)), conn(protoinfo=tcp_info(3))
+    silent = opened.update()
+    assert selected(opening.new(), opened.update("protoinfo"), silent, only=established) == [
+        opened.update("protoinfo"),
+        silent,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "streamed"), [(True, ["ftp", "sip"]), (False, []), (("sip",), ["sip"]), (("tftp",), [])]
+)
+def test_expectations_by_helper(wanted: bool | tuple[str, ...], streamed: list[str]) -> None:
+    made, _ = selector(expectations=wanted)
+    found = {name: Expect(TCP, replace(UDP, source_port=0), helper=name.encode()) for name in ("ftp", "sip")}
+    messages = made.select([m for each in found.values() for m in (each.new(), each.full(), each.destroy())]).messages
+    assert messages == [m for name in streamed for m in (found[name].new(), found[name].full(), found[name].destroy())]
+
+
+# Bad input
+
+
+@settings(max_examples=25)
+@given(any_message, st.integers(0, 1 << 32), st.booleans())
+def test_damaged_messages_are_counted_or_streamed_and_never_an_error(message: bytes, seed: int, deep: bool) -> None:
+    random = Random(seed)
+    for _ in range(20):
+        damaged = bytearray(message)
+        for _ in range(random.randrange(1, 4)):
+            damaged[random.randrange(len(damaged))] = random.randrange(256)
+        if random.random() < 0.3:
+            del damaged[random.randrange(len(damaged)) :]
+        made, dropped = selector("192.0.2.1", only=TCP_ONLY if deep else None, expectations=("ftp",))
+        found = made.select([bytes(damaged)])
+        assert len(found.messages) + dropped["malformed"] <= 1
+
+
+@pytest.mark.parametrize("short", [b"", b"\0", conn().new()[:15], conn().new()[:18], conn().new()[:60]])
+@pytest.mark.parametrize("only", [None, TCP_ONLY])
+def test_what_is_no_message_is_counted(short: bytes, only: Replicate | None) -> None:
+    made, dropped = selector(only=only)
+    assert made.select([short, conn().new()]).messages == [conn().new()]
+    assert dropped == {"malformed": 1}
+
+
+def test_a_flow_without_tuples_is_counted() -> None:
+    made, dropped = selector("192.0.2.1")
+    bare = netlink(uapi.CT_NEW, 0x600, uapi.AF_INET, b"")
+    half = netlink(uapi.CT_NEW, 0x600, uapi.AF_INET, conn().key)
+    hollow = netlink(uapi.CT_NEW, 0x600, uapi.AF_INET, b"\x04\0\x01\x80\x04\0\x02\x80")
+    assert made.select([bare, half, hollow]).messages == []
+    assert dropped == {"malformed": 3}
+
+
+@given(connections())
+def test_the_key_in_a_message(each: Conn) -> None:
+    assert select.key_in(each.full()) == each.key
+    assert walk(select.key_in(each.new())).keys() <= {uapi.CTA_TUPLE_ORIG, uapi.CTA_ZONE}
