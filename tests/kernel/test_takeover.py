@@ -23,6 +23,7 @@ from tests.kernel.entries import (
     both,
     helper,
     mark,
+    master,
     original,
     ports,
     reply,
@@ -170,6 +171,54 @@ async def test_settle_gives_each_timer_what_its_state_would(pair: Pair) -> None:
     (expected,) = (await backup.snapshot()).decoded_expectations()
     assert expected.timeout is not None
     assert expected.timeout <= 60
+
+
+async def test_settle_does_not_bring_back_an_expectation_that_was_met(pair: Pair) -> None:
+    active, backup = pair
+    capture = Capture(active, journal=True)
+    active.put(FTP)
+    put_expectation(active, PLAIN)
+    await follow(backup, capture.take())
+    backup.put(PLAIN, kind=uapi.EXP_DELETE, flags=0)  # as its flow does when it comes
+    with backup:
+        await takeover.settle(capture.store, backup.injector, selector())
+    assert not (await backup.snapshot()).expectations
+
+
+async def snapshot_without_masters(pair: Pair) -> tuple[Store, list[bytes]]:
+    """A store in the middle of a snapshot that has brought what needs a master, and the masters' part."""
+    active, _ = pair
+    active.put(FTP)
+    active.put(both(TCP, 5001, 20000) + alive() + tcp() + master(CLIENT, SERVER, TCP, ports(5000, 21)))
+    put_expectation(active, PLAIN)
+    dumped = await active.dump()
+    masters = [message for message in dumped if b"ftp\0" in message and message[5] == uapi.CT_NEW >> 8]
+    assert len(masters) == 1
+    store = Store(journal=True)
+    store.begin_snapshot()
+    store.add_snapshot([message for message in dumped if message not in masters])
+    return store, masters
+
+
+async def test_what_needs_a_master_waits_for_the_snapshots_end(pair: Pair) -> None:
+    _, backup = pair
+    store, masters = await snapshot_without_masters(pair)
+    assert await follow(backup, store) == Outcome()
+    store.add_snapshot(masters)
+    store.end_snapshot()
+    outcome = await follow(backup, store)
+    assert (outcome.created, outcome.failed, outcome.remedied) == (3, {}, {})
+    assert (await table(backup))[5001].master == (await table(backup))[5000].original
+
+
+async def test_a_promotion_in_a_snapshot_waits_for_no_master(pair: Pair) -> None:
+    _, backup = pair
+    store, _ = await snapshot_without_masters(pair)
+    with backup:
+        done = await takeover.commit_rest(store, backup.injector, Outcome())
+    assert done.outcome.remedied == {"master_missing": 1}
+    assert done.outcome.failed == {"expectation_not_found": 1}
+    assert set(await table(backup)) == {5001}
 
 
 @pytest.mark.parametrize(("keep_held", "stays"), [(True, {1, 2, 9}), (False, {9})])
