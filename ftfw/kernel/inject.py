@@ -15,9 +15,10 @@ import trio
 
 from . import entry, expectation, rewrite, uapi
 from .attributes import BODY, message, split
+from .bulk import BATCH, Creator
 from .entry import family_of, helper_of
 from .netlink import RequestSocket, errno_name
-from .rewrite import BATCH, Creator, Timeouts
+from .rewrite import Timeouts
 
 RESOLVE_BATCH = 128  # entries taken care of one by one between two checkpoints
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from ftfw.kernel import rewrite, uapi
 from ftfw.kernel.attributes import split
-from ftfw.kernel.rewrite import BATCH, CREATE, FALLBACK_TIMEOUT_S, PINNED_S, Creator, Timeouts
+from ftfw.kernel.bulk import BATCH, Creator
+from ftfw.kernel.rewrite import CREATE, FALLBACK_TIMEOUT_S, PINNED_S, Timeouts
 from tests.unit.conntrack import (
     PORTS,
     TCP,

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from ftfw.kernel import entry, expectation, rewrite, uapi
 from ftfw.kernel.attributes import split
-from ftfw.kernel.rewrite import Creator, Timeouts
+from ftfw.kernel.bulk import Creator
+from ftfw.kernel.rewrite import Timeouts
 from ftfw.store import Store
 from tests.unit.conntrack import (
     TCP,
