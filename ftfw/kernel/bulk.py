@@ -1,4 +1,4 @@
-"""Bodies for creating flows in bulk: what `rewrite.create` says, by slices at known places.  Pure; the hot path of a commit.
+"""Creating flows in bulk: what `rewrite.create` says, by slices at known places.  Pure; the hot path of a commit.
 
 Plain flows with ports have everything at the same place; flows in the same state share what is rewritten.  All others
 go through `rewrite.create`.
