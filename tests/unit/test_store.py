@@ -1,6 +1,5 @@
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import replace
 from random import Random
 
 import pytest
@@ -24,7 +23,6 @@ from tests.unit.conntrack import (
     connections,
     expectations,
     flow_messages,
-    inverse,
     nest,
     netlink,
     seq_adjust,
@@ -32,21 +30,11 @@ from tests.unit.conntrack import (
     tcp_info,
     walk,
 )
-
-Rows = dict[bytes, dict[int, bytes]]
+from tests.unit.table import Dump, Rows, Table, held, without_empty_marks
 
 MARK, ID = uapi.CTA_MARK, uapi.CTA_ID
 STATED = {uapi.CTA_STATUS, uapi.CTA_TIMEOUT, uapi.CTA_HELP, MARK}
 NOT_HELD = {uapi.CTA_TUPLE_ORIG, uapi.CTA_ZONE, uapi.CTA_USE, uapi.CTA_COUNTERS_ORIG}
-
-
-def held(store: Store) -> Rows:
-    assert not store.plain.keys() & store.rich.keys()
-    return {key: walk(value) for key, value in (store.plain | store.rich).items()}
-
-
-def without_empty_marks(rows: Rows) -> Rows:
-    return {key: {k: v for k, v in row.items() if (k, v) != (MARK, bytes(4))} for key, row in rows.items()}
 
 
 def model_apply(rows: Rows, message: bytes) -> None:
@@ -273,90 +261,6 @@ def test_what_is_held_is_decoded() -> None:
     assert (awaited.timeout, awaited.zone, awaited.helper) == (17, 3, "ftp")
 
 
-class Table:
-    """A toy kernel: a table, the events it has not yet delivered, and a dump that is read in slices meanwhile."""
-
-    def __init__(self, random: Random) -> None:
-        self.random = random
-        self.rows: dict[bytes, Conn] = {}
-        self.pending: list[bytes] = []
-        self._ident = 0
-        self._ends = [replace(base, source_port=port) for base in (TCP, UDP) for port in range(3)]
-
-    def change(self) -> None:
-        end = self.random.choice(self._ends)
-        zone = self.random.choice((None, 4))
-        key = Conn(end, inverse(end), zone=zone).key
-        there = self.rows.get(key)
-        if there is None:
-            self._begin(end, zone)
-        elif self.random.random() < 0.3:
-            del self.rows[key]
-            self.pending.append(there.destroy(timeout=self.random.random() < 0.5))
-        else:
-            self._alter(key, there)
-
-    def _begin(self, end: object, zone: int | None) -> None:
-        self._ident += 1
-        choose = self.random.choice
-        made = conn(
-            end,  # type: ignore[arg-type]
-            ident=self._ident,
-            zone=zone,
-            mark=choose((0, 7)),
-            helper=choose((b"", b"", b"ftp")),
-            labels=choose((b"", b"", bytes(15) + b"\x01")),
-            master=choose((None, None, UDP)),
-        )
-        self.rows[made.key] = made
-        self.pending.append(made.new())
-
-    def _alter(self, key: bytes, there: Conn) -> None:
-        what = self.random.choice(("timeout", "protoinfo", "labels", "mark", "status", "sequence"))
-        if what == "protoinfo" and there.original.protocol != uapi.IPPROTO_TCP:
-            what = "timeout"
-        values = {
-            "timeout": self.random.randrange(1, 1000),
-            "protoinfo": tcp_info(self.random.randrange(1, 9)),
-            "labels": self.random.randbytes(15) + b"\x01",
-            "mark": self.random.randrange(3),
-            "status": there.status ^ uapi.IPS_ASSURED,
-            "sequence": seq_adjust(15, position=self.random.randrange(1000)),
-        }
-        changed = replace(there, **{what: values[what]})  # type: ignore[arg-type]
-        self.rows[key] = changed
-        self.pending.append(changed.update(what))
-
-    def drop_pending(self) -> None:
-        self.pending.clear()
-
-    def deliver(self, store: Store, most: int) -> None:
-        batch, self.pending = self.pending[:most], self.pending[most:]
-        store.apply(batch)
-
-    def expected(self) -> Rows:
-        return {key: row.table_row() for key, row in self.rows.items()}
-
-
-class Dump:
-    """A dump under way: keys in the order of their hash, entries read when their turn comes; delivered in order."""
-
-    def __init__(self, table: Table) -> None:
-        self._table = table
-        self._keys = sorted({Conn(e, inverse(e), zone=z).key for e in table._ends for z in (None, 4)})
-        table.random.shuffle(self._keys)
-        self.read: list[bytes] = []
-
-    def step(self) -> bool:
-        """Read the next bucket; whether one was left."""
-        if not self._keys:
-            return False
-        row = self._table.rows.get(self._keys.pop())
-        if row is not None:
-            self.read.append(row.full(counters=self._table.random.random() < 0.2))
-        return True
-
-
 @pytest.mark.parametrize("block", range(8))
 def test_a_snapshot_among_events_leaves_the_store_equal_to_the_table(block: int) -> None:
     for seed in range(block * 50, block * 50 + 50):
@@ -373,7 +277,7 @@ def test_a_snapshot_among_events_leaves_the_store_equal_to_the_table(block: int)
         for attempt in range(random.randrange(1, 3)):
             if attempt:
                 store.abort_snapshot()
-            one_snapshot(table, store, random, whole=True)
+            one_snapshot(table, store, random)
         assert without_empty_marks(held(store)) == table.expected(), f"seed {seed}"
         for _ in range(20):
             table.change()
@@ -381,7 +285,7 @@ def test_a_snapshot_among_events_leaves_the_store_equal_to_the_table(block: int)
         assert without_empty_marks(held(store)) == table.expected(), f"seed {seed}, afterwards"
 
 
-def one_snapshot(table: Table, store: Store, random: Random, *, whole: bool) -> None:
+def one_snapshot(table: Table, store: Store, random: Random) -> None:
     store.begin_snapshot()
     dump = Dump(table)
     ended: set[bytes] = set()
@@ -400,7 +304,6 @@ def one_snapshot(table: Table, store: Store, random: Random, *, whole: bool) -> 
             count = random.randrange(4)
             store.add_snapshot(dump.read[:count])
             del dump.read[:count]
-    assert whole
     store.end_snapshot()
     table.deliver(store, 1000)
     assert not ended & set(held(store))

@@ -1,0 +1,465 @@
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from random import Random
+
+import pytest
+
+from ftfw.replication import active as active_module
+from ftfw.replication import backup as backup_module
+from ftfw.replication import messages
+from ftfw.replication.active import PEER_LOST_S, SNAPSHOT_WINDOW, Active
+from ftfw.replication.backup import ACK_FRAMES, FRESH_S, RESYNC_RETRY_S, Backup
+from ftfw.replication.messages import Ack, Heartbeat, Resync, Stream
+from ftfw.store import Store
+from tests.unit.conntrack import TCP, UDP, conn
+from tests.unit.table import Dump, Table, held, without_empty_marks
+
+STEP_S = 0.02
+Drop = Callable[[], bool]
+
+
+def never() -> bool:
+    return False
+
+
+@dataclass
+class Cluster:
+    """An active on a toy kernel and its backups; what they send is heard by the others in the next step."""
+
+    table: Table
+    names: tuple[str, ...] = ("fw2",)
+    drop: Drop = never
+    now: float = 100.0
+    epochs: int = 0
+    dump: Dump | None = None
+    backups: dict[str, Backup] = field(default_factory=dict)
+    most_under_way: int = 0
+    requests: int = 0
+
+    def __post_init__(self) -> None:
+        self.restart_active()
+        for name in self.names:
+            self.join(name)
+
+    def restart_active(self) -> None:
+        self.epochs += 1
+        self.epoch = bytes((self.epochs,)) * 32
+        self.active = Active(name="fw1", epoch=self.epoch, limit=400, compress=False, now=self.now)
+        self.table.drop_pending()
+        self.dump = None
+
+    def join(self, name: str) -> None:
+        self.backups[name] = Backup(name=name, store=Store(), now=self.now)
+
+    def step(self) -> None:
+        self.now += STEP_S
+        self.active.offer(self.table.take(1000), self.now)
+        self.active.tick(self.now)
+        self._snapshot()
+        sent, self.active.outgoing = self.active.outgoing, []
+        for name, backup in self.backups.items():
+            for body in sent:
+                self._to_backup(backup, body)
+            backup.tick(self.now)
+            for body in backup.outgoing:
+                self._to_active(body)
+            backup.outgoing.clear()
+            assert name == backup.name
+
+    def _snapshot(self) -> None:
+        if self.active.snapshot_wanted and self.dump is None:
+            self.active.begin_snapshot(self.now)
+            self.dump = Dump(self.table)
+        if self.dump is None or not self.active.may_snapshot(self.now):
+            return
+        for _ in range(4):
+            if not self.dump.step():
+                break
+        else:
+            self.active.add_snapshot(self.dump.read, self.now)
+            self.dump.read.clear()
+            return
+        self.active.add_snapshot(self.dump.read, self.now)
+        self.active.end_snapshot(self.now)
+        self.dump = None
+
+    def _to_backup(self, backup: Backup, body: bytes) -> None:
+        if self.drop():
+            return
+        message = messages.unpack(body)
+        assert isinstance(message, Stream | Heartbeat)
+        if isinstance(message, Heartbeat) or backup.epoch == self.epoch:
+            backup.receive(self.epoch, message, self.now)
+
+    def _to_active(self, body: bytes) -> None:
+        if self.drop():
+            return
+        message = messages.unpack(body)
+        assert isinstance(message, Ack | Resync | Heartbeat)
+        self.requests += isinstance(message, Resync)
+        self.active.receive(message, self.now)
+
+    def settle(self) -> None:
+        """Let everything come to rest; `drop` is over."""
+        self.drop = never
+        for _ in range(150):
+            self.step()
+
+    def assert_equal(self, note: str = "") -> None:
+        for name, backup in self.backups.items():
+            assert without_empty_marks(held(backup.store)) == self.table.expected(), f"{name} {note}"
+            assert backup.synced(self.now), note
+            assert not backup.store.dropped
+        assert self.active.synced(self.now) is (True if self.backups else None)
+
+
+def cluster(seed: int = 1, *, entries: int = 20, names: tuple[str, ...] = ("fw2",)) -> Cluster:
+    table = Table(Random(seed))
+    for _ in range(entries):
+        table.change()
+    return Cluster(table, names)
+
+
+# Convergence
+
+
+@pytest.mark.parametrize("block", range(6))
+def test_whatever_is_lost_backups_converge(block: int) -> None:
+    for seed in range(block * 10, block * 10 + 10):
+        random = Random(seed)
+        made = cluster(seed, entries=random.randrange(30), names=("fw2", "fw3"))
+        made.drop = lambda random=random: random.random() < 0.1  # type: ignore[misc]
+        for _ in range(random.randrange(60, 150)):
+            if random.random() < 0.4:
+                made.table.change()
+            event = random.random()
+            if event < 0.01:
+                made.restart_active()
+            elif event < 0.02:
+                made.join("fw3")  # begins anew, with nothing
+            elif event < 0.03:
+                made.table.drop_pending()
+                made.active.lose()
+            elif event < 0.04:
+                made.backups["fw2"].request_snapshot(made.now)
+            made.step()
+        made.settle()
+        made.assert_equal(f"seed {seed}")
+
+
+def test_a_single_lost_frame_costs_one_snapshot_and_no_entry() -> None:
+    made = cluster()
+    made.settle()
+    backup = made.backups["fw2"]
+    assert (backup.gaps, backup.snapshots) == (0, 1)
+    lost: list[bytes] = []
+    made.drop = lambda: not lost and not lost.append(b"")  # type: ignore[func-returns-value]
+    made.table.change()
+    made.step()
+    assert lost
+    made.settle()
+    assert (backup.gaps, backup.snapshots) == (1, 2)
+    made.assert_equal()
+
+
+def test_the_last_frame_lost_is_noticed_by_the_heartbeat() -> None:
+    made = cluster()
+    made.settle()
+    made.table.change()
+    made.active.offer(made.table.take(1000), made.now)
+    made.active.outgoing.clear()
+    for _ in range(10):
+        made.step()
+    assert made.backups["fw2"].gaps == 1
+    made.settle()
+    made.assert_equal()
+
+
+def test_a_late_joiner_gets_the_whole_table_and_others_take_nothing_from_its_snapshot() -> None:
+    made = cluster()
+    made.settle()
+    made.join("fw3")
+    made.settle()
+    made.assert_equal()
+    assert made.backups["fw2"].snapshots == made.backups["fw3"].snapshots == 1
+
+
+def test_a_restarted_active_is_followed_and_what_ended_meanwhile_goes() -> None:
+    made = cluster()
+    made.settle()
+    gone = next(iter(made.table.rows))
+    del made.table.rows[gone]
+    made.restart_active()
+    backup = made.backups["fw2"]
+    for _ in range(3):
+        made.step()
+        assert gone in held(backup.store) or backup.complete  # until the snapshot is complete it stays
+    made.settle()
+    made.assert_equal()
+    assert backup.stale == 1
+    assert backup.gaps == 0
+
+
+def test_after_an_overrun_every_backup_takes_the_snapshot() -> None:
+    made = cluster(names=("fw2", "fw3"))
+    made.settle()
+    for _ in range(5):
+        made.table.change()
+    made.table.drop_pending()
+    made.active.lose()
+    made.settle()
+    made.assert_equal()
+    assert [backup.snapshots for backup in made.backups.values()] == [2, 2]
+
+
+# The active
+
+
+def begun(now: float = 0.0, *, limit: int = 1400) -> Active:
+    return Active(name="fw1", epoch=b"e" * 32, limit=limit, compress=False, now=now)
+
+
+def ack(sequence: int, *, name: str = "fw2", epoch: bytes = b"e" * 32, synced: bool = True) -> Ack:
+    return Ack(name=name, epoch=epoch, sequence=sequence, synced=synced)
+
+
+def test_no_more_than_a_window_of_a_snapshot_is_under_way_to_a_live_backup() -> None:
+    active = begun()
+    active.receive(ack(0), 0.0)
+    active.begin_snapshot(0.0)
+    sent = 0
+    while active.may_snapshot(0.0):
+        active.add_snapshot([conn().full()], 0.0)
+        sent += 1
+        assert sent <= SNAPSHOT_WINDOW
+    assert active.sequence == SNAPSHOT_WINDOW
+    active.receive(ack(1), 0.0)
+    assert active.may_snapshot(0.0)
+    active.add_snapshot([conn().full()], 0.0)
+    assert not active.may_snapshot(0.0)
+
+
+def test_the_slowest_live_backup_counts_and_one_that_vanished_does_not() -> None:
+    active = begun()
+    active.receive(ack(0, name="slow"), 0.0)
+    active.receive(ack(0), 0.0)
+    for _ in range(SNAPSHOT_WINDOW):
+        active.add_snapshot([conn().full()], 0.0)
+    active.receive(ack(SNAPSHOT_WINDOW), 1.0)
+    assert not active.may_snapshot(1.0)
+    active.receive(ack(SNAPSHOT_WINDOW), PEER_LOST_S)
+    assert [backup.name for backup in active.live(PEER_LOST_S)] == ["fw2"]
+    assert active.may_snapshot(PEER_LOST_S)
+
+
+def test_an_active_is_in_sync_when_every_live_backup_is() -> None:
+    active = begun()
+    assert active.synced(0.0) is None
+    active.receive(ack(0), 0.0)
+    assert active.synced(0.0) is True
+    active.receive(ack(0, name="fw3", synced=False), 1.0)
+    assert active.synced(1.0) is False
+    active.receive(ack(0), PEER_LOST_S + 1.0)
+    assert active.synced(PEER_LOST_S + 1.0) is True
+    assert active.synced(3 * PEER_LOST_S) is None
+
+
+def test_acknowledgements_of_another_epoch_and_of_the_future_count_for_nothing() -> None:
+    active = begun()
+    active.offer([conn().new()], 0.0)
+    active.receive(ack(1, epoch=b"x" * 32), 0.0)
+    assert active.backups["fw2"].acked == 0
+    assert not active.backups["fw2"].synced
+    active.receive(ack(2), 0.0)
+    assert active.backups["fw2"].acked == 0
+    active.receive(ack(1), 0.0)
+    active.receive(ack(0), 0.0)
+    assert active.backups["fw2"].acked == 1
+
+
+def test_lag_is_the_age_of_the_frame_that_was_acknowledged_last() -> None:
+    active = begun()
+    for now in (1.0, 2.0, 3.0):
+        active.offer([conn().new()], now)
+    active.receive(ack(2), 3.5)
+    assert active.backups["fw2"].lag_s == 1.5
+    active.receive(ack(3), 3.5)
+    assert active.backups["fw2"].lag_s == 0.5
+    active.receive(ack(3), 9.0)
+    assert active.backups["fw2"].lag_s == 0.5
+
+
+def test_only_a_request_for_this_epoch_starts_a_snapshot() -> None:
+    other = begun()
+    other.receive(Resync(name="fw2", epoch=b"x" * 32), 0.0)
+    assert not other.snapshot_wanted
+    active = begun()
+    active.receive(ack(0), 0.0)
+    active.receive(Resync(name="fw2", epoch=b"e" * 32), 0.0)
+    assert active.snapshot_wanted
+    assert active.synced(0.0) is False
+
+
+def test_a_snapshot_that_begins_answers_all_requests_so_far() -> None:
+    active = begun()
+    active.receive(Resync(name="fw2", epoch=b"e" * 32), 0.0)
+    active.begin_snapshot(0.0)
+    assert not active.snapshot_wanted
+
+
+def test_an_actives_heartbeat_says_how_far_the_stream_is() -> None:
+    active = begun()
+    active.offer([conn().new()] * 50, 0.0)
+    stream = [messages.unpack(body) for body in active.outgoing]
+    assert [m.sequence for m in stream if isinstance(m, Stream)] == list(range(1, active.sequence + 1))
+    active.outgoing.clear()
+    active.tick(0.0)
+    active.tick(active_module.HEARTBEAT_S / 2)
+    [body] = active.outgoing
+    heartbeat = messages.unpack(body)
+    assert isinstance(heartbeat, Heartbeat)
+    assert (heartbeat.name, heartbeat.role, heartbeat.sequence) == ("fw1", "active", active.sequence)
+    active.tick(active_module.HEARTBEAT_S)
+    assert len(active.outgoing) == 2
+
+
+# The backup
+
+
+def followed(now: float = 0.0) -> Backup:
+    backup = Backup(name="fw2", store=Store(), now=now)
+    backup.receive(b"e" * 32, heartbeat(0), now)
+    return backup
+
+
+def heartbeat(sequence: int) -> Heartbeat:
+    return Heartbeat(name="fw1", role="active", byte_order="little", sequence=sequence)
+
+
+def frame(kind: int, sequence: int, *parts: bytes) -> Stream:
+    return Stream(kind=kind, sequence=sequence, messages=list(parts))
+
+
+def complete(backup: Backup, *parts: bytes, now: float = 0.0) -> None:
+    for kind, content in ((messages.SNAPSHOT_BEGIN, ()), (messages.SNAPSHOT_PART, parts), (messages.SNAPSHOT_END, ())):
+        backup.receive(b"e" * 32, frame(kind, backup._applied + 1, *content), now)
+
+
+def said(backup: Backup, now: float) -> list[messages.Message]:
+    backup.tick(now)
+    found = [messages.unpack(body) for body in backup.outgoing]
+    backup.outgoing.clear()
+    return found
+
+
+def test_a_backup_is_in_sync_once_the_snapshot_is_complete_and_while_the_active_is_heard() -> None:
+    backup = followed()
+    assert not backup.synced(0.0)
+    complete(backup, conn().full())
+    assert backup.complete
+    assert backup.synced(0.0)
+    assert backup.synced(FRESH_S - 0.01)
+    assert not backup.synced(FRESH_S)
+    assert backup.was_synced  # when the active was last heard: a survivor may take over
+    backup.receive(b"e" * 32, heartbeat(backup._applied), 5.0)
+    assert backup.synced(5.0)
+
+
+def test_a_heartbeat_that_announces_more_than_came_ends_sync() -> None:
+    backup = followed()
+    complete(backup)
+    backup.receive(b"e" * 32, heartbeat(4), 0.0)
+    assert not backup.synced(0.0)
+    assert not backup.was_synced
+    assert backup.gaps == 1
+    assert any(isinstance(message, Resync) for message in said(backup, 0.0))
+
+
+def test_events_behind_a_gap_are_taken() -> None:
+    backup = followed()
+    complete(backup)
+    backup.receive(b"e" * 32, frame(messages.EVENTS, 9, conn(UDP).new()), 0.0)
+    assert set(held(backup.store)) == {conn(UDP).key}
+    assert backup.gaps == 1
+
+
+def test_frames_that_come_again_or_too_late_change_nothing() -> None:
+    backup = followed()
+    complete(backup)
+    backup.receive(b"e" * 32, frame(messages.EVENTS, 4, conn().new()), 0.0)
+    backup.receive(b"e" * 32, frame(messages.EVENTS, 5, conn().destroy()), 0.0)
+    backup.receive(b"e" * 32, frame(messages.EVENTS, 4, conn().new()), 0.0)
+    assert backup.store.flow_count() == 0
+    assert backup.gaps == 0
+
+
+def test_a_gap_within_a_snapshot_aborts_it_and_asks_at_once() -> None:
+    backup = followed()
+    said(backup, 0.0)
+    backup.receive(b"e" * 32, frame(messages.SNAPSHOT_BEGIN, 1), 0.01)
+    assert not any(isinstance(message, Resync) for message in said(backup, 10.0))  # it is under way
+    backup.receive(b"e" * 32, frame(messages.SNAPSHOT_PART, 3, conn().full()), 10.0)
+    assert not backup.store.in_snapshot
+    assert any(isinstance(message, Resync) for message in said(backup, 10.0))
+    backup.receive(b"e" * 32, frame(messages.SNAPSHOT_END, 4), 10.0)
+    assert not backup.complete
+
+
+def test_parts_of_a_snapshot_that_began_unheard_are_not_taken() -> None:
+    backup = followed()
+    backup.receive(b"e" * 32, frame(messages.SNAPSHOT_PART, 7, conn().full()), 0.0)
+    backup.receive(b"e" * 32, frame(messages.SNAPSHOT_END, 8), 0.0)
+    assert backup.store.flow_count() == 0
+    assert not backup.complete
+
+
+def test_a_request_that_is_not_heard_is_repeated_but_not_at_every_tick() -> None:
+    backup = followed()
+    at = [n * 0.05 for n in range(41)]
+    asked = [now for now in at if any(isinstance(message, Resync) for message in said(backup, now))]
+    assert len(asked) == 4 + 1
+    assert all(later - sooner >= RESYNC_RETRY_S - 1e-9 for sooner, later in pairwise(asked))
+
+
+def test_acknowledgements_do_not_wait_for_a_tick_when_frames_come_thick() -> None:
+    backup = followed()
+    for sequence in range(1, ACK_FRAMES + 1):
+        backup.receive(b"e" * 32, frame(messages.EVENTS, sequence), 0.0)
+    [body] = backup.outgoing
+    found = messages.unpack(body)
+    assert isinstance(found, Ack)
+    assert (found.name, found.sequence, found.synced) == ("fw2", ACK_FRAMES, False)
+
+
+def test_a_backup_that_follows_nobody_shows_that_it_is_there() -> None:
+    backup = Backup(name="fw2", store=Store(), now=0.0)
+    [found] = said(backup, 0.0)
+    assert found == Heartbeat(name="fw2", role="backup", byte_order=sys.byteorder, sequence=0)
+    assert said(backup, backup_module.HEARTBEAT_S / 2) == []
+
+
+def test_a_new_epoch_aborts_the_snapshot_and_keeps_what_is_held() -> None:
+    backup = followed()
+    complete(backup, conn().full())
+    backup.request_snapshot(0.0)
+    assert not backup.synced(0.0)
+    backup.receive(b"e" * 32, frame(messages.SNAPSHOT_BEGIN, 4), 0.0)
+    backup.receive(b"f" * 32, heartbeat(7), 0.0)
+    assert not backup.store.in_snapshot
+    assert set(held(backup.store)) == {conn(TCP).key}
+    assert not backup.synced(0.0)
+    [resync] = [message for message in said(backup, 0.0) if isinstance(message, Resync)]
+    assert resync.epoch == b"f" * 32
+    assert backup.gaps == 0
+
+
+def test_whoever_is_not_active_any_more_is_not_followed() -> None:
+    backup = followed()
+    complete(backup, conn().full())
+    backup.unfollow()
+    assert backup.epoch is None
+    assert not backup.complete
+    assert not backup.synced(0.0)
+    assert set(held(backup.store)) == {conn().key}
