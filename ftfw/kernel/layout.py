@@ -43,6 +43,7 @@ class Shape:
     destroy: bool
     reply_end: int  # in a dump's message the value's attributes follow in another order: see `dumped_value`
     dump: bool
+    value_end: int  # behind it stands what a dump tells of every injected entry, and says nothing
     source_end: int  # the original source address is message[PREFIX:source_end]
     reply_source: int  # the reply source address is message[reply_source:reply_source_end]
     reply_source_end: int
@@ -51,7 +52,8 @@ class Shape:
 def dumped_value(message: bytes, shape: Shape) -> bytes:
     """The value of an entry from a dump, in the order that an event has."""
     end = shape.reply_end  # from here on: status, mark (0), id, use count, timeout, protocol state
-    return message[shape.split : end] + message[end + 16 : end + 24] + message[end : end + 8] + message[end + 32 :]
+    timeout_last = message[end + 16 : end + 24] + message[end : end + 8] + message[end + 32 : shape.value_end]
+    return message[shape.split : end] + timeout_last
 
 
 class _Builder:
@@ -102,6 +104,13 @@ class _Builder:
         self.plain(uapi.CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, 2)
         self.plain(uapi.CTA_PROTOINFO_TCP_FLAGS_REPLY, 2)
 
+    def no_synproxy(self) -> None:
+        """What ctnetlink_create_conntrack gives every entry, and says nothing: CTA_SYNPROXY, all zero."""
+        self.header(uapi.CTA_SYNPROXY | uapi.NLA_F_NESTED, 24)
+        for kind in (uapi.CTA_SYNPROXY_ISN, uapi.CTA_SYNPROXY_ITS, uapi.CTA_SYNPROXY_TSOFF):
+            self.header(kind, 4)
+            self.fixed(bytes(4))
+
 
 _PROTOCOL_FIELDS: Final = {
     uapi.IPPROTO_ICMP: (
@@ -117,7 +126,9 @@ _PROTOCOL_FIELDS: Final = {
 }
 
 
-def _build(family: int, protocol: int, kind: int, flags: int, *, timeout: bool, mark: bool) -> tuple[bytes, Shape]:
+def _build(
+    family: int, protocol: int, kind: int, flags: int, *, timeout: bool, injected: bool, mark: bool
+) -> tuple[bytes, Shape]:
     message = _Builder()
     message.fixed(bytes(MESSAGE.size))  # written at the end, when the length is known
     message.fixed(bytes((family, 0, 0, 0)))
@@ -146,6 +157,9 @@ def _build(family: int, protocol: int, kind: int, flags: int, *, timeout: bool, 
             message.tcp_protoinfo()
     if mark:
         message.plain(uapi.CTA_MARK, 4)
+    value_end = len(message.pattern)
+    if injected:
+        message.no_synproxy()
     message.pattern[: MESSAGE.size] = MESSAGE.pack(len(message.pattern), kind, flags, 0, 0)
     address = 4 if family == uapi.AF_INET else 16
     types = slice(reply_end + 2, None, 8)
@@ -160,6 +174,7 @@ def _build(family: int, protocol: int, kind: int, flags: int, *, timeout: bool, 
         destroy=kind == uapi.CT_DELETE,
         reply_end=reply_end,
         dump=dump,
+        value_end=value_end,
         source_end=PREFIX + address,
         reply_source=split + PREFIX - BODY,
         reply_source_end=split + PREFIX - BODY + address,
@@ -173,23 +188,24 @@ def _all_shapes() -> dict[bytes, Shape]:
     here, and a message of the other takes the slow way.
     """
     shapes: dict[bytes, Shape] = {}
-    for mark, protocol, (kind, flags, timeout) in product((False, True), _PROTOCOLS, _MESSAGES):
+    for mark, protocol, (kind, flags, timeout, injected) in product((False, True), _PROTOCOLS, _MESSAGES):
         if mark and flags == uapi.NLM_F_MULTI:
             continue  # it has its mark in the middle, and 0 there
         for family in (uapi.AF_INET, uapi.AF_INET6):
             number = uapi.IPPROTO_ICMPV6 if protocol == uapi.IPPROTO_ICMP and family == uapi.AF_INET6 else protocol
-            prefix, shape = _build(family, number, kind, flags, timeout=timeout, mark=mark)
+            prefix, shape = _build(family, number, kind, flags, timeout=timeout, injected=injected, mark=mark)
             shapes.setdefault(prefix, shape)
     return shapes
 
 
 _PROTOCOLS: Final = (uapi.IPPROTO_TCP, uapi.IPPROTO_UDP, uapi.IPPROTO_ICMP)
 _MESSAGES: Final = (
-    (uapi.CT_NEW, EVENT_NEW, True),
-    (uapi.CT_NEW, EVENT_UPDATE, True),
-    (uapi.CT_NEW, uapi.NLM_F_MULTI, True),
-    (uapi.CT_DELETE, 0, False),  # an entry that ran out has no time left to tell
-    (uapi.CT_DELETE, 0, True),
+    (uapi.CT_NEW, EVENT_NEW, True, False),
+    (uapi.CT_NEW, EVENT_UPDATE, True, False),
+    (uapi.CT_NEW, uapi.NLM_F_MULTI, True, False),
+    (uapi.CT_NEW, uapi.NLM_F_MULTI, True, True),  # after a takeover the whole table is injected
+    (uapi.CT_DELETE, 0, False, False),  # an entry that ran out has no time left to tell
+    (uapi.CT_DELETE, 0, True, False),
 )
 
 SHAPES: Final = _all_shapes()

@@ -195,7 +195,11 @@ class Capture:
 
     def take(self) -> Store:
         """The store after the events that are there."""
-        selected = self._selector.select(self.events.drain(100_000))
+        return self.apply(self.events.drain(100_000))
+
+    def apply(self, events: list[bytes]) -> Store:
+        """The store after these events."""
+        selected = self._selector.select(events)
         self.store.apply(selected.messages)
         if selected.hints:
             answers = map(entry.as_full, self._injector.read(list(selected.hints)))
