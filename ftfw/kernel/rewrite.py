@@ -57,7 +57,7 @@ class Timeouts:
         if protocol == uapi.IPPROTO_GRE:
             return self.gre_stream if status & uapi.IPS_SEEN_REPLY else self.gre
         if protocol == uapi.IPPROTO_SCTP:
-            return self.sctp_established if protoinfo else 0
+            return self.sctp_established if _sctp_state(protoinfo) == uapi.SCTP_ESTABLISHED else 0
         fixed = {uapi.IPPROTO_ICMP: self.icmp, uapi.IPPROTO_ICMPV6: self.icmpv6}
         return fixed.get(protocol, self.generic)
 
@@ -67,6 +67,13 @@ def tcp_state(protoinfo: bytes) -> int:
     tcp = nested(protoinfo).get(uapi.CTA_PROTOINFO_TCP) if protoinfo else None
     state = nested(tcp).get(uapi.CTA_PROTOINFO_TCP_STATE) if tcp else None
     return uapi.TCP_ESTABLISHED if state is None else number(state)
+
+
+def _sctp_state(protoinfo: bytes) -> int:
+    """The state in a CTA_PROTOINFO attribute; 0 if it tells none."""
+    sctp = nested(protoinfo).get(uapi.CTA_PROTOINFO_SCTP) if protoinfo else None
+    state = nested(sctp).get(uapi.CTA_PROTOINFO_SCTP_STATE) if sctp else None
+    return 0 if state is None else number(state)
 
 
 def create(key: bytes, value: bytes, *, timeouts: Timeouts, pinned: bool = False) -> bytes:

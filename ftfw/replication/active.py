@@ -22,6 +22,7 @@ class Backup:
     acked: int = 0
     synced: bool = False
     lag_s: float = 0.0
+    follows: bool = False  # this active's epoch, and not another's or nobody's
 
 
 class Active:
@@ -80,15 +81,17 @@ class Active:
         """Take in what a backup says."""
         backup = self.backups.setdefault(message.name, Backup(message.name, now))
         backup.last_seen = now
-        if isinstance(message, Ack) and message.epoch == self.epoch:
+        backup.follows = not isinstance(message, Heartbeat) and message.epoch == self.epoch
+        if isinstance(message, Ack) and backup.follows:
             backup.synced = message.synced
             if backup.acked < message.sequence <= self.sequence:
                 backup.acked = message.sequence
                 behind = self.sequence - message.sequence
                 if behind < len(self._sent):
                     backup.lag_s = now - self._sent[-1 - behind]
-        elif isinstance(message, Resync) and message.epoch == self.epoch:
-            backup.synced = False
+            return
+        backup.synced = False
+        if backup.follows:
             self.snapshot_wanted = True
 
     def live(self, now: float) -> list[Backup]:
@@ -96,8 +99,9 @@ class Active:
         return [backup for backup in self.backups.values() if now - backup.last_seen < PEER_LOST_S]
 
     def may_snapshot(self, now: float) -> bool:
-        """Whether every live backup has taken enough of the snapshot for more to be sent."""
-        return all(self.sequence - backup.acked < SNAPSHOT_WINDOW for backup in self.live(now))
+        """Whether every live backup that follows has taken enough of the snapshot for more to be sent."""
+        following = (backup for backup in self.live(now) if backup.follows)
+        return all(self.sequence - backup.acked < SNAPSHOT_WINDOW for backup in following)
 
     def synced(self, now: float) -> bool | None:
         """Whether every live backup is in sync; None without any."""
