@@ -254,6 +254,35 @@ def test_the_slowest_live_backup_counts_and_one_that_vanished_does_not() -> None
     assert active.may_snapshot(PEER_LOST_S)
 
 
+def test_whoever_follows_another_active_or_nobody_holds_no_snapshot_up() -> None:
+    active = begun()
+    active.receive(ack(0), 0.0)
+    for _ in range(SNAPSHOT_WINDOW):
+        active.add_snapshot([conn().full()], 0.0)
+    active.receive(ack(SNAPSHOT_WINDOW), 0.0)
+    active.receive(ack(9, name="fw3", epoch=b"x" * 32), 0.0)
+    active.receive(Heartbeat(name="fw4", role="backup", byte_order="little", sequence=0), 0.0)
+    assert len(active.live(0.0)) == 3
+    assert active.may_snapshot(0.0)
+    assert active.synced(0.0) is False
+    active.receive(Resync(name="fw3", epoch=active.epoch), 0.0)
+    assert not active.may_snapshot(0.0)
+
+
+def test_a_backup_that_turns_to_another_active_or_starts_anew_is_not_in_sync_any_more() -> None:
+    for turn in (
+        ack(9, epoch=b"x" * 32),
+        Heartbeat(name="fw2", role="backup", byte_order="little", sequence=0),
+        Resync(name="fw2", epoch=b"x" * 32),
+    ):
+        active = begun()
+        active.receive(ack(0), 0.0)
+        assert active.synced(0.0) is True
+        active.receive(turn, 0.0)
+        assert active.synced(0.0) is False
+        assert not active.snapshot_wanted
+
+
 def test_an_active_is_in_sync_when_every_live_backup_is() -> None:
     active = begun()
     assert active.synced(0.0) is None
