@@ -49,18 +49,21 @@ class Store:
         """Take live messages in, in their order."""
         plain, rich, doubtful = self.plain, self.rich, self._doubtful
         touched: list[bytes] = []
-        touch = touched.append
+        touch = touched.append if self._live is not None or self._journal is not None else None
+        careful = bool(rich or doubtful)
         shape_of, as_number = SHAPES.get, int.from_bytes
         for message in messages:
             shape = shape_of(message[:PREFIX])
             if shape is None or shape.dump or as_number(message, "big") & shape.mask != shape.pattern:
                 self._apply_slowly(message, touched)
+                careful = True
                 continue
             key = message[BODY : shape.split]
-            if key in rich or key in doubtful:
+            if careful and (key in rich or key in doubtful):
                 self._apply_slowly(message, touched)
                 continue
-            touch(key)
+            if touch is not None:
+                touch(key)
             if shape.destroy:
                 plain.pop(key, None)
             else:

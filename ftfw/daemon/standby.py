@@ -13,7 +13,7 @@ from ftfw.store import Store
 
 log = logging.getLogger(__name__)
 
-TICK_S = 0.01  # between two acknowledgements
+TICK_S = 0.05  # acknowledges the end of a burst; while frames come, they are what wakes the protocol
 FOLLOW_S = 0.003  # between two injections into a hot backup's kernel
 REPIN_S = 86400.0  # a fourteenth of the time for which timers are pinned
 

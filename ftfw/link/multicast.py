@@ -12,7 +12,7 @@ from ftfw.config import MulticastLink
 
 RECEIVE_BUFFER = 16 << 20  # bytes: a burst waits here, not on the floor
 SEND_BUFFER = 4 << 20
-RECEIVE_SIZE = 65535
+ETHERNET_MTU = 1500
 BATCH = 256  # datagrams read between two checkpoints
 SO_SNDBUFFORCE = 32
 SO_RCVBUFFORCE = 33
@@ -48,7 +48,10 @@ class Multicast:
         except BaseException:
             self._socket.close()
             raise
-        self.frame_limit = (config.mtu or self._interface_mtu(config.interface)) - HEADERS[family]
+        # A buffer much larger than a frame costs more than all the rest of receiving it.
+        mtu = config.mtu or self._interface_mtu(config.interface)
+        self._receive_size = mtu if mtu > ETHERNET_MTU else 2 * ETHERNET_MTU
+        self.frame_limit = mtu - HEADERS[family]
 
     def _set_up(self, config: MulticastLink, family: int) -> None:
         self._socket.setblocking(False)
@@ -101,10 +104,10 @@ class Multicast:
     def drain(self) -> list[bytes]:
         """The frames that have arrived, a bounded number of them."""
         found: list[bytes] = []
-        append = found.append
+        append, receive, size = found.append, self._socket.recv, self._receive_size
         try:
             for _ in range(BATCH):
-                append(self._socket.recv(RECEIVE_SIZE))
+                append(receive(size))
         except OSError as error:
             if error.errno not in SURVIVED:
                 raise

@@ -7,7 +7,8 @@ from ftfw.store import Store
 HEARTBEAT_S = 0.1
 FRESH_S = 1.0  # a heartbeat older than this: the active is not heard any more
 RESYNC_RETRY_S = 0.5  # between two requests for a snapshot that does not come
-ACK_FRAMES = 32  # acknowledge at least so often
+ACK_FRAMES = 32  # acknowledge at least so often,
+ACK_S = 0.02  # or so often while frames come
 
 
 class Backup:
@@ -31,6 +32,7 @@ class Backup:
         self._announced = 0
         self._heard_at = float("-inf")
         self._acked = 0
+        self._acked_at = now
         self._resync_at = now
         self._heartbeat_at = now
 
@@ -81,7 +83,7 @@ class Backup:
                 self.snapshots += 1
                 self._complete = True
         self._applied = frame.sequence
-        if self._applied - self._acked >= ACK_FRAMES:
+        if self._applied - self._acked >= ACK_FRAMES or now >= self._acked_at + ACK_S:
             self._acknowledge(now)
 
     def _lose(self, sequence: int, now: float) -> None:
@@ -115,7 +117,7 @@ class Backup:
 
     def _acknowledge(self, now: float) -> None:
         assert self.epoch is not None
-        self._acked = self._applied
+        self._acked, self._acked_at = self._applied, now
         self.outgoing.append(messages.ack(self.name, self.epoch, self._applied, synced=self.synced(now)))
 
     @property
