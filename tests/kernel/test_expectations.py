@@ -24,7 +24,9 @@ from tests.kernel.entries import (
     expect_nat,
     expectation,
     helper,
+    original,
     ports,
+    reply,
     seq_adjust,
     snat,
     tcp,
@@ -115,6 +117,15 @@ ROWS: dict[str, tuple[bytes, bytes, dict[str, Any]]] = {
             + expect_nat(1, CLIENT, "0.0.0.0", UDP, ports(20000, 0)),
         ),
         {"function": "sip", "nat": BACK_TO_CLIENT, "class": 1},
+    ),
+    "zone of the master's original direction": (
+        original(CLIENT, SERVER, TCP, ports(5000, 21), 5)
+        + reply(SERVER, CLIENT, TCP, ports(21, 5000))
+        + alive()
+        + tcp()
+        + helper("ftp"),
+        PLAIN + u16(uapi.CTA_EXPECT_ZONE, 5),
+        {"zone": 5},
     ),
     "zone": (FTP + zone(5), PLAIN + u16(uapi.CTA_EXPECT_ZONE, 5), {"zone": 5}),
 }

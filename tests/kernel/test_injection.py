@@ -207,6 +207,21 @@ async def test_a_related_flow_keeps_its_master(pair: Pair, number: int | None) -
     assert (outcome.created, outcome.updated, outcome.deleted) == (0, 2, 0)
 
 
+async def test_a_related_flow_in_a_directional_zone_keeps_its_master(pair: Pair) -> None:
+    active, backup = pair
+    for sport, dport, rest in (
+        (5000, 21, helper("ftp")),
+        (5001, 20000, master(CLIENT, SERVER, TCP, ports(5000, 21))),
+    ):
+        tuples = original(CLIENT, SERVER, TCP, ports(sport, dport), 5) + reply(SERVER, CLIENT, TCP, ports(dport, sport))
+        active.put(tuples + alive() + tcp() + rest)
+    outcome = await backup.commit(await active.snapshot())
+    assert (outcome.created, outcome.failed, outcome.remedied) == (2, {}, {})
+    arrived = {flow.original["sport"]: flow for flow in (await backup.snapshot()).flows()}
+    assert arrived[5001].master == arrived[5000].original
+    assert arrived[5001].zone_original == 5
+
+
 async def test_a_missing_master_costs_the_link_not_the_flow(pair: Pair) -> None:
     active, backup = pair
     active.put(CONTROL + helper("ftp"))
