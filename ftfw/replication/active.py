@@ -59,8 +59,9 @@ class Active:
         self._stream(messages.SNAPSHOT_PART, batch, now)
 
     def end_snapshot(self, now: float) -> None:
-        """The snapshot is complete."""
-        self._frame(messages.SNAPSHOT_END, messages.STORED, b"", now)
+        """The snapshot is complete; if events were lost meanwhile it is not, and the next one takes its place."""
+        if not self._lost:
+            self._frame(messages.SNAPSHOT_END, messages.STORED, b"", now)
 
     def _stream(self, kind: int, batch: Sequence[bytes], now: float) -> None:
         for codec, blob in self._packer.blobs(batch):
