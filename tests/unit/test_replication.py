@@ -68,6 +68,9 @@ class Cluster:
             backup.outgoing.clear()
             assert name == backup.name
 
+    def in_snapshot(self) -> bool:
+        return self.dump is not None
+
     def _snapshot(self) -> None:
         if self.active.snapshot_wanted and self.dump is None:
             self.active.begin_snapshot(self.now)
@@ -212,6 +215,21 @@ def test_after_an_overrun_every_backup_takes_the_snapshot() -> None:
     made.settle()
     made.assert_equal()
     assert [backup.snapshots for backup in made.backups.values()] == [2, 2]
+
+
+def test_a_snapshot_during_which_events_were_lost_makes_nobody_in_sync() -> None:
+    made = cluster()
+    backup = made.backups["fw2"]
+    while not made.in_snapshot():
+        made.step()
+    made.active.lose()
+    while made.in_snapshot():
+        made.step()
+        assert not backup.complete
+    assert made.active.snapshot_wanted
+    made.settle()
+    made.assert_equal()
+    assert backup.snapshots == 1
 
 
 # The active
