@@ -242,9 +242,13 @@ def zone_of(key: bytes) -> bytes:
 
 
 def master_key(key: bytes, master: bytes) -> bytes:
-    """The key of the master that CTA_TUPLE_MASTER names, in its child's zone (ctnetlink looks nowhere else)."""
-    zone = split(key).get(uapi.CTA_ZONE, b"")
-    return pack(uapi.CTA_TUPLE_ORIG | uapi.NLA_F_NESTED, payload(master)) + zone
+    """What `found_by` gives for the master that CTA_TUPLE_MASTER names: ctnetlink looks in its child's zone only."""
+    return pack(uapi.CTA_TUPLE_ORIG | uapi.NLA_F_NESTED, payload(master)) + zone_of(key)
+
+
+def found_by(key: bytes) -> bytes:
+    """Attributes by which the kernel finds a flow: its key, with a zone in the original direction told as the zone."""
+    return tuple_of(key) + zone_of(key)
 
 
 def helper_of(attributes: dict[int, bytes]) -> str | None:

@@ -243,17 +243,14 @@ class Injector:
 def in_order(related: Iterable[Flow]) -> Iterator[Flow]:
     """Flows with a master, each behind its own master if that is among them."""
     waiting = dict(related)
-    masters = {key: _master_key(key, value) for key, value in waiting.items()}
+    keys = {entry.found_by(key): key for key in waiting}
+    masters = {
+        key: keys.get(entry.master_key(key, split(value)[uapi.CTA_TUPLE_MASTER])) for key, value in waiting.items()
+    }
     while waiting:
         free = [key for key in waiting if masters[key] not in waiting or masters[key] == key]
         for key in free or list(waiting):  # a ring cannot be, but must not hang
             yield key, waiting.pop(key)
-
-
-def _master_key(key: bytes, value: bytes) -> bytes | None:
-    """The key of the master that `value` names."""
-    master = split(value).get(uapi.CTA_TUPLE_MASTER)
-    return None if master is None else entry.master_key(key, master)
 
 
 def _gets(keys: list[bytes]) -> bytes:

@@ -481,13 +481,20 @@ async def test_many_at_once(pair: Pair) -> None:
     }
 
 
-async def test_masters_come_first_down_a_chain(pair: Pair) -> None:
+@pytest.mark.parametrize(("whole", "one_way"), [(None, None), (4, None), (None, 5)], ids=["no zone", "zone", "one way"])
+async def test_masters_come_first_down_a_chain(pair: Pair, whole: int | None, one_way: int | None) -> None:
     """A related flow may be a master itself (SIP: signalling, media, …)."""
     active, backup = pair
-    active.put(CONTROL + helper("ftp"))
+    where = b"" if whole is None else zone(whole)
+
+    def put(sport: int, dport: int, rest: bytes) -> None:
+        there = original(CLIENT, SERVER, TCP, ports(sport, dport), one_way)
+        active.put(there + reply(SERVER, CLIENT, TCP, ports(dport, sport)) + where + alive() + tcp() + rest)
+
+    put(5000, 21, helper("ftp"))
     for depth in range(1, 6):
         above = ports(5000, 21) if depth == 1 else ports(6000 + depth - 1, 80)
-        active.put(both(TCP, 6000 + depth, 80) + alive() + tcp() + master(CLIENT, SERVER, TCP, above))
+        put(6000 + depth, 80, master(CLIENT, SERVER, TCP, above))
     store = await active.snapshot()
     related = sorted((item for item in store.rich.items() if b"ftp\0" not in item[1]), reverse=True)
     keys = sorted(key for key, _ in related)  # by port
