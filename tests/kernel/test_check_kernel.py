@@ -49,9 +49,7 @@ class Namespace:
             '[[link]]\ntransport = "multicast"\ninterface = "sync"\ngroup = "225.0.0.50"\n'
         )
 
-    def run(
-        self, *command: str, stdin: str | None = None, check: bool = True
-    ) -> "subprocess.CompletedProcess[str]":
+    def run(self, *command: str, stdin: str | None = None, check: bool = True) -> "subprocess.CompletedProcess[str]":
         inside = ["ip", "netns", "exec", self.name, *command]
         return subprocess.run(inside, input=stdin, check=check, capture_output=True, text=True, timeout=60)
 
@@ -170,9 +168,7 @@ def test_events_mode_under_a_read_only_proc(namespace: Namespace) -> None:
     code = REQUIRE.format(config=str(namespace.config)).replace("'", '"')
     shell = f"mount --bind -o ro /proc/sys /proc/sys && exec {sys.executable} -c '{code}'"
     told = namespace.run("unshare", "--mount", "sh", "-c", shell).stdout
-    assert told.startswith(
-        f"{EVENTS} is 2 and cannot be set to 1 (Read-only file system); do it before ftfw starts"
-    )
+    assert told.startswith(f"{EVENTS} is 2 and cannot be set to 1 (Read-only file system); do it before ftfw starts")
 
 
 HELPER = "from ftfw.check import probes; print(probes.helper_works({name!r}))"
@@ -223,9 +219,7 @@ with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12) as asking:
 )
 def test_labels_are_kept_just_when_the_check_says_so(namespace: Namespace, rule: str, kept: bool) -> None:
     namespace.make_good()
-    rules = (
-        f"table inet t {{\n chain forward {{\n type filter hook forward priority filter\n {rule}\n }}\n }}\n"
-    )
+    rules = f"table inet t {{\n chain forward {{\n type filter hook forward priority filter\n {rule}\n }}\n }}\n"
     namespace.run("nft", "-f", "-", stdin=f"flush ruleset\n{rules}")
     assert namespace.python(INJECT.format(entry=labelled_entry())) == str(kept)
     assert namespace.check()["labels"]["level"] == ("ok" if kept else "warning")

@@ -134,9 +134,7 @@ def test_keys(tmp_path: Path) -> None:
     generate(tmp_path / "open")
     (tmp_path / "open").chmod(0o644)
     files = ", ".join(f'"{tmp_path / name}"' for name in ("good", "open", "none"))
-    good, too_open, missing = findings(
-        links.check_keys, config=config_of(tmp_path, f"security.key_files = [{files}]")
-    )
+    good, too_open, missing = findings(links.check_keys, config=config_of(tmp_path, f"security.key_files = [{files}]"))
     assert good.level is Level.OK
     assert (too_open.level, too_open.remedy) == (Level.PROBLEM, f"`chmod 600 {tmp_path / 'open'}`")
     assert missing.found == f"{tmp_path / 'none'}: no such file"
@@ -180,9 +178,7 @@ def test_events(fake_host: FakeHost, mode: int | None, level: str) -> None:
         (10, {"role": "active", "flows": 950}, Level.OK),
     ],
 )
-def test_the_table_has_room(
-    fake_host: FakeHost, count: int, status: dict[str, Any] | None, level: Level
-) -> None:
+def test_the_table_has_room(fake_host: FakeHost, count: int, status: dict[str, Any] | None, level: Level) -> None:
     fake_host.sysctls["nf_conntrack_count"] = count
     assert the(findings(host.check_table, status=status)).level is level
 
@@ -481,9 +477,7 @@ def test_requirements(fake_host: FakeHost, tmp_path: Path) -> None:
     config = config_of(tmp_path, MULTICAST.replace("sync", "lo"))
     require(config)
     fake_host.errno = errno.EPERM
-    with pytest.raises(
-        RequirementError, match=r"^CAP_NET_ADMIN is missing; run ftfw as root, or with Ambient"
-    ):
+    with pytest.raises(RequirementError, match=r"^CAP_NET_ADMIN is missing; run ftfw as root, or with Ambient"):
         require(config)
     fake_host.errno = errno.EPROTONOSUPPORT
     with pytest.raises(RequirementError, match=r"does not answer over netlink \(.*\); `modprobe"):
@@ -498,23 +492,17 @@ def test_at_least_one_link_has_its_interface(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("old", [0, 1, 2])
-def test_events_mode_is_set(
-    fake_host: FakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: int
-) -> None:
+def test_events_mode_is_set(fake_host: FakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: int) -> None:
     fake_host.sysctls["nf_conntrack_events"] = old
     monkeypatch.setattr(requirements, "EVENTS", tmp_path / "nf_conntrack_events")
     assert ensure_events_mode() == old
     assert (tmp_path / "nf_conntrack_events").exists() == (old != 1)
 
 
-def test_events_mode_that_cannot_be_set(
-    fake_host: FakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_events_mode_that_cannot_be_set(fake_host: FakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_host.sysctls["nf_conntrack_events"] = 2
     monkeypatch.setattr(requirements, "EVENTS", tmp_path / "none" / "nf_conntrack_events")
-    with pytest.raises(
-        RequirementError, match=r"nf_conntrack_events is 2 and cannot be set to 1 \(.*\); do it"
-    ):
+    with pytest.raises(RequirementError, match=r"nf_conntrack_events is 2 and cannot be set to 1 \(.*\); do it"):
         ensure_events_mode()
     del fake_host.sysctls["nf_conntrack_events"]
     with pytest.raises(RequirementError, match="makes no conntrack events"):
@@ -529,9 +517,7 @@ def complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A configuration that has no fault, on a host that has none."""
     generate(tmp_path / "key")
     file = tmp_path / "f.toml"
-    file.write_text(
-        f'security.key_files = ["{tmp_path}/key"]\ncontrol.socket = "{tmp_path}/none"\n{MULTICAST}'
-    )
+    file.write_text(f'security.key_files = ["{tmp_path}/key"]\ncontrol.socket = "{tmp_path}/none"\n{MULTICAST}')
     house = ruleset(INPUT, rule("input", state("invalid"), DROP), rule("input", LABEL))
     monkeypatch.setattr(check_package, "read_ruleset", lambda: house)
     return file
@@ -579,9 +565,7 @@ def test_every_problem_and_warning_comes_with_a_remedy(fake_host: FakeHost, tmp_
     fake_host.version = (4, 19, 0)
     config = config_of(tmp_path, f"security.key_files = ['/none']\n{MULTICAST}")
     for one in CHECKS:
-        for finding in findings(
-            one, config=config, ruleset=ruleset(), status={"peers": [], "conflict": True}
-        ):
+        for finding in findings(one, config=config, ruleset=ruleset(), status={"peers": [], "conflict": True}):
             assert finding.remedy or finding.level is Level.OK, finding
 
 

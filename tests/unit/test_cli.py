@@ -91,9 +91,7 @@ class FakeDaemon:
     async def _serve(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
         async with trio.open_nursery() as self._nursery:
-            await self._nursery.start(
-                lambda task_status: serve(self.socket, self._handle, task_status=task_status)
-            )
+            await self._nursery.start(lambda task_status: serve(self.socket, self._handle, task_status=task_status))
             self._up.set()
 
     def start(self) -> None:
@@ -305,9 +303,7 @@ def test_keygen(tmp_path: Path) -> None:
     assert len(read(file)) == 32
     result = run("keygen", str(file))
     assert result.exit_code == 1
-    assert (
-        result.stderr == f"ftfw: {file}: exists and is not overwritten; name another file, or move it away\n"
-    )
+    assert result.stderr == f"ftfw: {file}: exists and is not overwritten; name another file, or move it away\n"
 
 
 def test_lab_gets_its_arguments_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -399,7 +395,5 @@ finally:
 
 
 def test_it_runs_as_a_module() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "ftfw", "--version"], check=True, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-m", "ftfw", "--version"], check=True, capture_output=True, text=True)
     assert done.stdout == f"ftfw {__version__}\n"

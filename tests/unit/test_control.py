@@ -95,9 +95,7 @@ async def test_a_refusal_is_the_clients_error(path: Path) -> None:
             await ask(path, "refuse")
 
 
-async def test_a_fault_in_the_handler_is_logged_and_survived(
-    path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_fault_in_the_handler_is_logged_and_survived(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with serving(path):
         with pytest.raises(ControlError, match=r"^break failed inside the daemon \(KeyError\); see its log$"):
             await ask(path, "break")

@@ -80,9 +80,7 @@ def test_a_file_of_another_user_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "link.key"
     keyfile.generate(file)
     os.chown(file, 12345, 12345)
-    with pytest.raises(
-        KeyFileError, match=f"belongs to user 12345, who could change it; `chown root {file}`"
-    ):
+    with pytest.raises(KeyFileError, match=f"belongs to user 12345, who could change it; `chown root {file}`"):
         keyfile.read(file)
 
 
