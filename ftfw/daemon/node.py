@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 COUNTS_AGE_S = 1.0  # how old an active's counts of its kernel's entries may be
 # Threads hand batches to the kernel while this one builds the next; they must not wait 5 ms for the interpreter.
-SWITCH_INTERVAL_S = 0.0005
+SWITCH_INTERVAL_S = 0.0001
 KEEPALIVED_STATES: Final = {
     "MASTER": "promote",
     "BACKUP": "demote",
@@ -54,7 +54,10 @@ def run(config: Config, role: str) -> None:
     try:
         requirements.require(config)
         if requirements.ensure_events_mode() != requirements.EVENTS_ALWAYS:
-            log.info("net.netfilter.nf_conntrack_events set to 1")
+            log.warning(
+                "net.netfilter.nf_conntrack_events set to 1; entries that are there already may change without an"
+                " event, and reach a backup by snapshots only: set it in /etc/sysctl.d/ftfw.conf, so that it is 1 from boot on"
+            )
         keys = [keyfile.read(path) for path in config.security.key_files]
     except (requirements.RequirementError, keyfile.KeyFileError) as error:
         raise StartError(str(error)) from None

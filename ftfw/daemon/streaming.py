@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 GATHER_S = 0.005  # events are gathered for so long: wake-ups, system calls and frames are paid per batch
 DRAIN_MAX = 2048  # events taken between two checkpoints: a few milliseconds
-TICK_S = 0.02
+TICK_S = 0.05
 WINDOW_LOOK_S = 0.1  # a backup that vanished sends no acknowledgement that would wake the snapshot
 HINTS_PER_REQUEST = 128
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
+from queue import SimpleQueue
 from typing import TypeVar
 
 import trio
@@ -20,6 +21,8 @@ from .entry import family_of, helper_of
 from .netlink import RequestSocket, errno_name
 from .rewrite import Timeouts
 
+QUEUED_MAX = 3  # batches put together and not yet with the kernel
+QUEUE_LOOK_S = 0.0005
 RESOLVE_BATCH = 128  # entries taken care of one by one between two checkpoints
 
 T = TypeVar("T")
@@ -51,6 +54,7 @@ class Injector:
     def __init__(self, requests: RequestSocket, timeouts: Timeouts) -> None:
         self._requests = requests
         self._timeouts = timeouts
+        self._creators = {pinned: Creator(timeouts, pinned=pinned) for pinned in (False, True)}
         self._lock = trio.Lock()
 
     async def create(
@@ -58,42 +62,57 @@ class Injector:
     ) -> None:
         """Create flows, or make existing ones equal to them; `pinned`: with a timeout that does not run out.
 
-        A batch is put together while the kernel works on the one before, which a thread hands over: at most two are
-        under way.
+        Many flows are a pipeline: a thread hands one batch to the kernel while the next is put together here.
         """
         async with self._lock:
             troubled: list[tuple[int, Flow]] = []
-            to_kernel, from_builder = trio.open_memory_channel[tuple[list[Flow], bytes]](1)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._hand_over, from_builder, outcome, troubled, report)
-                async with to_kernel:
-                    creator = Creator(self._timeouts, pinned=pinned)
-                    parts = creator.message_parts
-                    for batch in _batches(flows, BATCH):
-                        pieces = [parts(key, value, index) for index, (key, value) in enumerate(batch)]
-                        await to_kernel.send((batch, b"".join(chain.from_iterable(pieces))))
+            batches = _batches(flows, BATCH)
+            first = next(batches, [])
+            if len(first) < BATCH:
+                self._send(first, self._joined(first, pinned=pinned), outcome, troubled)
+                await report(len(first))
+            else:
+                await self._pipeline(chain([first], batches), outcome, troubled, pinned=pinned, report=report)
             for group in _batches(troubled, RESOLVE_BATCH):
                 self._resolve(group, outcome, pinned=pinned)
                 await trio.lowlevel.checkpoint()
 
-    async def _hand_over(
+    async def _pipeline(
         self,
-        batches: trio.MemoryReceiveChannel[tuple[list[Flow], bytes]],
+        batches: Iterable[list[Flow]],
         outcome: Outcome,
         troubled: list[tuple[int, Flow]],
+        *,
+        pinned: bool,
         report: Report,
     ) -> None:
+        waiting: SimpleQueue[tuple[list[Flow], bytes] | None] = SimpleQueue()
+
+        def hand_over() -> None:
+            while (work := waiting.get()) is not None:
+                self._send(*work, outcome, troubled)
+
         tried = 0
-        async for batch, data in batches:
-            if len(batch) < BATCH // 8:
-                errors = self._requests.send(data)
-                await trio.lowlevel.checkpoint()
-            else:
-                errors = await trio.to_thread.run_sync(self._requests.send, data)
-            outcome.created += len(batch) - len(errors)
-            troubled.extend((code, batch[index]) for index, code in errors)
-            tried += len(batch)
-            await report(tried)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, hand_over)
+            try:
+                for batch in batches:
+                    waiting.put((batch, self._joined(batch, pinned=pinned)))
+                    tried += len(batch)
+                    await report(tried)
+                    while waiting.qsize() > QUEUED_MAX:  # noqa: ASYNC110 (a thread empties it, and has no time to tell)
+                        await trio.sleep(QUEUE_LOOK_S)
+            finally:
+                waiting.put(None)
+
+    def _joined(self, batch: list[Flow], *, pinned: bool) -> bytes:
+        parts = self._creators[pinned].message_parts
+        return b"".join(chain.from_iterable([parts(key, value, index) for index, (key, value) in enumerate(batch)]))
+
+    def _send(self, batch: list[Flow], data: bytes, outcome: Outcome, troubled: list[tuple[int, Flow]]) -> None:
+        errors = self._requests.send(data)
+        outcome.created += len(batch) - len(errors)
+        troubled.extend((code, batch[index]) for index, code in errors)
 
     def _resolve(self, group: list[tuple[int, Flow]], outcome: Outcome, *, pinned: bool) -> None:
         """Try refused flows again, each with the remedy for its errno."""

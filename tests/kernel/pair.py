@@ -143,6 +143,7 @@ def pair(workdir: Path, *, mode: str = "warm", more: str = "") -> Iterator[tuple
         for node in nodes:
             run("ip", "netns", "add", node.namespace)
             node.exec("ip", "link", "set", "lo", "up")
+            node.exec("sysctl", "-qw", "net.netfilter.nf_conntrack_events=1")  # entries from before would stay mute
         first, second = nodes
         run(
             *("ip", "link", "add", "sync", "netns", first.namespace, "type", "veth"),
