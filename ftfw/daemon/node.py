@@ -55,8 +55,8 @@ def run(config: Config, role: str) -> None:
         requirements.require(config)
         if requirements.ensure_events_mode() != requirements.EVENTS_ALWAYS:
             log.warning(
-                "net.netfilter.nf_conntrack_events set to 1; entries that were there before may change without an event,"
-                " and reach a backup by snapshots only: let /etc/sysctl.d/ftfw.conf set it to 1 at boot"
+                "net.netfilter.nf_conntrack_events set to 1; entries that were there before may change without an"
+                " event, and reach a backup by snapshots only: let /etc/sysctl.d/ftfw.conf set it to 1 at boot"
             )
         keys = [keyfile.read(path) for path in config.security.key_files]
     except (requirements.RequirementError, keyfile.KeyFileError) as error:
