@@ -13,7 +13,7 @@ from itertools import chain
 from ftfw.kernel import decode, entry, expectation
 from ftfw.kernel.attributes import BODY, MalformedError
 from ftfw.kernel.entry import Kind
-from ftfw.kernel.layout import PREFIX, SHAPES, dumped_value
+from ftfw.kernel.layout import PREFIX, SHAPES, Shape, dumped_value
 from ftfw.kernel.wellformed import Checker
 from ftfw.model import Expectation, Flow
 
@@ -160,6 +160,13 @@ class Store:
         assert self._live is not None
         changed: list[bytes] = []
         for message in messages:
+            if (shape := _dump_shape(message)) is not None:
+                key = message[BODY : shape.split]
+                if key not in self._live and key not in self.rich:
+                    self.plain[key] = dumped_value(message, shape)
+                    self._present.add(key)
+                    changed.append(key)
+                    continue
             try:
                 key, value, kind = self._snapshot_entry(message)
             except MalformedError:
@@ -179,8 +186,7 @@ class Store:
             self._journal.update(changed)
 
     def _snapshot_entry(self, message: bytes) -> tuple[bytes, bytes, Kind]:
-        shape = SHAPES.get(message[:PREFIX])
-        if shape is not None and shape.dump and int.from_bytes(message, "big") & shape.mask == shape.pattern:
+        if (shape := _dump_shape(message)) is not None:
             return message[BODY : shape.split], dumped_value(message, shape), Kind.FULL
         parsed = entry.parse(message)
         self._checker.check(message, parsed)
@@ -236,3 +242,11 @@ class Store:
         """The held expectations, decoded."""
         for key, value in list(self.expectations.items()):
             yield decode.expectation(key, value, self.zone_of(key))
+
+
+def _dump_shape(message: bytes) -> Shape | None:
+    """The shape of a message from a dump, if it has a plain one."""
+    shape = SHAPES.get(message[:PREFIX])
+    if shape is None or not shape.dump or int.from_bytes(message, "big") & shape.mask != shape.pattern:
+        return None
+    return shape
