@@ -11,7 +11,6 @@ import trio
 from ftfw.control import Progress
 from ftfw.daemon.host import SYSCTLS
 from ftfw.kernel import entry, expectation
-from ftfw.kernel.attributes import BODY, split
 from ftfw.kernel.inject import Flow, Injector, Outcome, in_order
 from ftfw.kernel.netlink import dump_flows
 from ftfw.kernel.rewrite import PINNED_S
@@ -175,7 +174,7 @@ async def settle(store: Store, injector: Injector, selector: Selector) -> None:
         async for batch in batches:
             late = []
             for message in selector.select(map(entry.as_full, batch)).messages:
-                attributes = split(message, BODY)
+                attributes = entry.parse(message).attributes
                 key = entry.key_of(attributes)
                 value = store.get_flow(key)
                 if value is not None and entry.timeout_of(attributes) > PINNED_S // 2:

@@ -178,7 +178,7 @@ class Injector:
 
     def _helperless(self, flows: list[Flow]) -> list[Flow]:
         """Those of `flows` that are in the kernel without the helper they should have."""
-        wanted = [(key, value) for key, value in flows if uapi.CTA_HELP in self._created(key, value)]
+        wanted = [flow for flow in flows if entry.has_helper(flow[1]) and uapi.CTA_HELP in self._created(*flow)]
         found = self.get([key for key, _ in wanted])
         return [
             (key, value) for key, value in wanted if key in found and helper_of(found[key]) != helper_of(split(value))

@@ -19,9 +19,8 @@ RECEIVE_SIZE = 1 << 16  # a dump's datagram is at most 32 KiB (netlink_dump)
 SLOTS = 128  # datagrams taken from the event socket by one system call
 SLOT_SIZE = 1024  # an event is one message of a few hundred bytes
 IOVEC = struct.Struct("@PN")  # struct iovec
-MMSGHDR = struct.Struct(
-    "@PIPNPNi4xI4x"
-)  # struct mmsghdr: name, its length, iovec, count, control, its length, flags, length
+# struct mmsghdr: name, its length, iovec, count, control, its length, flags, length
+MMSGHDR = struct.Struct("@PIPNPNi4xI4x")
 REQUEST_BUFFER = 4 << 20  # bytes: room for a batch on its way in, and for an error for each of its messages
 CHECKPOINT_EVERY = 8  # datagrams of a dump read between two checkpoints
 SO_ATTACH_FILTER = 26

@@ -29,6 +29,14 @@ UPDATE: Final = uapi.NLM_F_REQUEST
 NAT: Final = uapi.IPS_SRC_NAT | uapi.IPS_DST_NAT
 NOT_CREATED: Final = uapi.IPS_EXPECTED | uapi.IPS_DYING | uapi.IPS_OFFLOAD | uapi.IPS_HW_OFFLOAD
 PPTP: Final = "pptp"
+# What goes into a kernel as it came, into new entries and existing ones alike.
+COPIED: Final = (
+    uapi.CTA_MARK,
+    uapi.CTA_LABELS,
+    uapi.CTA_SEQ_ADJ_ORIG,
+    uapi.CTA_SEQ_ADJ_REPLY,
+    uapi.CTA_SYNPROXY,
+)
 
 PINNED_S: Final = 14 * 86400  # below INT_MAX jiffies at any HZ, so the kernel keeps it as it is
 FALLBACK_TIMEOUT_S: Final = 600  # the generic protocol's own default (nf_conntrack_generic_timeout)
@@ -79,9 +87,8 @@ def _sctp_state(protoinfo: bytes) -> int:
 def create(key: bytes, value: bytes, *, timeouts: Timeouts, pinned: bool = False) -> bytes:
     """The attributes that create the flow."""
     attributes = split(value)
-    status = number(attributes[uapi.CTA_STATUS]) if uapi.CTA_STATUS in attributes else uapi.IPS_CONFIRMED
     ends = _Ends(key, attributes)
-    status = status & ~NOT_CREATED | uapi.IPS_CONFIRMED
+    status = _status(attributes) & ~NOT_CREATED | uapi.IPS_CONFIRMED
     if ends.protocol == uapi.IPPROTO_GRE:
         status |= uapi.IPS_FIXED_TIMEOUT
     parts = [key, ends.plain_reply(), u32(uapi.CTA_STATUS, status)]
@@ -91,15 +98,7 @@ def create(key: bytes, value: bytes, *, timeouts: Timeouts, pinned: bool = False
     helper = helper_of(attributes)
     if helper is not None and not (helper == PPTP and status & NAT):
         parts.append(attributes[uapi.CTA_HELP])
-    copied = (
-        uapi.CTA_MARK,
-        uapi.CTA_LABELS,
-        uapi.CTA_SEQ_ADJ_ORIG,
-        uapi.CTA_SEQ_ADJ_REPLY,
-        uapi.CTA_SYNPROXY,
-        uapi.CTA_TUPLE_MASTER,
-    )
-    parts.extend(attributes[kind] for kind in copied if kind in attributes)
+    parts.extend(attributes[kind] for kind in (*COPIED, uapi.CTA_TUPLE_MASTER) if kind in attributes)
     return b"".join(parts)
 
 
@@ -109,30 +108,20 @@ def update(key: bytes, value: bytes, *, timeouts: Timeouts, expected: bool, pinn
     `expected`: whether the kernel's entry has the EXPECTED bit, which must be sent as it is.
     """
     attributes = split(value)
-    status = number(attributes[uapi.CTA_STATUS]) if uapi.CTA_STATUS in attributes else uapi.IPS_CONFIRMED
-    status = status & ~NOT_CREATED | uapi.IPS_CONFIRMED | (uapi.IPS_EXPECTED if expected else 0)
+    status = _status(attributes) & ~NOT_CREATED | uapi.IPS_CONFIRMED | (uapi.IPS_EXPECTED if expected else 0)
     protocol = protocol_of(key)
     parts = [key, u32(uapi.CTA_STATUS, status)]
     if protocol != uapi.IPPROTO_GRE:  # its FIXED_TIMEOUT would make the whole update fail with EPERM
         parts.append(_timeout(attributes, protocol, status, timeouts, pinned=pinned))
     parts.append(_protoinfo(attributes, protocol))
-    copied = (
-        uapi.CTA_HELP,
-        uapi.CTA_MARK,
-        uapi.CTA_LABELS,
-        uapi.CTA_SEQ_ADJ_ORIG,
-        uapi.CTA_SEQ_ADJ_REPLY,
-        uapi.CTA_SYNPROXY,
-    )
-    parts.extend(attributes[kind] for kind in copied if kind in attributes)
+    parts.extend(attributes[kind] for kind in (uapi.CTA_HELP, *COPIED) if kind in attributes)
     return b"".join(parts)
 
 
 def set_timeout(key: bytes, value: bytes, timeouts: Timeouts, *, pinned: bool) -> bytes:
     """The attributes that set only the timer of an entry."""
     attributes = split(value)
-    status = number(attributes[uapi.CTA_STATUS]) if uapi.CTA_STATUS in attributes else 0
-    return key + _timeout(attributes, protocol_of(key), status, timeouts, pinned=pinned)
+    return key + _timeout(attributes, protocol_of(key), _status(attributes), timeouts, pinned=pinned)
 
 
 def without(attributes: bytes, lacking: int) -> bytes:
@@ -142,8 +131,12 @@ def without(attributes: bytes, lacking: int) -> bytes:
 
 def expected_in(attributes: Mapping[int, bytes]) -> bool:
     """Whether an entry read from the kernel has the EXPECTED bit."""
-    status = attributes.get(uapi.CTA_STATUS)
-    return status is not None and bool(number(status) & uapi.IPS_EXPECTED)
+    return bool(_status(attributes) & uapi.IPS_EXPECTED)
+
+
+def _status(attributes: Mapping[int, bytes]) -> int:
+    """The status bits; none if the entry does not tell them."""
+    return number(attributes[uapi.CTA_STATUS]) if uapi.CTA_STATUS in attributes else 0
 
 
 def replaceable(value: bytes, found: Mapping[int, bytes]) -> bool:
