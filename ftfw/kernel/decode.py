@@ -6,7 +6,7 @@ from ftfw.model import Expectation, Flow, Tuple
 
 from . import uapi
 from .attributes import nested, number, payload, split, text
-from .entry import family_of, helper_of
+from .entry import family_of, helper_of, status_of
 
 _FLAG_NAMES = {
     uapi.NF_CT_EXPECT_PERMANENT: "permanent",
@@ -30,7 +30,7 @@ def flow(key: bytes, value: bytes) -> Flow:
     attributes = split(key) | split(value)
     original = nested(attributes[uapi.CTA_TUPLE_ORIG])
     reply = nested(attributes[uapi.CTA_TUPLE_REPLY])
-    status = number(attributes[uapi.CTA_STATUS]) if uapi.CTA_STATUS in attributes else 0
+    status = status_of(attributes)
     protocol = _protocol(original)
     return Flow(
         family="ipv4" if family_of(key) == uapi.AF_INET else "ipv6",

@@ -8,6 +8,7 @@ subset): an UPDATE is a delta for everything but STATUS, TIMEOUT, HELP and MARK,
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
@@ -213,6 +214,11 @@ def has_helper(value: bytes) -> bool:
 def has_master(value: bytes) -> bool:
     """Whether the flow was expected by another."""
     return uapi.CTA_TUPLE_MASTER in split(value)
+
+
+def status_of(attributes: Mapping[int, bytes]) -> int:
+    """The status bits; none if the entry does not tell them."""
+    return number(attributes[uapi.CTA_STATUS]) if uapi.CTA_STATUS in attributes else 0
 
 
 def timeout_of(attributes: dict[int, bytes]) -> int:

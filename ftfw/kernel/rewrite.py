@@ -21,7 +21,7 @@ from typing import Final
 
 from . import uapi
 from .attributes import nest, nested, number, pack, payload, split, u8, u32
-from .entry import helper_of, protocol_of
+from .entry import helper_of, protocol_of, status_of
 
 CREATE: Final = uapi.NLM_F_REQUEST | uapi.NLM_F_CREATE | uapi.NLM_F_EXCL
 UPDATE: Final = uapi.NLM_F_REQUEST
@@ -88,7 +88,7 @@ def create(key: bytes, value: bytes, *, timeouts: Timeouts, pinned: bool = False
     """The attributes that create the flow."""
     attributes = split(value)
     ends = _Ends(key, attributes)
-    status = _status(attributes) & ~NOT_CREATED | uapi.IPS_CONFIRMED
+    status = status_of(attributes) & ~NOT_CREATED | uapi.IPS_CONFIRMED
     if ends.protocol == uapi.IPPROTO_GRE:
         status |= uapi.IPS_FIXED_TIMEOUT
     parts = [key, ends.plain_reply(), u32(uapi.CTA_STATUS, status)]
@@ -108,7 +108,7 @@ def update(key: bytes, value: bytes, *, timeouts: Timeouts, expected: bool, pinn
     `expected`: whether the kernel's entry has the EXPECTED bit, which must be sent as it is.
     """
     attributes = split(value)
-    status = _status(attributes) & ~NOT_CREATED | uapi.IPS_CONFIRMED | (uapi.IPS_EXPECTED if expected else 0)
+    status = status_of(attributes) & ~NOT_CREATED | uapi.IPS_CONFIRMED | (uapi.IPS_EXPECTED if expected else 0)
     protocol = protocol_of(key)
     parts = [key, u32(uapi.CTA_STATUS, status)]
     if protocol != uapi.IPPROTO_GRE:  # its FIXED_TIMEOUT would make the whole update fail with EPERM
@@ -121,7 +121,7 @@ def update(key: bytes, value: bytes, *, timeouts: Timeouts, expected: bool, pinn
 def set_timeout(key: bytes, value: bytes, timeouts: Timeouts, *, pinned: bool) -> bytes:
     """The attributes that set only the timer of an entry."""
     attributes = split(value)
-    return key + _timeout(attributes, protocol_of(key), _status(attributes), timeouts, pinned=pinned)
+    return key + _timeout(attributes, protocol_of(key), status_of(attributes), timeouts, pinned=pinned)
 
 
 def without(attributes: bytes, lacking: int) -> bytes:
@@ -131,12 +131,7 @@ def without(attributes: bytes, lacking: int) -> bytes:
 
 def expected_in(attributes: Mapping[int, bytes]) -> bool:
     """Whether an entry read from the kernel has the EXPECTED bit."""
-    return bool(_status(attributes) & uapi.IPS_EXPECTED)
-
-
-def _status(attributes: Mapping[int, bytes]) -> int:
-    """The status bits; none if the entry does not tell them."""
-    return number(attributes[uapi.CTA_STATUS]) if uapi.CTA_STATUS in attributes else 0
+    return bool(status_of(attributes) & uapi.IPS_EXPECTED)
 
 
 def replaceable(value: bytes, found: Mapping[int, bytes]) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from ftfw.model import Flow
 
 from . import decode, entry, expectation, uapi
-from .attributes import BODY, MESSAGE, MESSAGE_SIZE, MalformedError, message, nested, number, payload, split
+from .attributes import BODY, MESSAGE, MESSAGE_SIZE, MalformedError, message, nested, payload, split
 from .entry import Kind
 from .layout import PREFIX, SHAPES
 from .wellformed import Checker
@@ -99,7 +99,7 @@ class Selector:
         """A flow that announces another, or whose sequence numbers shift, has changed without an event."""
         if uapi.CTA_TUPLE_MASTER in attributes:
             selected.hints.add(entry.master_key(key, attributes[uapi.CTA_TUPLE_MASTER]))
-        if uapi.CTA_STATUS in attributes and number(attributes[uapi.CTA_STATUS]) & uapi.IPS_SEQ_ADJUST:
+        if entry.status_of(attributes) & uapi.IPS_SEQ_ADJUST:
             selected.hints.add(key)
 
     def _select_expectation(self, found: bytes, parsed: entry.Parsed, selected: Selected) -> None:
