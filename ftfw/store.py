@@ -13,7 +13,8 @@ from itertools import chain
 from ftfw.kernel import decode, entry, expectation
 from ftfw.kernel.attributes import BODY, MalformedError
 from ftfw.kernel.entry import Kind
-from ftfw.kernel.layout import PREFIX, SHAPES, Shape, dumped_value
+from ftfw.kernel.layout import DESTROY, PREFIX, SHAPES, Shape, dumped_value
+from ftfw.kernel.run import Run
 from ftfw.kernel.wellformed import Checker
 from ftfw.model import Expectation, Flow
 
@@ -45,8 +46,12 @@ class Store:
         """How many flows are held."""
         return len(self.plain) + len(self.rich)
 
-    def apply(self, messages: Iterable[bytes]) -> None:
+    def apply(self, messages: Run | Iterable[bytes]) -> None:
         """Take live messages in, in their order."""
+        if isinstance(messages, Run):
+            if self._apply_run(messages):
+                return
+            messages = messages.split()
         plain, rich, doubtful = self.plain, self.rich, self._doubtful
         touched: list[bytes] = []
         touch = touched.append if self._live is not None or self._journal is not None else None
@@ -64,11 +69,28 @@ class Store:
                 continue
             if touch is not None:
                 touch(key)
-            if shape.destroy:
+            if shape.order == DESTROY:
                 plain.pop(key, None)
             else:
                 plain[key] = message[shape.split :]
         self._note(touched)
+
+    def _apply_run(self, run: Run) -> bool:
+        """Take a run in without looking at each message; False if something in it asks for that."""
+        ends = run.shape.order == DESTROY
+        if run.shape.dump:
+            return False
+        if ends or self.rich or self._doubtful or self._live is not None or self._journal is not None:
+            keys = run.keys()
+            if not (self.rich.keys().isdisjoint(keys) and self._doubtful.keys().isdisjoint(keys)):
+                return False
+            self._note(keys)
+            if ends:
+                for key in keys:
+                    self.plain.pop(key, None)
+                return True
+        self.plain.update(run.pairs())
+        return True
 
     def _note(self, touched: list[bytes]) -> None:
         if self._live is not None:
@@ -155,11 +177,11 @@ class Store:
         self._live, self._present = set(), set()
         self._doubtful.clear()
 
-    def add_snapshot(self, messages: Iterable[bytes]) -> None:
+    def add_snapshot(self, messages: Run | Iterable[bytes]) -> None:
         """Take a part of the snapshot in.  Without a `begin_snapshot` there is nothing to be a part of."""
         assert self._live is not None
         changed: list[bytes] = []
-        for message in messages:
+        for message in messages.split() if isinstance(messages, Run) else messages:
             if (shape := _dump_shape(message)) is not None:
                 key = message[BODY : shape.split]
                 if key not in self._live and key not in self.rich:

@@ -305,11 +305,9 @@ class Node:
                 return  # a second active: the conflict is reported, the first one goes on being followed
         backup.receive(epoch, message, now)
 
-    async def _after_batch(self) -> None:
+    def _after_batch(self) -> None:
         if self._standby is not None:
-            await self._standby.after_batch()
-        else:
-            await trio.lowlevel.checkpoint()
+            self._standby.after_batch()
 
     # Commands
 
@@ -355,7 +353,7 @@ class Node:
         for dump in (dump_flows, dump_expectations):
             async with aclosing(dump()) as batches:
                 async for batch in batches:
-                    store.add_snapshot(self._selector.select(map(entry.as_full, batch)).messages)
+                    store.add_snapshot(self._selector.select(list(map(entry.as_full, batch))).messages)
         store.end_snapshot()
         return store
 
@@ -368,7 +366,7 @@ class Node:
             for dump in (dump_flows, dump_expectations):
                 async with aclosing(dump()) as batches:
                     counted.append(
-                        sum([len(self._selector.select(map(entry.as_full, b)).messages) async for b in batches])
+                        sum([len(self._selector.select(list(map(entry.as_full, b))).messages) async for b in batches])
                     )
             flows, expectations = counted
             self._kernel_counts = (trio.current_time(), flows, expectations)

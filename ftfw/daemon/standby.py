@@ -53,10 +53,9 @@ class Standby:
         self.backup.tick(trio.current_time())
         self._wire.send(self.backup.outgoing)
 
-    async def after_batch(self) -> None:
+    def after_batch(self) -> None:
         """Acknowledgements do not wait for the next tick when frames come thick."""
         self._wire.send(self.backup.outgoing)
-        await trio.lowlevel.checkpoint()
 
     async def _purge(self) -> None:
         gone = await takeover.purge(self.store, self._injector, self._selector, keep_held=self._hot)

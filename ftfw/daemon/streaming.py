@@ -16,7 +16,7 @@ from ftfw.replication.messages import Ack, Heartbeat, Resync
 
 log = logging.getLogger(__name__)
 
-GATHER_S = 0.005  # events are gathered for so long: wake-ups, system calls and frames are paid per batch
+GATHER_S = 0.007  # events are gathered for so long: wake-ups, system calls and frames are paid per batch
 DRAIN_MAX = 2048  # events taken between two checkpoints: a few milliseconds
 TICK_S = 0.05
 WINDOW_LOOK_S = 0.1  # a backup that vanished sends no acknowledgement that would wake the snapshot
@@ -69,8 +69,8 @@ class Streaming:
             taken = await self._take_batch()
             if not taken:
                 await self._events.wait()
-            if taken < DRAIN_MAX:
-                await trio.sleep(GATHER_S)
+            else:
+                await trio.sleep(GATHER_S if taken < DRAIN_MAX else 0)
 
     async def _take_batch(self) -> int:
         """Stream a batch of events; returns of how many."""
@@ -85,19 +85,18 @@ class Streaming:
             return DRAIN_MAX
         self._counts["events"] += len(found)
         selected = self._selector.select(found)
-        self.active.offer(selected.messages, trio.current_time())
+        self.active.offer(selected.parts, trio.current_time())
         self.send()
         if selected.hints:
             await self._answer_hints(list(selected.hints))
-        await trio.lowlevel.checkpoint()
         return len(found)
 
     async def _answer_hints(self, keys: list[bytes]) -> None:
         """Read flows that changed without an event, and stream all there is of them."""
         for start in range(0, len(keys), HINTS_PER_REQUEST):
             found = self._injector.read(keys[start : start + HINTS_PER_REQUEST])
-            selected = self._selector.select(map(entry.as_full, found))
-            self.active.offer(selected.messages, trio.current_time())
+            selected = self._selector.select(list(map(entry.as_full, found)))
+            self.active.offer(selected.parts, trio.current_time())
             self.send()
             await trio.lowlevel.checkpoint()
 
@@ -118,11 +117,11 @@ class Streaming:
         for dump in (dump_flows, dump_expectations):
             async with aclosing(dump()) as batches:
                 async for batch in batches:
-                    selected = self._selector.select(map(entry.as_full, batch))
+                    selected = self._selector.select(list(map(entry.as_full, batch)))
                     while not self.active.may_snapshot(trio.current_time()):
                         with trio.move_on_after(WINDOW_LOOK_S):
                             await self._heard.wait()
-                    self.active.add_snapshot(selected.messages, trio.current_time())
+                    self.active.add_snapshot(selected.parts, trio.current_time())
                     self.send()
         self.active.end_snapshot(trio.current_time())
         self.send()

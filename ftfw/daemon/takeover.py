@@ -173,7 +173,7 @@ async def settle(store: Store, injector: Injector, selector: Selector) -> None:
     async with aclosing(dump_flows()) as batches:
         async for batch in batches:
             late = []
-            for message in selector.select(map(entry.as_full, batch)).messages:
+            for message in selector.select(list(map(entry.as_full, batch))).messages:
                 attributes = entry.parse(message).attributes
                 key = entry.key_of(attributes)
                 value = store.get_flow(key)
@@ -196,7 +196,7 @@ async def purge(store: Store, injector: Injector, selector: Selector, *, keep_he
     stale: list[bytes] = []
     async with aclosing(dump_flows()) as batches:
         async for batch in batches:
-            keys = map(key_in, selector.select(map(entry.as_full, batch)).messages)
+            keys = map(key_in, selector.select(list(map(entry.as_full, batch))).messages)
             stale += [key for key in keys if not (keep_held and store.get_flow(key) is not None)]
     await injector.delete(stale, outcome)
     return outcome.deleted

@@ -2,17 +2,13 @@
 
 import os
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
-
-import trio
 
 from ftfw.link.multicast import Multicast
 from ftfw.replication import messages
 from ftfw.replication.messages import BodyError, Message
 from ftfw.seal import EPOCH_SIZE, OVERHEAD, Opener, RefusedError, Sealer
-
-GATHER_S = 0.004  # frames are gathered for so long: a wake-up costs as much as fifty events
 
 Receive = Callable[[bytes, Message], None]
 """Told the epoch and the message of an authentic frame."""
@@ -47,14 +43,13 @@ class Wire:
                 link.send(frame)
         bodies.clear()
 
-    async def receive_all(self, link: Multicast, receive: Receive, after: Callable[[], Awaitable[None]]) -> None:
+    async def receive_all(self, link: Multicast, receive: Receive, after: Callable[[], None]) -> None:
         """Hand every authentic message of a link to `receive`; call `after` when a batch is through."""
         while True:
             await link.wait()
-            await trio.sleep(GATHER_S)
             for frame in link.drain():
                 self._open(link, frame, receive)
-            await after()
+            after()
 
     def _open(self, link: Multicast, frame: bytes, receive: Receive) -> None:
         try:

@@ -5,7 +5,7 @@ net/netfilter/nf_conntrack_netlink.c), so that nearly all messages have one of a
 first 32 bytes, which hold everything up to the first address.  What is left to prove depends on who made the message:
 
 - The kernel lays out tuples in one way only, so that the protocol and the types of the attributes behind the tuples
-  decide (`protocol_at`, `types`).
+  decide (`telling`).
 - A message from elsewhere is compared as a whole, as a number under a mask: every attribute header has to be where the
   shape has it (`mask`, `pattern`).
 
@@ -16,8 +16,11 @@ way through `entry`, with the same result.
 A recognised event falls into `message[BODY:split]`, the entry's key, and `message[split:]`, its value.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
+from operator import itemgetter
+from struct import Struct
 from typing import Final
 
 from . import uapi
@@ -28,25 +31,28 @@ PREFIX: Final = 32
 EVENT_NEW: Final = uapi.NLM_F_CREATE | uapi.NLM_F_EXCL  # nlmsg_flags of a NEW event
 EVENT_UPDATE: Final = 0
 
+NEW, UPDATE, DESTROY = range(3)  # `Shape.order`
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
     """Where things are in a message whose first 32 bytes are those of this shape."""
 
+    size: int  # bytes of a message
     mask: int
     pattern: int
-    protocol_at: int
-    protocol: int
-    types: slice  # the low bytes of the types behind the tuples, whose headers stand eight bytes apart
-    types_are: bytes
+    template: bytes  # what all messages have in common, with zeros where they differ
+    places: tuple[int, ...]  # where they differ, in ascending order
+    differing: bytes  # the same, a bit for each byte, the lowest bit of the first byte first
+    telling: tuple[tuple[int, bytes], ...]  # the bytes that tell this shape from others with its prefix: place, byte
+    fields: Struct  # of an event: key and value
     split: int  # where the original tuple ends and the value begins
-    destroy: bool
+    order: int  # NEW (also for what a dump tells), UPDATE or DESTROY: what happens to a flow in this order
     reply_end: int  # in a dump's message the value's attributes follow in another order: see `dumped_value`
     dump: bool
     value_end: int  # behind it stands what a dump tells of every injected entry, and says nothing
-    source_end: int  # the original source address is message[PREFIX:source_end]
-    reply_source: int  # the reply source address is message[reply_source:reply_source_end]
-    reply_source_end: int
+    source_of: Callable[[bytes], bytes]  # the original source address in a message
+    reply_source_of: Callable[[bytes], bytes]
 
 
 def dumped_value(message: bytes, shape: Shape) -> bytes:
@@ -62,6 +68,7 @@ class _Builder:
     def __init__(self) -> None:
         self.pattern = bytearray()
         self.mask = bytearray()
+        self.zero: list[int] = []  # places of payload that has to be zero
 
     def fixed(self, data: bytes) -> None:
         self.pattern += data
@@ -76,7 +83,13 @@ class _Builder:
 
     def plain(self, kind: int, size: int) -> None:
         self.header(kind, size)
-        self.open((size + 3) & ~3)
+        self.open(size)
+        self.fixed(bytes(-size % 4))
+
+    def zeros(self, kind: int, size: int) -> None:
+        self.header(kind, size)
+        self.zero += range(len(self.pattern), len(self.pattern) + size)
+        self.fixed(bytes(size))
 
     def tuple(self, kind: int, family: int, protocol: int) -> None:
         """A tuple of a protocol with ports, or of ICMP."""
@@ -108,8 +121,7 @@ class _Builder:
         """What ctnetlink_create_conntrack gives every entry, and says nothing: CTA_SYNPROXY, all zero."""
         self.header(uapi.CTA_SYNPROXY | uapi.NLA_F_NESTED, 24)
         for kind in (uapi.CTA_SYNPROXY_ISN, uapi.CTA_SYNPROXY_ITS, uapi.CTA_SYNPROXY_TSOFF):
-            self.header(kind, 4)
-            self.fixed(bytes(4))
+            self.zeros(kind, 4)
 
 
 _PROTOCOL_FIELDS: Final = {
@@ -139,8 +151,7 @@ def _build(
     dump = flags == uapi.NLM_F_MULTI
     if dump:
         message.plain(uapi.CTA_STATUS, 4)
-        message.header(uapi.CTA_MARK, 4)
-        message.fixed(bytes(4))
+        message.zeros(uapi.CTA_MARK, 4)
         message.plain(uapi.CTA_ID, 4)
         message.plain(uapi.CTA_USE, 4)
     else:
@@ -162,22 +173,27 @@ def _build(
         message.no_synproxy()
     message.pattern[: MESSAGE.size] = MESSAGE.pack(len(message.pattern), kind, flags, 0, 0)
     address = 4 if family == uapi.AF_INET else 16
-    types = slice(reply_end + 2, None, 8)
+    size = len(message.pattern)
+    places = tuple(place for place in range(size) if not message.mask[place])
+    # The protocol, and the low bytes of the types behind the tuples, whose headers stand eight bytes apart.
+    types = (place for place in range(reply_end + 2, size, 8) if message.mask[place])
+    telling = (PREFIX + 2 * address + 12, *types, *message.zero)
     return bytes(message.pattern[:PREFIX]), Shape(
-        protocol_at=PREFIX + 2 * address + 12,
-        protocol=protocol,
-        types=types,
-        types_are=bytes(message.pattern[types]),
+        size=size,
         mask=int.from_bytes(message.mask, "big"),
         pattern=int.from_bytes(message.pattern, "big"),
+        template=bytes(message.pattern),
+        places=places,
+        differing=sum(1 << place for place in places).to_bytes((size + 7) // 8, "little"),
+        telling=tuple((place, bytes((message.pattern[place],))) for place in telling),
+        fields=Struct(f"{BODY}x{split - BODY}s{size - split}s"),
         split=split,
-        destroy=kind == uapi.CT_DELETE,
+        order=DESTROY if kind == uapi.CT_DELETE else UPDATE if flags == EVENT_UPDATE else NEW,
         reply_end=reply_end,
         dump=dump,
         value_end=value_end,
-        source_end=PREFIX + address,
-        reply_source=split + PREFIX - BODY,
-        reply_source_end=split + PREFIX - BODY + address,
+        source_of=itemgetter(slice(PREFIX, PREFIX + address)),
+        reply_source_of=itemgetter(slice(split + PREFIX - BODY, split + PREFIX - BODY + address)),
     )
 
 

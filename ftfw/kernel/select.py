@@ -5,24 +5,40 @@ groups.  The rest is asked of `passes`, if there is one, with the flow decoded.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, combinations
 
 from ftfw.model import Flow
 
-from . import decode, entry, expectation, uapi
+from . import decode, entry, expectation, run, uapi
 from .attributes import BODY, MESSAGE, MESSAGE_SIZE, MalformedError, message, nested, payload, split
 from .entry import Kind
-from .layout import PREFIX, SHAPES
+from .layout import DESTROY, NEW, SHAPES, Shape
+from .run import Part, Run
 from .wellformed import Checker
+
+RUN_MIN = 4  # messages; fewer are shorter one by one
 
 
 @dataclass(slots=True)
 class Selected:
     """What to stream, and the keys of flows that have something to say that no event says."""
 
-    messages: list[bytes] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
     hints: set[bytes] = field(default_factory=set)
+
+    @property
+    def messages(self) -> list[bytes]:
+        """All messages, one by one."""
+        return list(chain.from_iterable(part.split() if isinstance(part, Run) else part for part in self.parts))
+
+    def take(self, messages: list[bytes]) -> None:
+        """Stream these, too."""
+        if self.parts and isinstance(last := self.parts[-1], list):
+            last += messages
+        else:
+            self.parts.append(messages)
 
 
 class Selector:
@@ -38,27 +54,53 @@ class Selector:
         self._checker = Checker()
         self._helper_zones: set[bytes] = {b""}  # CTA_ZONE attributes of flows with helpers
 
-    def select(self, messages: Iterable[bytes]) -> Selected:
-        """The messages to stream, in their order."""
+    def select(self, messages: Sequence[bytes]) -> Selected:
+        """The messages to stream.
+
+        Those about one flow keep their order.  Otherwise plain ones are gathered by shape, between others that are not.
+        """
         selected = Selected()
-        take = selected.messages.append
-        excluded, deep = self.excluded, self._passes is not None
-        shape_of = SHAPES.get
-        for found in messages:
-            shape = shape_of(found[:PREFIX])
-            if (
-                shape is None
-                or found[shape.types] != shape.types_are
-                or found[shape.protocol_at] != shape.protocol
-                or deep
-            ):
+        groups: dict[bytes, list[bytes]] = {}
+        grouped = 0  # messages before this one are in `selected` already
+        known = SHAPES if self._passes is None else {}
+        for number, (prefix, found) in enumerate(zip(map(run.prefix_of, messages), messages, strict=True)):
+            if prefix in groups:
+                groups[prefix].append(found)
+            elif prefix in known:
+                groups[prefix] = [found]
+            else:
+                self._select_groups(groups, messages[grouped:number], selected)
+                groups, grouped = {}, number + 1
                 self._select_slowly(found, selected)
-            elif (
-                found[PREFIX : shape.source_end] not in excluded
-                and found[shape.reply_source : shape.reply_source_end] not in excluded
-            ):
-                take(found)
+        self._select_groups(groups, messages[grouped:], selected)
         return selected
+
+    def _select_groups(self, groups: dict[bytes, list[bytes]], in_order: Sequence[bytes], selected: Selected) -> None:
+        shaped = [(SHAPES[prefix], group) for prefix, group in groups.items()]
+        if len(shaped) > 1:
+            if _entangled(shaped):
+                shaped = [(SHAPES[run.prefix_of(found)], [found]) for found in in_order]
+            else:
+                shaped.sort(key=lambda group: group[0].order)
+        for shape, group in shaped:
+            self._select_group(shape, group, selected)
+
+    def _select_group(self, shape: Shape, group: list[bytes], selected: Selected) -> None:
+        found = run.of_kernel(shape, group)
+        if found is None:
+            for message_ in group:
+                self._select_slowly(message_, selected)
+            return
+        excluded = self.excluded
+        if not (
+            excluded.isdisjoint(map(shape.source_of, group)) and excluded.isdisjoint(map(shape.reply_source_of, group))
+        ):
+            group = [m for m in group if excluded.isdisjoint((shape.source_of(m), shape.reply_source_of(m)))]
+            found = Run(shape, b"".join(group))
+        if len(group) >= RUN_MIN:
+            selected.parts.append(found)
+        elif group:
+            selected.take(group)
 
     def _select_slowly(self, found: bytes, selected: Selected) -> None:
         try:
@@ -83,11 +125,9 @@ class Selector:
             value = entry.value_of({k: v for k, v in attributes.items() if k in entry.ORDER}, self._dropped)
             if not self._passes(decode.flow(key, value)):
                 if parsed.kind is Kind.UPDATE:  # it passed once, perhaps: for the peer it ends here
-                    selected.messages.append(
-                        message(uapi.CT_DELETE, 0, parsed.family, key + attributes[uapi.CTA_TUPLE_REPLY])
-                    )
+                    selected.take([message(uapi.CT_DELETE, 0, parsed.family, key + attributes[uapi.CTA_TUPLE_REPLY])])
                 return
-        selected.messages.append(found)
+        selected.take([found])
         if parsed.kind is Kind.DESTROY:
             return
         if uapi.CTA_HELP in attributes:
@@ -107,7 +147,7 @@ class Selector:
         master = expectation.master_of(key)
         if _source(master) in self.excluded or not self._wanted(parsed.attributes):
             return
-        selected.messages.append(found)
+        selected.take([found])
         if parsed.kind is Kind.EXPECT_NEW:
             selected.hints.update(master + zone for zone in self._helper_zones)
 
@@ -115,6 +155,20 @@ class Selector:
         if isinstance(self._expectations, bool):
             return self._expectations
         return expectation.helper_name(expectation.value_of(attributes)) in self._expectations
+
+
+def _entangled(groups: list[tuple[Shape, list[bytes]]]) -> bool:
+    """Whether putting NEW before UPDATE before DESTROY could turn round what happened to one flow.
+
+    It does where a tuple was used again at once, and where two shapes (with mark, without) tell the same about it.
+    """
+    for (one, first), (other, second) in combinations(groups, 2):
+        alike = one.template[BODY : one.split] == other.template[BODY : other.split]
+        if alike and (one.order == other.order or {one.order, other.order} == {NEW, DESTROY}):
+            keys = {found[BODY : one.split] for found in first}
+            if not keys.isdisjoint([found[BODY : other.split] for found in second]):
+                return True
+    return False
 
 
 def _source(tuple_: bytes) -> bytes:

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ftfw.kernel.run import Part
 from ftfw.replication import messages
 from ftfw.replication.messages import Ack, Heartbeat, Packer, Resync
 
@@ -40,9 +41,9 @@ class Active:
         self._sent: deque[float] = deque(maxlen=SENT_MAX)  # when the last frames were sent; the latest is `sequence`
         self._heartbeat_at = now
 
-    def offer(self, batch: Sequence[bytes], now: float) -> None:
+    def offer(self, parts: Sequence[Part], now: float) -> None:
         """Stream live messages."""
-        self._stream(messages.EVENTS, batch, now)
+        self._stream(messages.EVENTS, parts, now)
 
     def lose(self) -> None:
         """Events were lost: every backup needs the next snapshot, whether it asks for one or not."""
@@ -54,17 +55,17 @@ class Active:
         self.snapshot_wanted = self._lost = False
         self._frame(kind, messages.STORED, b"", now)
 
-    def add_snapshot(self, batch: Sequence[bytes], now: float) -> None:
+    def add_snapshot(self, parts: Sequence[Part], now: float) -> None:
         """Stream a part of the snapshot."""
-        self._stream(messages.SNAPSHOT_PART, batch, now)
+        self._stream(messages.SNAPSHOT_PART, parts, now)
 
     def end_snapshot(self, now: float) -> None:
         """The snapshot is complete; if events were lost meanwhile it is not, and the next one takes its place."""
         if not self._lost:
             self._frame(messages.SNAPSHOT_END, messages.STORED, b"", now)
 
-    def _stream(self, kind: int, batch: Sequence[bytes], now: float) -> None:
-        for codec, blob in self._packer.blobs(batch):
+    def _stream(self, kind: int, parts: Sequence[Part], now: float) -> None:
+        for codec, blob in self._packer.blobs(parts):
             self._frame(kind, codec, blob, now)
 
     def _frame(self, kind: int, codec: int, blob: bytes, now: float) -> None:

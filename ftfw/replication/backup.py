@@ -7,8 +7,8 @@ from ftfw.store import Store
 HEARTBEAT_S = 0.1
 FRESH_S = 1.0  # a heartbeat older than this: the active is not heard any more
 RESYNC_RETRY_S = 0.5  # between two requests for a snapshot that does not come
-ACK_FRAMES = 32  # acknowledge at least so often,
-ACK_S = 0.02  # or so often while frames come
+ACK_FRAMES = 128  # acknowledge at least so often,
+ACK_S = 0.1  # or so often while frames come
 
 
 class Backup:
@@ -68,23 +68,30 @@ class Backup:
             return  # behind a gap that a snapshot is mending already
         if frame.sequence != self._applied + 1:
             self._lose(frame.sequence - 1, now)
-        if frame.kind == messages.EVENTS:
-            self.store.apply(frame.messages)
-        elif frame.kind in (messages.SNAPSHOT_BEGIN, messages.SNAPSHOT_FOR_ALL):
+        if frame.kind != messages.EVENTS:
+            self._take_snapshot(frame)
+        else:
+            for part in frame.parts:
+                self.store.apply(part)
+        self._applied = frame.sequence
+        if self._applied - self._acked >= ACK_FRAMES or now >= self._acked_at + ACK_S:
+            self._acknowledge(now)
+
+    def _take_snapshot(self, frame: Stream) -> None:
+        if frame.kind in (messages.SNAPSHOT_BEGIN, messages.SNAPSHOT_FOR_ALL):
             if frame.kind == messages.SNAPSHOT_FOR_ALL:
                 self._complete = False
             if not self._complete:
                 self.store.begin_snapshot()
-        elif self.store.in_snapshot:
-            if frame.kind == messages.SNAPSHOT_PART:
-                self.store.add_snapshot(frame.messages)
-            else:
-                self.stale += self.store.end_snapshot()
-                self.snapshots += 1
-                self._complete = True
-        self._applied = frame.sequence
-        if self._applied - self._acked >= ACK_FRAMES or now >= self._acked_at + ACK_S:
-            self._acknowledge(now)
+        elif not self.store.in_snapshot:
+            return
+        elif frame.kind == messages.SNAPSHOT_PART:
+            for part in frame.parts:
+                self.store.add_snapshot(part)
+        else:
+            self.stale += self.store.end_snapshot()
+            self.snapshots += 1
+            self._complete = True
 
     def _lose(self, sequence: int, now: float) -> None:
         """Frames up to `sequence` are missing."""

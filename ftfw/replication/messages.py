@@ -9,6 +9,9 @@ from typing import Any, Final
 import msgpack
 import zstandard
 
+from ftfw.kernel import run
+from ftfw.kernel.run import Part, Run
+
 HEARTBEAT: Final = 1
 EVENTS: Final = 2
 SNAPSHOT_BEGIN: Final = 3
@@ -48,7 +51,7 @@ class Stream:
 
     kind: int  # EVENTS, SNAPSHOT_BEGIN, SNAPSHOT_FOR_ALL (no backup can be in sync), SNAPSHOT_PART, SNAPSHOT_END
     sequence: int
-    messages: list[bytes]
+    parts: list[Part]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,16 +113,16 @@ class Packer:
     def __init__(self, *, limit: int, compress: bool) -> None:
         self._limit = limit - FRAMING
         self._compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=False) if compress else None
-        self._each = 40.0 if compress else 200.0  # bytes a message takes, as learnt so far
+        self._each = 20.0 if compress else 80.0  # bytes a message takes, as learnt so far
 
-    def blobs(self, messages: Sequence[bytes]) -> list[tuple[int, bytes]]:
+    def blobs(self, parts: Sequence[Part]) -> list[tuple[int, bytes]]:
         """Codec and blob for each frame that is needed; the messages are spread evenly over them."""
         packed: list[tuple[int, bytes]] = []
-        start = 0
-        while start < len(messages):
-            left = len(messages) - start
+        left = sum(map(len, parts))
+        while left:
             count = -(-left // max(1, math.ceil(left * self._each / self._limit)))
-            codec, blob = self._blob(messages[start : start + count])
+            first, rest = _cut(parts, count)
+            codec, blob = self._blob(first)
             each = len(blob) / count
             if len(blob) > self._limit and count > 1:
                 self._each = max(self._each * MARGIN, each * MARGIN)
@@ -127,15 +130,35 @@ class Packer:
             if count >= LEARN_FROM or count < left:
                 self._each += (each * MARGIN - self._each) * LEARN_RATE
             packed.append((codec, blob))
-            start += count
+            parts, left = rest, left - count
         return packed
 
-    def _blob(self, messages: Sequence[bytes]) -> tuple[int, bytes]:
-        plain: bytes = msgpack.packb(messages)
+    def _blob(self, parts: Sequence[Part]) -> tuple[int, bytes]:
+        items: list[bytes | list[bytes]] = []
+        for part in parts:
+            if isinstance(part, Run):
+                items.append([part.shape.template, part.shape.differing, part.columns()])
+            else:
+                items += part
+        plain: bytes = msgpack.packb(items)
         if self._compressor is None:
             return STORED, plain
         compressed = self._compressor.compress(plain)
         return (ZSTD, compressed) if len(compressed) < len(plain) else (STORED, plain)
+
+
+def _cut(parts: Sequence[Part], count: int) -> tuple[list[Part], list[Part]]:
+    """The first `count` messages, and the rest."""
+    first: list[Part] = []
+    for number, part in enumerate(parts):
+        if count < len(part):
+            if not count:
+                return first, list(parts[number:])
+            one, other = part.cut(count) if isinstance(part, Run) else (part[:count], part[count:])
+            return [*first, one], [other, *parts[number + 1 :]]
+        first.append(part)
+        count -= len(part)
+    return first, []
 
 
 _DECOMPRESSOR: Final = zstandard.ZstdDecompressor()
@@ -154,7 +177,7 @@ def unpack(body: bytes) -> Message:
 def _parse(fields: object) -> Message:
     match fields:
         case [2 | 3 | 4 | 5 | 8 as kind, int(sequence), int(codec), bytes(blob)]:
-            return Stream(kind=kind, sequence=sequence, messages=_messages(codec, blob))
+            return Stream(kind=kind, sequence=sequence, parts=_parts(codec, blob))
         case [1, str(name), str(role), str(byte_order), int(sequence)]:
             return Heartbeat(name=name, role=role, byte_order=byte_order, sequence=sequence)
         case [6, str(name), bytes(epoch), int(sequence), bool(synced)]:
@@ -166,14 +189,28 @@ def _parse(fields: object) -> Message:
     raise BodyError("malformed")
 
 
-def _messages(codec: int, blob: bytes) -> list[bytes]:
+def _parts(codec: int, blob: bytes) -> list[Part]:
     if codec == ZSTD:
         if zstandard.frame_content_size(blob) > UNPACKED_MAX:  # which `decompress` would heed more than its own limit
             raise BodyError("too_long")
         blob = _DECOMPRESSOR.decompress(blob, max_output_size=UNPACKED_MAX, allow_extra_data=False)
     elif codec != STORED:
         raise BodyError("unknown_codec")
-    messages = msgpack.unpackb(blob) if blob else []
-    if not isinstance(messages, list) or not set(map(type, messages)) <= {bytes}:
+    parts: list[Part] = []
+    single: list[bytes] = []  # the list at the end of `parts`, if there is one
+    room = UNPACKED_MAX
+    items = msgpack.unpackb(blob) if blob else []
+    if not isinstance(items, list):
         raise BodyError("malformed")
-    return messages
+    for item in items:
+        if isinstance(item, bytes):
+            if not single:
+                parts.append(single)
+            single.append(item)
+            continue
+        template, differing, columns = item
+        part = run.unfold(template, differing, columns, most=room)
+        room -= len(template) * len(part)
+        parts.append(part)
+        single = []
+    return parts

@@ -200,10 +200,9 @@ class Capture:
     def apply(self, events: list[bytes]) -> Store:
         """The store after these events."""
         selected = self._selector.select(events)
-        self.store.apply(selected.messages)
-        if selected.hints:
-            answers = map(entry.as_full, self._injector.read(list(selected.hints)))
-            self.store.apply(self._selector.select(answers).messages)
+        answers = list(map(entry.as_full, self._injector.read(list(selected.hints))))
+        for part in (*selected.parts, *self._selector.select(answers).parts):
+            self.store.apply(part)
         assert not self.store.dropped
         return self.store
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftfw.kernel import uapi
-from ftfw.kernel.layout import PREFIX, SHAPES, Shape, dumped_value
+from ftfw.kernel.layout import DESTROY, PREFIX, SHAPES, Shape, dumped_value
 from tests.unit.conntrack import (
     Conn,
     End,
@@ -57,10 +57,10 @@ def test_plain_messages_are_recognised(end: End, mark: int) -> None:
         shape = recognise(message)
         assert shape
         assert not shape.dump
-        assert not shape.destroy
+        assert shape.order != DESTROY
     gone = recognise(conn(end).destroy())
     assert gone
-    assert gone.destroy
+    assert gone.order == DESTROY
 
 
 @given(flow_messages())
@@ -72,12 +72,12 @@ def test_a_recognised_message_is_plain_and_falls_into_key_and_value(message: byt
     plain = [uapi.CTA_TUPLE_ORIG, uapi.CTA_TUPLE_REPLY, uapi.CTA_ID, uapi.CTA_STATUS]
     assert set(attributes) <= {*plain, uapi.CTA_TIMEOUT, uapi.CTA_PROTOINFO, uapi.CTA_MARK, uapi.CTA_USE}
     assert payloads(message[20 : shape.split]) == [(uapi.CTA_TUPLE_ORIG, attributes[uapi.CTA_TUPLE_ORIG])]
-    assert shape.destroy == (message[4:6] == b"\x02\x01")
+    assert (shape.order == DESTROY) == (message[4:6] == b"\x02\x01")
     original, reply = walk(attributes[uapi.CTA_TUPLE_ORIG]), walk(attributes[uapi.CTA_TUPLE_REPLY])
     assert set(original) == set(reply) == {uapi.CTA_TUPLE_IP, uapi.CTA_TUPLE_PROTO}
     for tuple_, found in (
-        (original, message[PREFIX : shape.source_end]),
-        (reply, message[shape.reply_source : shape.reply_source_end]),
+        (original, shape.source_of(message)),
+        (reply, shape.reply_source_of(message)),
     ):
         addresses = walk(tuple_[uapi.CTA_TUPLE_IP])
         assert found == addresses[min(addresses)]

@@ -31,13 +31,15 @@ def test_what_backups_say(name: str, epoch: bytes, sequence: int, synced: bool) 
 def test_blobs_lose_nothing_and_fit(compress: bool, batch: list[bytes], limit: int) -> None:
     packer = Packer(limit=limit, compress=compress)
     found: list[bytes] = []
-    for codec, blob in packer.blobs(batch):
+    for codec, blob in packer.blobs([batch]):
         body = messages.stream(messages.EVENTS, (1 << 64) - 1, codec, blob)
         stream = messages.unpack(body)
         assert isinstance(stream, Stream)
-        assert len(body) <= limit or len(stream.messages) == 1
-        assert stream.messages
-        found += stream.messages
+        [part] = stream.parts
+        assert isinstance(part, list)
+        assert len(body) <= limit or len(part) == 1
+        assert part
+        found += part
     assert found == batch
 
 
@@ -46,9 +48,9 @@ def test_a_packer_stays_within_its_limit_when_messages_suddenly_compress_worse()
     alike = [b"a" * 196] * 2000
     different = [bytes((i * j * 7919 + j * j) % 251 for j in range(196)) for i in range(500)]
     for batch in (alike, different, alike, different):
-        blobs = packer.blobs(batch)
+        blobs = packer.blobs([batch])
         assert all(len(blob) + messages.FRAMING <= 1400 for _, blob in blobs)
-    assert len(packer.blobs(alike)) < 40  # and it learns
+    assert len(packer.blobs([alike])) < 40  # and it learns
 
 
 def test_no_messages_need_no_frame() -> None:
@@ -57,7 +59,7 @@ def test_no_messages_need_no_frame() -> None:
 
 def test_a_stream_frame_without_messages_has_an_empty_blob() -> None:
     body = messages.stream(messages.SNAPSHOT_BEGIN, 3, messages.STORED, b"")
-    assert messages.unpack(body) == Stream(kind=messages.SNAPSHOT_BEGIN, sequence=3, messages=[])
+    assert messages.unpack(body) == Stream(kind=messages.SNAPSHOT_BEGIN, sequence=3, parts=[])
 
 
 def reason(body: bytes) -> str:

@@ -1,4 +1,5 @@
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -6,6 +7,8 @@ from random import Random
 
 import pytest
 
+from ftfw.kernel.run import Part
+from ftfw.kernel.select import Selector
 from ftfw.replication import active as active_module
 from ftfw.replication import backup as backup_module
 from ftfw.replication import messages
@@ -22,6 +25,11 @@ Drop = Callable[[], bool]
 
 def never() -> bool:
     return False
+
+
+def parts(messages: list[bytes]) -> list[Part]:
+    """What an active streams of these."""
+    return Selector(passes=None, expectations=True, dropped=Counter()).select(messages).parts
 
 
 @dataclass
@@ -55,7 +63,7 @@ class Cluster:
 
     def step(self) -> None:
         self.now += STEP_S
-        self.active.offer(self.table.take(1000), self.now)
+        self.active.offer(parts(self.table.take(1000)), self.now)
         self.active.tick(self.now)
         self._snapshot()
         sent, self.active.outgoing = self.active.outgoing, []
@@ -81,10 +89,10 @@ class Cluster:
             if not self.dump.step():
                 break
         else:
-            self.active.add_snapshot(self.dump.read, self.now)
+            self.active.add_snapshot(parts(self.dump.read), self.now)
             self.dump.read.clear()
             return
-        self.active.add_snapshot(self.dump.read, self.now)
+        self.active.add_snapshot(parts(self.dump.read), self.now)
         self.active.end_snapshot(self.now)
         self.dump = None
 
@@ -171,7 +179,7 @@ def test_the_last_frame_lost_is_noticed_by_the_heartbeat() -> None:
     made = cluster()
     made.settle()
     made.table.change()
-    made.active.offer(made.table.take(1000), made.now)
+    made.active.offer(parts(made.table.take(1000)), made.now)
     made.active.outgoing.clear()
     for _ in range(10):
         made.step()
@@ -249,13 +257,13 @@ def test_no_more_than_a_window_of_a_snapshot_is_under_way_to_a_live_backup() -> 
     active.begin_snapshot(0.0)
     sent = 0
     while active.may_snapshot(0.0):
-        active.add_snapshot([conn().full()], 0.0)
+        active.add_snapshot([[conn().full()]], 0.0)
         sent += 1
         assert sent <= SNAPSHOT_WINDOW
     assert active.sequence == SNAPSHOT_WINDOW
     active.receive(ack(1), 0.0)
     assert active.may_snapshot(0.0)
-    active.add_snapshot([conn().full()], 0.0)
+    active.add_snapshot([[conn().full()]], 0.0)
     assert not active.may_snapshot(0.0)
 
 
@@ -264,7 +272,7 @@ def test_the_slowest_live_backup_counts_and_one_that_vanished_does_not() -> None
     active.receive(ack(0, name="slow"), 0.0)
     active.receive(ack(0), 0.0)
     for _ in range(SNAPSHOT_WINDOW):
-        active.add_snapshot([conn().full()], 0.0)
+        active.add_snapshot([[conn().full()]], 0.0)
     active.receive(ack(SNAPSHOT_WINDOW), 1.0)
     assert not active.may_snapshot(1.0)
     active.receive(ack(SNAPSHOT_WINDOW), PEER_LOST_S)
@@ -276,7 +284,7 @@ def test_whoever_follows_another_active_or_nobody_holds_no_snapshot_up() -> None
     active = begun()
     active.receive(ack(0), 0.0)
     for _ in range(SNAPSHOT_WINDOW):
-        active.add_snapshot([conn().full()], 0.0)
+        active.add_snapshot([[conn().full()]], 0.0)
     active.receive(ack(SNAPSHOT_WINDOW), 0.0)
     active.receive(ack(9, name="fw3", epoch=b"x" * 32), 0.0)
     active.receive(Heartbeat(name="fw4", role="backup", byte_order="little", sequence=0), 0.0)
@@ -315,7 +323,7 @@ def test_an_active_is_in_sync_when_every_live_backup_is() -> None:
 
 def test_acknowledgements_of_another_epoch_and_of_the_future_count_for_nothing() -> None:
     active = begun()
-    active.offer([conn().new()], 0.0)
+    active.offer([[conn().new()]], 0.0)
     active.receive(ack(1, epoch=b"x" * 32), 0.0)
     assert active.backups["fw2"].acked == 0
     assert not active.backups["fw2"].synced
@@ -329,7 +337,7 @@ def test_acknowledgements_of_another_epoch_and_of_the_future_count_for_nothing()
 def test_lag_is_the_age_of_the_frame_that_was_acknowledged_last() -> None:
     active = begun()
     for now in (1.0, 2.0, 3.0):
-        active.offer([conn().new()], now)
+        active.offer([[conn().new()]], now)
     active.receive(ack(2), 3.5)
     assert active.backups["fw2"].lag_s == 1.5
     active.receive(ack(3), 3.5)
@@ -358,7 +366,7 @@ def test_a_snapshot_that_begins_answers_all_requests_so_far() -> None:
 
 def test_an_actives_heartbeat_says_how_far_the_stream_is() -> None:
     active = begun()
-    active.offer([conn().new()] * 50, 0.0)
+    active.offer([[conn().new()]] * 50, 0.0)
     stream = [messages.unpack(body) for body in active.outgoing]
     assert [m.sequence for m in stream if isinstance(m, Stream)] == list(range(1, active.sequence + 1))
     active.outgoing.clear()
@@ -386,7 +394,7 @@ def heartbeat(sequence: int) -> Heartbeat:
 
 
 def frame(kind: int, sequence: int, *parts: bytes) -> Stream:
-    return Stream(kind=kind, sequence=sequence, messages=list(parts))
+    return Stream(kind=kind, sequence=sequence, parts=[list(parts)])
 
 
 def complete(backup: Backup, *parts: bytes, now: float = 0.0) -> None:

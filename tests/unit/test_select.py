@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from ftfw.config import Replicate
 from ftfw.filter import compile_filter
 from ftfw.kernel import select, uapi
+from ftfw.kernel.run import Run
 from ftfw.kernel.select import Selected, Selector
 from ftfw.store import Store
 from tests.unit.conntrack import (
@@ -49,9 +50,53 @@ def selected(*messages: bytes, excluded: tuple[str, ...] = (), only: Replicate |
     return found
 
 
+def about(message: bytes) -> bytes:
+    """What a message is about: the first attribute, which is a flow's or an expectation's tuple, in its zone."""
+    return next(iter(walk(message).items()))[1] + walk(message).get(uapi.CTA_ZONE, b"")
+
+
 @given(st.lists(any_message, max_size=12))
-def test_everything_is_selected_by_default_in_its_order(messages: list[bytes]) -> None:
-    assert selected(*messages) == messages
+def test_everything_is_selected_by_default_and_what_is_about_one_flow_in_its_order(messages: list[bytes]) -> None:
+    found = selected(*messages)
+    assert sorted(found) == sorted(messages)
+    for flow in set(map(about, messages)):
+        assert [m for m in found if about(m) == flow] == [m for m in messages if about(m) == flow]
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_a_batch_in_any_order_leaves_a_store_as_one_by_one(data: st.DataObject) -> None:
+    """Few tuples, so that flows end and begin again, with and without marks, in one batch."""
+    ends = [replace(end, source_port=port) for end in (TCP, UDP) for port in (1, 2)]
+    there = dict.fromkeys(ends, True)
+    messages = []
+    for _ in range(data.draw(st.integers(1, 25))):
+        end = data.draw(st.sampled_from(ends))
+        each = conn(end, mark=data.draw(st.sampled_from((0, 5))))
+        each = replace(each, timeout=data.draw(st.integers(1, 99)))
+        if not there[end]:
+            messages.append(each.new())
+        elif data.draw(st.booleans()):
+            messages.append(each.update("protoinfo"))
+            continue
+        else:
+            messages.append(each.destroy())
+        there[end] = not there[end]
+    one_by_one, batch = Store(), Store()
+    one_by_one.apply(messages)
+    made, _ = selector()
+    for part in made.select(messages).parts:
+        batch.apply(part)
+    assert (batch.plain, batch.rich) == (one_by_one.plain, one_by_one.rich)
+
+
+def test_plain_messages_are_gathered_into_runs() -> None:
+    made, _ = selector()
+    flows = [conn(replace(TCP, source_port=port)) for port in range(8)]
+    [new, ended] = made.select([m for each in flows for m in (each.new(), conn(UDP).destroy())]).parts
+    assert isinstance(new, Run)
+    assert isinstance(ended, Run)
+    assert new.split() == [each.new() for each in flows]
 
 
 @given(st.lists(connections(), min_size=1, max_size=6), st.sets(st.integers(1, 8)))
@@ -64,7 +109,7 @@ def test_flows_from_excluded_sources_are_not(some: list[Conn], numbers: set[int]
         for message, each in zip(messages, flows, strict=True)
         if each.original.source not in excluded and each.reply.source not in excluded
     ]
-    assert selected(*messages, excluded=excluded) == expected
+    assert sorted(selected(*messages, excluded=excluded)) == sorted(expected)
 
 
 @pytest.mark.parametrize("end", [TCP, SIX, replace(UDP, zone=3)])

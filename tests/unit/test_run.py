@@ -1,0 +1,136 @@
+from random import Random
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ftfw.kernel import run
+from ftfw.kernel.attributes import MalformedError
+from ftfw.kernel.layout import DESTROY, SHAPES
+from ftfw.kernel.run import Run
+from ftfw.store import Store
+from tests.unit.conntrack import TCP, UDP, Conn, conn, connections
+
+MOST = 1 << 20
+plain = st.lists(connections(plain=True, protocols=(6, 17)), min_size=1, max_size=12)
+
+
+def run_of(messages: list[bytes]) -> Run | None:
+    shape = SHAPES.get(run.prefix_of(messages[0]))
+    return run.of_kernel(shape, messages) if shape else None
+
+
+def runs(some: list[Conn]) -> list[tuple[Run, list[bytes]]]:
+    """Every run that can be made of these flows' messages, and the messages."""
+    by_shape: dict[bytes, list[bytes]] = {}
+    for each in some:
+        for message in (each.new(), each.update("protoinfo"), each.full(), each.destroy()):
+            by_shape.setdefault(run.prefix_of(message), []).append(message)
+    made = [(run_of(messages), messages) for messages in by_shape.values()]
+    return [(found, messages) for found, messages in made if found is not None]
+
+
+def unfold(found: Run, *, most: int = MOST) -> run.Part:
+    return run.unfold(found.shape.template, found.shape.differing, found.columns(), most=most)
+
+
+@given(plain)
+def test_a_run_comes_back_from_its_columns(some: list[Conn]) -> None:
+    for found, messages in runs(some):
+        assert len(found) == len(messages)
+        assert found.split() == messages
+        assert unfold(found) == found
+
+
+@given(plain, st.integers(0, 12))
+def test_a_run_is_cut_between_messages(some: list[Conn], count: int) -> None:
+    for found, messages in runs(some):
+        first, rest = found.cut(count)
+        assert (first.split(), rest.split()) == (messages[:count], messages[count:])
+
+
+@given(plain, st.lists(connections(), max_size=4), st.booleans(), st.booleans())
+def test_a_store_takes_a_run_as_it_takes_its_messages(
+    some: list[Conn], held: list[Conn], journal: bool, snapshot: bool
+) -> None:
+    for found, messages in runs(some):
+        by_run, one_by_one = Store(journal=journal), Store(journal=journal)
+        for store in (by_run, one_by_one):
+            store.apply([each.new() for each in [*held, *some]])
+            if snapshot:
+                store.begin_snapshot()
+        by_run.apply(found)
+        one_by_one.apply(messages)
+        for store in (by_run, one_by_one):
+            if snapshot:
+                store.end_snapshot()
+        assert vars(by_run).keys() == vars(one_by_one).keys()
+        for name in ("plain", "rich", "dropped", "_journal"):
+            assert getattr(by_run, name) == getattr(one_by_one, name), name
+
+
+def test_the_end_of_flows_by_a_run() -> None:
+    some = [conn(UDP), conn(TCP)]
+    for each in some:
+        ends = run_of([each.destroy()])
+        assert ends is not None
+        assert ends.shape.order == DESTROY
+        store = Store()
+        store.apply([other.new() for other in some])
+        store.apply(ends)
+        assert each.key not in store.plain
+        assert store.flow_count() == 1
+
+
+def test_messages_of_two_shapes_are_no_run() -> None:
+    messages = [conn(UDP).new(), conn(TCP).new()]
+    assert run.of_kernel(SHAPES[run.prefix_of(messages[0])], messages) is None
+
+
+@settings(max_examples=50)
+@given(plain, st.integers(0, 1 << 32))
+def test_another_versions_shape_gives_its_messages_one_by_one(some: list[Conn], seed: int) -> None:
+    random = Random(seed)
+    for found, messages in runs(some):
+        template, places = found.shape.template, list(found.shape.places)
+        places = sorted({*places, *random.sample(range(len(template)), 5)})
+        differing = sum(1 << place for place in places).to_bytes((len(template) + 7) // 8, "little")
+        columns = b"".join(found.messages[place :: len(template)] for place in places)
+        part = run.unfold(template, differing, columns, most=MOST)
+        assert (part.split() if isinstance(part, Run) else part) == messages
+
+
+@pytest.mark.parametrize(
+    ("template", "differing", "columns"),
+    [
+        (b"", b"", b""),
+        (b"abcd", b"\0", b""),
+        (b"abcd", b"\0", b"xx"),
+        (b"abcd", b"\x10", b"x"),  # a place behind the end
+        (b"abcd", b"\x03", b"xyz"),  # three bytes in two columns
+        (b"abcd", b"\x01", bytes(MOST // 4 + 1)),
+    ],
+)
+def test_what_is_no_run(template: bytes, differing: bytes, columns: bytes) -> None:
+    with pytest.raises(MalformedError):
+        run.unfold(template, differing, columns, most=MOST)
+
+
+@settings(max_examples=200)
+@given(st.binary(max_size=60), st.binary(max_size=9), st.binary(max_size=200))
+def test_any_bytes_are_messages_or_malformed(template: bytes, differing: bytes, columns: bytes) -> None:
+    try:
+        part = run.unfold(template, differing, columns, most=MOST)
+    except MalformedError:
+        return
+    messages = part.split() if isinstance(part, Run) else part
+    assert all(len(message) == len(template) for message in messages)
+
+
+def test_a_run_takes_a_fraction_of_its_messages_room() -> None:
+    messages = [conn(TCP).new()] * 100
+    found = run_of(messages)
+    assert found is not None
+    wire = msgpack.packb([found.shape.template, found.shape.differing, found.columns()])
+    assert len(wire) < len(b"".join(messages)) / 3
