@@ -27,7 +27,7 @@ from ftfw.kernel.select import Selector
 from ftfw.link.multicast import Multicast
 from ftfw.replication.active import Active
 from ftfw.replication.backup import Backup
-from ftfw.replication.messages import Ack, Heartbeat, Message, Stream
+from ftfw.replication.messages import Heartbeat, Message, Stream
 from ftfw.store import Store
 
 log = logging.getLogger(__name__)
@@ -273,37 +273,38 @@ class Node:
 
     # What comes over the links
 
-    def _receive(self, epoch: bytes, message: Message) -> None:
-        now = trio.current_time()
+    def _receive(self, epoch: bytes, message: Message, now: float) -> None:
+        if isinstance(message, Stream):
+            if self._standby is None:
+                return
+            if epoch == self._standby.backup.epoch:
+                self._standby.backup.receive(epoch, message, now)
+            else:
+                self._dropped["not_followed"] += 1
+            return
         if isinstance(message, Heartbeat):
             if not self._peers.fits(message):
                 self._dropped["byte_order"] += 1
                 return
             self._peers.hear(message.name, message.role, epoch, now)
             self._peers.conflict(self.role, now)
-        elif not isinstance(message, Stream):
+            if self._standby is not None:
+                self._follow(self._standby.backup, epoch, message, now)
+        else:
             self._peers.hear(message.name, "backup", epoch, now)
-        if self._streaming is not None:
-            if not isinstance(message, Stream) and not (isinstance(message, Heartbeat) and message.role == "active"):
-                self._streaming.receive(message, now)
-        elif self._standby is not None:
-            self._follow(self._standby.backup, epoch, message, now)
+        if self._streaming is not None and not (isinstance(message, Heartbeat) and message.role == "active"):
+            self._streaming.receive(message, now)
 
-    def _follow(self, backup: Backup, epoch: bytes, message: Message, now: float) -> None:
+    def _follow(self, backup: Backup, epoch: bytes, heartbeat: Heartbeat, now: float) -> None:
         """A backup follows one active at a time, as long as that one is heard; a heartbeat introduces it."""
-        if isinstance(message, Ack) or not isinstance(message, Stream | Heartbeat):
-            return
-        if isinstance(message, Heartbeat) and message.role != "active":
-            if message.name == backup.active_name:
+        if heartbeat.role != "active":
+            if heartbeat.name == backup.active_name:
                 backup.unfollow()
             return
-        if epoch != backup.epoch:
-            if isinstance(message, Stream):
-                self._dropped["not_followed"] += 1
-                return
-            if backup.epoch is not None and backup.heard(now) and message.name != backup.active_name:
-                return  # a second active: the conflict is reported, the first one goes on being followed
-        backup.receive(epoch, message, now)
+        other = epoch != backup.epoch and heartbeat.name != backup.active_name
+        if other and backup.epoch is not None and backup.heard(now):
+            return  # a second active: the conflict is reported, the first one goes on being followed
+        backup.receive(epoch, heartbeat, now)
 
     def _after_batch(self) -> None:
         if self._standby is not None:

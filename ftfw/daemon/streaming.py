@@ -16,7 +16,7 @@ from ftfw.replication.messages import Ack, Heartbeat, Resync
 
 log = logging.getLogger(__name__)
 
-GATHER_S = 0.007  # events are gathered for so long: wake-ups, system calls and frames are paid per batch
+GATHER_S = 0.008  # events are gathered for so long: wake-ups, system calls and frames are paid per batch
 DRAIN_MAX = 2048  # events taken between two checkpoints: a few milliseconds
 TICK_S = 0.05
 WINDOW_LOOK_S = 0.1  # a backup that vanished sends no acknowledgement that would wake the snapshot

@@ -5,13 +5,15 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import trio
+
 from ftfw.link.multicast import Multicast
 from ftfw.replication import messages
 from ftfw.replication.messages import BodyError, Message
 from ftfw.seal import EPOCH_SIZE, OVERHEAD, Opener, RefusedError, Sealer
 
-Receive = Callable[[bytes, Message], None]
-"""Told the epoch and the message of an authentic frame."""
+Receive = Callable[[bytes, Message, float], None]
+"""Told the epoch and the message of an authentic frame, and the time."""
 
 
 class Wire:
@@ -37,6 +39,8 @@ class Wire:
 
     def send(self, bodies: list[bytes]) -> None:
         """Seal and send all of `bodies`, and empty the list."""
+        if not bodies:
+            return
         frames = list(map(self._sealer.seal, bodies))
         for frame in frames:  # close behind each other: the other side wakes once
             for link in self.links:
@@ -47,18 +51,19 @@ class Wire:
         """Hand every authentic message of a link to `receive`; call `after` when a batch is through."""
         while True:
             await link.wait()
+            now = trio.current_time()
             for frame in link.drain():
-                self._open(link, frame, receive)
+                self._open(link, frame, receive, now)
             after()
 
-    def _open(self, link: Multicast, frame: bytes, receive: Receive) -> None:
+    def _open(self, link: Multicast, frame: bytes, receive: Receive, now: float) -> None:
         try:
             opened = self._opener.open(frame)
             message = messages.unpack(opened.body)
         except (RefusedError, BodyError) as refused:
             link.dropped[refused.reason] += 1
             return
-        receive(opened.epoch, message)
+        receive(opened.epoch, message, now)
 
     def status(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """`link` and `links` of the status."""

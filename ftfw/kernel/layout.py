@@ -41,11 +41,10 @@ class Shape:
     size: int  # bytes of a message
     mask: int
     pattern: int
-    template: bytes  # what all messages have in common, with zeros where they differ
-    places: tuple[int, ...]  # where they differ, in ascending order
-    differing: bytes  # the same, a bit for each byte, the lowest bit of the first byte first
+    places: tuple[int, ...]  # where messages of this shape may differ
     telling: tuple[tuple[int, bytes], ...]  # the bytes that tell this shape from others with its prefix: place, byte
     fields: Struct  # of an event: key and value
+    key_frame: bytes  # of the key, what all messages have in common, with zeros where they differ
     split: int  # where the original tuple ends and the value begins
     order: int  # NEW (also for what a dump tells), UPDATE or DESTROY: what happens to a flow in this order
     reply_end: int  # in a dump's message the value's attributes follow in another order: see `dumped_value`
@@ -182,11 +181,10 @@ def _build(
         size=size,
         mask=int.from_bytes(message.mask, "big"),
         pattern=int.from_bytes(message.pattern, "big"),
-        template=bytes(message.pattern),
         places=places,
-        differing=sum(1 << place for place in places).to_bytes((size + 7) // 8, "little"),
         telling=tuple((place, bytes((message.pattern[place],))) for place in telling),
         fields=Struct(f"{BODY}x{split - BODY}s{size - split}s"),
+        key_frame=bytes(message.pattern[BODY:split]),
         split=split,
         order=DESTROY if kind == uapi.CT_DELETE else UPDATE if flags == EVENT_UPDATE else NEW,
         reply_end=reply_end,

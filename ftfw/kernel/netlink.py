@@ -12,15 +12,15 @@ from collections.abc import AsyncGenerator, Iterable
 
 import trio
 
+from ftfw.datagrams import BatchReader
+
 from . import uapi
 from .attributes import MESSAGE, MESSAGE_SIZE, MalformedError, message
 
 RECEIVE_SIZE = 1 << 16  # a dump's datagram is at most 32 KiB (netlink_dump)
 SLOTS = 128  # datagrams taken from the event socket by one system call
 SLOT_SIZE = 1024  # an event is one message of a few hundred bytes
-IOVEC = struct.Struct("@PN")  # struct iovec
-# struct mmsghdr: name, its length, iovec, count, control, its length, flags, length
-MMSGHDR = struct.Struct("@PIPNPNi4xI4x")
+SLOT_USUAL = 320  # one without helper and labels has at most so many
 REQUEST_BUFFER = 4 << 20  # bytes: room for a batch on its way in, and for an error for each of its messages
 CHECKPOINT_EVERY = 8  # datagrams of a dump read between two checkpoints
 SO_ATTACH_FILTER = 26
@@ -52,43 +52,6 @@ def slices(datagram: bytes) -> list[bytes]:
 _LENGTH = struct.Struct("=I").unpack_from
 
 
-_RECVMMSG = ctypes.CDLL(None, use_errno=True).recvmmsg
-_STARTS = range(0, SLOTS * SLOT_SIZE, SLOT_SIZE)
-
-
-class _BatchReader:
-    """Reads many datagrams with one system call (recvmmsg(2)), which is where most of an event's cost is."""
-
-    def __init__(self) -> None:
-        self._buffer = ctypes.create_string_buffer(SLOTS * SLOT_SIZE)
-        self._headers = ctypes.create_string_buffer(SLOTS * MMSGHDR.size)
-        self._vectors = ctypes.create_string_buffer(SLOTS * IOVEC.size)
-        for slot in range(SLOTS):
-            IOVEC.pack_into(
-                self._vectors, slot * IOVEC.size, ctypes.addressof(self._buffer) + slot * SLOT_SIZE, SLOT_SIZE
-            )
-            vector = ctypes.addressof(self._vectors) + slot * IOVEC.size
-            MMSGHDR.pack_into(self._headers, slot * MMSGHDR.size, 0, 0, vector, 1, 0, 0, 0, 0)
-        self._lengths = memoryview(self._headers).cast("B").cast("I")[MMSGHDR.size // 4 - 2 :: MMSGHDR.size // 4]
-        self._bytes = memoryview(self._buffer).cast("B")
-
-    def read(self, descriptor: int) -> list[bytes]:
-        """The datagrams that are there, at most SLOTS.  Raises OverrunError also for one that did not fit."""
-        count = _RECVMMSG(descriptor, self._headers, SLOTS, socket.MSG_DONTWAIT, None)
-        if count <= 0:
-            code = ctypes.get_errno()
-            if code == errno.ENOBUFS:
-                raise OverrunError
-            if code in (errno.EAGAIN, errno.EINTR):
-                return []
-            raise OSError(code, "recvmmsg")
-        lengths = self._lengths[:count].tolist()
-        if max(lengths) >= SLOT_SIZE:
-            raise OverrunError
-        filled = bytes(self._bytes[: count * SLOT_SIZE])
-        return [filled[start : start + length] for start, length in zip(_STARTS, lengths, strict=False)]
-
-
 class EventSocket:
     """Events of conntrack entries and expectations, but for those that `own_port` causes.
 
@@ -108,7 +71,7 @@ class EventSocket:
     def __init__(self, *, own_port: int, buffer_bytes: int) -> None:
         self._socket = _open()
         self._socket.setblocking(False)
-        self._reader = _BatchReader()
+        self._reader = BatchReader(slots=SLOTS, size=SLOT_SIZE, usual=SLOT_USUAL)
         self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, buffer_bytes)
         self._attach(own_port)
         self._socket.bind((0, 0))
@@ -131,7 +94,14 @@ class EventSocket:
         """At least `most` messages if so many are there.  Raises OverrunError when the kernel has lost some."""
         found: list[bytes] = []
         while len(found) < most:
-            batch = self._reader.read(self._socket.fileno())
+            try:
+                batch = self._reader.read(self._socket.fileno())
+            except OSError as error:
+                if error.errno == errno.ENOBUFS:
+                    raise OverrunError from None
+                raise
+            if batch and max(map(len, batch)) >= SLOT_SIZE:
+                raise OverrunError
             found += batch
             if len(batch) < SLOTS:
                 break

@@ -1,10 +1,11 @@
 """Messages of one shape, taken by columns instead of one by one.  Pure; on the hot path of both roles.
 
-On the wire a run is what its messages have in common, once, and the bytes in which they may differ, sorted by their
-place in the message: first all first bytes, then all second ones.  Addresses, ports and states repeat down a column, so
-that a compressor finds little left to do; and the backup needs not check what it has filled in by itself.
+On the wire a run is its first message, and the bytes in which the others differ from it, sorted by their place in the
+message: first all first bytes, then all second ones.  What repeats down a column is left to a compressor.  The backup
+looks at the first message only: nothing but what is open in its shape differs in the others.
 """
 
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,8 +13,6 @@ from operator import itemgetter
 
 from .attributes import BODY, MalformedError
 from .layout import PREFIX, SHAPES, Shape
-
-UNKNOWN_SHAPES = 64  # templates of another version's shapes whose columns are remembered
 
 prefix_of: Callable[[bytes], bytes] = itemgetter(slice(PREFIX))
 
@@ -47,10 +46,16 @@ class Run:
         size, split, messages = self.shape.size, self.shape.split, self.messages
         return [messages[start + BODY : start + split] for start in range(0, len(messages), size)]
 
-    def columns(self) -> bytes:
-        """All that the messages do not have in common, column by column."""
-        messages, size = self.messages, self.shape.size
-        return b"".join([messages[place::size] for place in self.shape.places])
+    def fold(self) -> tuple[bytes, bytes, int, bytes]:
+        """As it stands on the wire: see `unfold`."""
+        messages, size, count = self.messages, self.shape.size, len(self)
+        places, columns = [], []
+        for place in self.shape.places:
+            column = messages[place::size]
+            if column != column[:1] * count:
+                places.append(place)
+                columns.append(column)
+        return messages[:size], struct.pack(f">{len(places)}H", *places), count, b"".join(columns)
 
 
 Part = Run | list[bytes]
@@ -68,31 +73,32 @@ def of_kernel(shape: Shape, messages: list[bytes]) -> Run | None:
     return Run(shape, joined)
 
 
-def unfold(template: bytes, differing: bytes, columns: bytes, *, most: int) -> Part:
+def unfold(template: bytes, places: bytes, count: int, columns: bytes, *, most: int) -> Part:
     """The messages, at most `most` bytes of them, of a run as it stands on the wire.  Raises MalformedError.
 
-    `template` is a message with zeros where messages differ, `differing` a bit for each of its bytes, the lowest bit of
-    the first byte first.
+    `template` is the first message, `places` (16 bits each, in network order) are those of its bytes in which the
+    others differ, `columns` has `count` bytes for each of them.
     """
-    shape = SHAPES.get(template[:PREFIX])
-    known = shape is not None and template == shape.template and differing == shape.differing
-    places = shape.places if shape is not None and known else _places(differing)
+    where, open_ = _places(template[:PREFIX], places)
     size = len(template)
-    if not places or places[-1] >= size or len(columns) % len(places):
-        raise MalformedError(f"a run of {len(columns)} bytes in {len(places)} columns")
-    count = len(columns) // len(places)
-    if count * size > most:
-        raise MalformedError(f"a run of {count} messages of {size} bytes")
-    messages = bytearray(template * count)
+    if not 0 < count * size <= most or len(columns) != count * len(where) or max(where, default=-1) >= size:
+        raise MalformedError(f"a run of {count} messages of {size} bytes, {len(columns)} in {len(where)} columns")
+    messages, source = bytearray(template * count), bytearray(columns)
     start = 0
-    for place in places:
-        messages[place::size] = columns[start : start + count]
+    for place in where:
+        messages[place::size] = source[start : start + count]
         start += count
-    if shape is not None and known:
+    shape = SHAPES.get(template[:PREFIX])
+    if open_ and shape is not None and int.from_bytes(template, "big") & shape.mask == shape.pattern:
         return Run(shape, bytes(messages))
     return [bytes(messages[start : start + size]) for start in range(0, len(messages), size)]
 
 
-@lru_cache(maxsize=UNKNOWN_SHAPES)
-def _places(differing: bytes) -> tuple[int, ...]:
-    return tuple(place for place in range(8 * len(differing)) if differing[place >> 3] >> (place & 7) & 1)
+@lru_cache(maxsize=1024)
+def _places(prefix: bytes, packed: bytes) -> tuple[tuple[int, ...], bool]:
+    """The places, and whether there is a shape that leaves them open."""
+    if len(packed) % 2:
+        raise MalformedError(f"{len(packed)} bytes of places")
+    places = struct.unpack(f">{len(packed) // 2}H", packed)
+    shape = SHAPES.get(prefix)
+    return places, shape is not None and set(places) <= set(shape.places)

@@ -163,8 +163,9 @@ def _entangled(groups: list[tuple[Shape, list[bytes]]]) -> bool:
     It does where a tuple was used again at once, and where two shapes (with mark, without) tell the same about it.
     """
     for (one, first), (other, second) in combinations(groups, 2):
-        alike = one.template[BODY : one.split] == other.template[BODY : other.split]
-        if alike and (one.order == other.order or {one.order, other.order} == {NEW, DESTROY}):
+        if one.key_frame == other.key_frame and (
+            one.order == other.order or {one.order, other.order} == {NEW, DESTROY}
+        ):
             keys = {found[BODY : one.split] for found in first}
             if not keys.isdisjoint([found[BODY : other.split] for found in second]):
                 return True

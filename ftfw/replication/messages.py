@@ -4,7 +4,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgpack
 import zstandard
@@ -45,8 +45,7 @@ class Heartbeat:
     sequence: int  # of the last stream frame sent; 0 on a backup
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stream:
+class Stream(NamedTuple):
     """A numbered frame of an active's stream."""
 
     kind: int  # EVENTS, SNAPSHOT_BEGIN, SNAPSHOT_FOR_ALL (no backup can be in sync), SNAPSHOT_PART, SNAPSHOT_END
@@ -134,10 +133,10 @@ class Packer:
         return packed
 
     def _blob(self, parts: Sequence[Part]) -> tuple[int, bytes]:
-        items: list[bytes | list[bytes]] = []
+        items: list[Any] = []
         for part in parts:
             if isinstance(part, Run):
-                items.append([part.shape.template, part.shape.differing, part.columns()])
+                items.append(part.fold())
             else:
                 items += part
         plain: bytes = msgpack.packb(items)
@@ -176,8 +175,10 @@ def unpack(body: bytes) -> Message:
 
 def _parse(fields: object) -> Message:
     match fields:
-        case [2 | 3 | 4 | 5 | 8 as kind, int(sequence), int(codec), bytes(blob)]:
-            return Stream(kind=kind, sequence=sequence, parts=_parts(codec, blob))
+        case [2, int(sequence), int(codec), bytes(blob)]:  # the one that comes thick stands first, and alone
+            return Stream(EVENTS, sequence, _parts(codec, blob))
+        case [3 | 4 | 5 | 8 as kind, int(sequence), int(codec), bytes(blob)]:
+            return Stream(kind, sequence, _parts(codec, blob))
         case [1, str(name), str(role), str(byte_order), int(sequence)]:
             return Heartbeat(name=name, role=role, byte_order=byte_order, sequence=sequence)
         case [6, str(name), bytes(epoch), int(sequence), bool(synced)]:
@@ -208,8 +209,8 @@ def _parts(codec: int, blob: bytes) -> list[Part]:
                 parts.append(single)
             single.append(item)
             continue
-        template, differing, columns = item
-        part = run.unfold(template, differing, columns, most=room)
+        template, places, count, columns = item
+        part = run.unfold(template, places, count, columns, most=room)
         room -= len(template) * len(part)
         parts.append(part)
         single = []

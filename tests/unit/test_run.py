@@ -1,3 +1,4 @@
+import struct
 from random import Random
 
 import msgpack
@@ -32,7 +33,7 @@ def runs(some: list[Conn]) -> list[tuple[Run, list[bytes]]]:
 
 
 def unfold(found: Run, *, most: int = MOST) -> run.Part:
-    return run.unfold(found.shape.template, found.shape.differing, found.columns(), most=most)
+    return run.unfold(*found.fold(), most=most)
 
 
 @given(plain)
@@ -91,46 +92,62 @@ def test_messages_of_two_shapes_are_no_run() -> None:
 @settings(max_examples=50)
 @given(plain, st.integers(0, 1 << 32))
 def test_another_versions_shape_gives_its_messages_one_by_one(some: list[Conn], seed: int) -> None:
+    """Where our shape has something fixed, theirs may differ."""
     random = Random(seed)
     for found, messages in runs(some):
-        template, places = found.shape.template, list(found.shape.places)
-        places = sorted({*places, *random.sample(range(len(template)), 5)})
-        differing = sum(1 << place for place in places).to_bytes((len(template) + 7) // 8, "little")
-        columns = b"".join(found.messages[place :: len(template)] for place in places)
-        part = run.unfold(template, differing, columns, most=MOST)
-        assert (part.split() if isinstance(part, Run) else part) == messages
+        template, packed, count, columns = found.fold()
+        at = random.choice([place for place in range(len(template)) if place not in found.shape.places])
+        packed += struct.pack(">H", at)
+        other = random.randbytes(count)
+        part = run.unfold(template, packed, count, columns + other, most=MOST)
+        assert isinstance(part, list)
+        assert [message[:at] + message[at + 1 :] for message in part] == [m[:at] + m[at + 1 :] for m in messages]
+        assert bytes(message[at] for message in part) == other
+
+
+@given(plain, st.integers(0, 1 << 32))
+def test_what_is_wrong_in_the_first_message_is_not_taken_for_plain(some: list[Conn], seed: int) -> None:
+    random = Random(seed)
+    for found, _ in runs(some):
+        template, packed, count, columns = found.fold()
+        damaged = bytearray(template)
+        damaged[random.choice([p for p in range(len(template)) if p not in found.shape.places])] ^= 1
+        part = run.unfold(bytes(damaged), packed, count, columns, most=MOST)
+        assert isinstance(part, list) or part.shape != found.shape
 
 
 @pytest.mark.parametrize(
-    ("template", "differing", "columns"),
+    ("template", "places", "count", "columns"),
     [
-        (b"", b"", b""),
-        (b"abcd", b"\0", b""),
-        (b"abcd", b"\0", b"xx"),
-        (b"abcd", b"\x10", b"x"),  # a place behind the end
-        (b"abcd", b"\x03", b"xyz"),  # three bytes in two columns
-        (b"abcd", b"\x01", bytes(MOST // 4 + 1)),
+        (b"", b"", 0, b""),
+        (b"abcd", b"", 0, b""),
+        (b"abcd", b"", -1, b""),
+        (b"abcd", b"\0", 1, b"x"),
+        (b"abcd", b"\0\4", 1, b"x"),  # a place behind the end
+        (b"abcd", b"\0\1\0\2", 2, b"xyz"),  # three bytes in two columns
+        (b"abcd", b"\0\1", MOST // 4 + 1, bytes(MOST // 4 + 1)),
+        (b"abcd", b"", 1 << 62, b""),
     ],
 )
-def test_what_is_no_run(template: bytes, differing: bytes, columns: bytes) -> None:
+def test_what_is_no_run(template: bytes, places: bytes, count: int, columns: bytes) -> None:
     with pytest.raises(MalformedError):
-        run.unfold(template, differing, columns, most=MOST)
+        run.unfold(template, places, count, columns, most=MOST)
 
 
 @settings(max_examples=200)
-@given(st.binary(max_size=60), st.binary(max_size=9), st.binary(max_size=200))
-def test_any_bytes_are_messages_or_malformed(template: bytes, differing: bytes, columns: bytes) -> None:
+@given(st.binary(max_size=60), st.binary(max_size=9), st.integers(0, 9), st.binary(max_size=50))
+def test_any_bytes_are_messages_or_malformed(template: bytes, places: bytes, count: int, columns: bytes) -> None:
     try:
-        part = run.unfold(template, differing, columns, most=MOST)
+        part = run.unfold(template, places, count, columns, most=MOST)
     except MalformedError:
         return
     messages = part.split() if isinstance(part, Run) else part
-    assert all(len(message) == len(template) for message in messages)
+    assert [len(message) for message in messages] == [len(template)] * count
 
 
 def test_a_run_takes_a_fraction_of_its_messages_room() -> None:
     messages = [conn(TCP).new()] * 100
     found = run_of(messages)
     assert found is not None
-    wire = msgpack.packb([found.shape.template, found.shape.differing, found.columns()])
-    assert len(wire) < len(b"".join(messages)) / 3
+    wire = msgpack.packb(found.fold())
+    assert len(wire) < len(b"".join(messages)) / 10
