@@ -14,7 +14,6 @@ from ftfw.store import Store
 log = logging.getLogger(__name__)
 
 TICK_S = 0.05  # acknowledges the end of a burst; while frames come, they are what wakes the protocol
-FOLLOW_S = 0.003  # between two injections into a hot backup's kernel
 REPIN_S = 86400.0  # a fourteenth of the time for which timers are pinned
 
 
@@ -32,12 +31,14 @@ class Standby:
         self._selector = selector
         self._wire = wire
         self._purged = False
+        self._changed = trio.Event()  # hot: the store is ahead of the kernel; replaced by each look at it
 
     async def run(self) -> None:
         """Tick until cancelled."""
         repin_at = trio.current_time() + REPIN_S
         while True:
             self.send()
+            self._changed = trio.Event()
             if self._hot:
                 with trio.CancelScope(shield=True):  # changes that were taken must reach the kernel
                     await takeover.follow(self.store, self._injector, self.outcome)
@@ -46,7 +47,8 @@ class Standby:
             if self._hot and trio.current_time() >= repin_at:
                 repin_at = trio.current_time() + REPIN_S
                 await takeover.repin(self.store, self._injector)
-            await trio.sleep(FOLLOW_S if self._hot else TICK_S)
+            with trio.move_on_after(TICK_S):
+                await self._changed.wait()
 
     def send(self) -> None:
         """Put what the protocol has to say on the wire."""
@@ -56,6 +58,8 @@ class Standby:
     def after_batch(self) -> None:
         """Acknowledgements do not wait for the next tick when frames come thick."""
         self._wire.send(self.backup.outgoing)
+        if self._hot:
+            self._changed.set()
 
     async def _purge(self) -> None:
         gone = await takeover.purge(self.store, self._injector, self._selector, keep_held=self._hot)
