@@ -26,6 +26,7 @@ MAGIC: Final = b"FW"
 EPOCH_SIZE: Final = 32
 _HEADER: Final = Struct(">2sBx4s8s32sQ")
 HEADER_SIZE: Final = _HEADER.size
+_IDENTITY: Final = slice(4, 48)  # key id, sender, epoch
 OVERHEAD: Final = HEADER_SIZE + 16  # and GCM-SIV's tag
 EPOCHS_MAX: Final = 64  # epochs whose key and window are kept; the one unheard for longest goes first
 
@@ -101,7 +102,7 @@ class Opener:
             raise RefusedError("own_name")
         if key_id not in self._keys:
             raise RefusedError("unknown_key")
-        identity = key_id + sender + epoch
+        identity = frame[_IDENTITY]
         known = self._epochs.get(identity)
         cipher, window = known or (_cipher(self._keys[key_id], sender, epoch), ReplayWindow())
         try:

@@ -13,7 +13,7 @@ from ftfw.store import Store
 
 log = logging.getLogger(__name__)
 
-TICK_S = 0.05  # acknowledges the end of a burst; while frames come, they are what wakes the protocol
+TICK_S = 0.1  # acknowledges the end of a burst; while frames come, they are what wakes the protocol
 REPIN_S = 86400.0  # a fourteenth of the time for which timers are pinned
 
 

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 GATHER_S = 0.008  # events are gathered for so long: wake-ups, system calls and frames are paid per batch
 DRAIN_MAX = 2048  # events taken between two checkpoints: a few milliseconds
-TICK_S = 0.05
+TICK_S = 0.1
 WINDOW_LOOK_S = 0.1  # a backup that vanished sends no acknowledgement that would wake the snapshot
 HINTS_PER_REQUEST = 128
 
@@ -85,7 +85,9 @@ class Streaming:
             return DRAIN_MAX
         self._counts["events"] += len(found)
         selected = self._selector.select(found)
-        self.active.offer(selected.parts, trio.current_time())
+        now = trio.current_time()
+        self.active.offer(selected.parts, now)
+        self.active.tick(now)  # a heartbeat of its own would wake the backup once more
         self.send()
         if selected.hints:
             await self._answer_hints(list(selected.hints))
