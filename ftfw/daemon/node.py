@@ -21,12 +21,13 @@ from ftfw.daemon.streaming import Streaming
 from ftfw.daemon.wire import Wire
 from ftfw.filter import compile_filter
 from ftfw.kernel import entry
-from ftfw.kernel.inject import Injector
+from ftfw.kernel.inject import Injector, Outcome
 from ftfw.kernel.netlink import EventSocket, RequestSocket, dump_expectations, dump_flows
 from ftfw.kernel.select import Selector
 from ftfw.link.multicast import Multicast
+from ftfw.replication import messages
 from ftfw.replication.active import Active
-from ftfw.replication.backup import Backup
+from ftfw.replication.backup import HEARTBEAT_S, Backup
 from ftfw.replication.messages import Heartbeat, Message, Stream
 from ftfw.store import Store
 
@@ -117,6 +118,7 @@ class Node:
         self._last_commit: dict[str, Any] | None = None
         self._committed: Store | None = None  # between a promotion and what follows it
         self._switching = trio.Lock()
+        self._committing = False
         self._end_role: Callable[[], Awaitable[None]] | None = None
         self._kernel_counts = (float("-inf"), 0, 0)  # when, flows, expectations
         self.role = "backup"
@@ -129,11 +131,12 @@ class Node:
             nursery.start_soon(host.watch_addresses, self._learn_addresses)
             for link in self._wire.links:
                 nursery.start_soon(self._wire.receive_all, link, self._receive, self._after_batch)
-            if role == "active":
-                self._begin_active()
-            else:
-                self._begin_standby()
-            await nursery.start(control.serve, self._config.control.socket, self._command)
+            async with self._switching:  # commands wait; and where another daemon answers them, no frame is sent
+                await nursery.start(control.serve, self._config.control.socket, self._command)
+                if role == "active":
+                    self._begin_active()
+                else:
+                    self._begin_standby()
             log.info("%s is %s", self._config.node.name, self.role)
             with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
                 await anext(aiter(signals))
@@ -226,15 +229,10 @@ class Node:
             warnings = self._out_of_sync(standby)
             assert self._end_role is not None
             await self._end_role()
-            self._standby = None  # what the stream says from here on comes too late
-            if self._hot:
-                commit = await takeover.commit_rest(standby.store, self._injector, standby.outcome)
-            else:
-                commit = await takeover.commit(standby.store, self._injector, progress)
-            outcome = commit.outcome
+            outcome, seconds = await self._commit(standby, progress, warnings)
             self._inject_failed.update(outcome.failed)
             self._last_commit = {
-                "seconds": round(commit.seconds, 6),
+                "seconds": round(seconds, 6),
                 "created": outcome.created,
                 "updated": outcome.updated,
                 "deleted": outcome.deleted,
@@ -245,6 +243,32 @@ class Node:
             self._begin_active()
             log.info("%s is active", self._config.node.name)
             return self._change(changed=True, warnings=warnings)
+
+    async def _commit(self, standby: Standby, progress: Progress, warnings: list[str]) -> tuple[Outcome, float]:
+        """Put the store into the kernel, and be heard meanwhile; whatever happens, what is held is not given up."""
+        self._committing = True  # what the stream says from here on comes too late
+        begun = trio.current_time()
+        outcome = Outcome()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._stay_heard)
+                if self._hot:
+                    outcome = (await takeover.commit_rest(standby.store, self._injector, standby.outcome)).outcome
+                else:
+                    outcome = (await takeover.commit(standby.store, self._injector, progress)).outcome
+                nursery.cancel_scope.cancel()
+        except* Exception as failure:
+            outcome.failed["commit_broke_off"] += 1
+            warnings.append(f"the commit broke off, not every entry is in the kernel: {_first(failure)}")
+            log.exception("promote: the commit broke off; this node goes on as active with what its kernel has")
+        finally:
+            self._committing = False
+        return outcome, trio.current_time() - begun
+
+    async def _stay_heard(self) -> None:
+        while True:
+            self._wire.send([messages.heartbeat(self._config.node.name, "backup", 0)])
+            await trio.sleep(HEARTBEAT_S)
 
     def _out_of_sync(self, standby: Standby) -> list[str]:
         if standby.backup.was_synced:
@@ -277,7 +301,9 @@ class Node:
         if isinstance(message, Stream):
             if self._standby is None:
                 return
-            if epoch == self._standby.backup.epoch:
+            if self._committing:
+                self._dropped["committing"] += 1
+            elif epoch == self._standby.backup.epoch:
                 self._standby.backup.receive(epoch, message, now)
             else:
                 self._dropped["not_followed"] += 1
@@ -288,7 +314,7 @@ class Node:
                 return
             self._peers.hear(message.name, message.role, epoch, now)
             self._peers.conflict(self.role, now)
-            if self._standby is not None:
+            if self._standby is not None and not self._committing:
                 self._follow(self._standby.backup, epoch, message, now)
         else:
             self._peers.hear(message.name, "backup", epoch, now)
@@ -336,6 +362,8 @@ class Node:
         return await (self._promote(progress) if action == "promote" else self._demote())
 
     def _resync(self) -> dict[str, Any]:
+        if self._committing:
+            raise ControlError("this node is being promoted; there is nothing to ask for")
         if self._standby is not None:
             self._standby.backup.request_snapshot(trio.current_time())
         elif self._streaming is not None:

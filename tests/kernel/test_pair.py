@@ -265,6 +265,20 @@ def test_start_beside_another_daemon_names_the_socket(nodes: Pair) -> None:
     assert "control.sock" in failed_start(nodes[0])
 
 
+def test_a_start_that_is_refused_disturbs_no_stream(nodes: Pair) -> None:
+    active, backup = nodes
+    start_both(active, backup)
+    before = backup.status()
+    for role in ("active", "backup"):
+        refused = active.ftfw("--role", role, check=False)
+        assert refused.returncode == 1, refused.stderr
+    active.insert(1)
+    held(backup, 1)
+    after = backup.status()
+    assert after["stream"] == before["stream"]
+    assert after["link"]["dropped"] == {}
+
+
 def test_start_without_the_interface_names_it(nodes: Pair) -> None:
     run("ip", "-n", nodes[0].namespace, "link", "delete", "sync")
     assert "sync" in failed_start(nodes[0])

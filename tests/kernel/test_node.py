@@ -1,0 +1,144 @@
+"""The daemon's node in this process, on a real kernel: when a step of a role change fails or is slow."""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from ftfw import control
+from ftfw.config import Config, load
+from ftfw.control import ControlError
+from ftfw.daemon import takeover
+from ftfw.daemon.node import Node
+from ftfw.daemon.wire import Wire
+from ftfw.replication import messages
+from ftfw.replication.messages import Heartbeat
+from ftfw.seal import Opener
+from tests.kernel.namespaces import Namespace, namespaces
+from tests.unit.conntrack import TCP, conn
+
+pytestmark = pytest.mark.kernel
+
+KEY = b"k" * 32
+
+
+class Silence:
+    """A link on which nobody else speaks."""
+
+    name = "silence"
+    frame_limit = 1400
+    up = True
+    received = bytes_sent = bytes_received = 0
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+        self.dropped: Counter[str] = Counter()
+
+    @property
+    def sent(self) -> int:
+        return len(self.frames)
+
+    def send(self, frame: bytes) -> None:
+        self.frames.append(frame)
+
+    async def wait(self) -> None:
+        await trio.sleep_forever()
+
+    def heartbeats(self) -> list[Heartbeat]:
+        opener = Opener([KEY], name="listener")
+        found = [messages.unpack(opener.open(frame).body) for frame in self.frames]
+        return [message for message in found if isinstance(message, Heartbeat)]
+
+
+def configuration(directory: Path) -> Config:
+    path = directory / "ftfw.toml"
+    path.write_text(
+        '[node]\nname = "fw1"\n'
+        '[[link]]\ntransport = "multicast"\ninterface = "sync"\ngroup = "225.0.0.50"\n'
+        f'[security]\nkey_files = ["{directory}/key"]\n[control]\nsocket = "{directory}/control.sock"\n'
+    )
+    return load(path)
+
+
+@asynccontextmanager
+async def running(directory: Path) -> AsyncIterator[tuple[Node, Silence, Path]]:
+    config = configuration(directory)
+    link = Silence()
+    node = Node(config, Wire([link], [KEY], name="fw1"))  # type: ignore[list-item]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(node.run, "backup")
+        await until(config.control.socket.exists)
+        yield node, link, config.control.socket
+        nursery.cancel_scope.cancel()
+
+
+async def until(true: Callable[[], bool]) -> None:
+    with trio.fail_after(10):
+        while not true():  # noqa: ASYNC110  what is waited for has no event
+            await trio.sleep(0.01)
+
+
+async def command(path: Path, name: str) -> dict[str, Any]:
+    return await trio.to_thread.run_sync(lambda: control.call(path, name))
+
+
+def in_namespace(work: Callable[[Namespace], Awaitable[None]]) -> None:
+    with namespaces(1) as (only,), only:
+        trio.run(work, only)
+
+
+def test_a_commit_that_breaks_off_still_ends_in_an_active_and_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object) -> takeover.Commit:
+        await trio.lowlevel.checkpoint()
+        raise OSError(30, "Read-only file system")
+
+    async def work(_: Namespace) -> None:
+        monkeypatch.setattr(takeover, "commit", broken)
+        async with running(tmp_path) as (_node, _link, path):
+            done = await command(path, "promote")
+            status = await command(path, "status")
+        assert (done["role"], done["changed"]) == ("active", True)
+        assert any("Read-only" in warning for warning in done["warnings"])
+        assert done["last_commit"]["failed"] == {"commit_broke_off": 1}
+        assert status["role"] == "active"
+        assert status["kernel"]["inject_failed"] == {"commit_broke_off": 1}
+
+    in_namespace(work)
+
+
+def test_a_node_in_mid_promotion_is_heard_and_ready_and_shows_what_it_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(_: Namespace) -> None:
+        go_on = trio.Event()
+        real = takeover.commit
+
+        async def slow(*arguments: Any) -> takeover.Commit:
+            await go_on.wait()
+            return await real(*arguments)
+
+        monkeypatch.setattr(takeover, "commit", slow)
+        async with running(tmp_path) as (node, link, path), trio.open_nursery() as nursery:
+            standby = node._standby
+            assert standby is not None
+            standby.store.apply([conn(TCP).new()])
+            standby.backup.was_synced = True
+            nursery.start_soon(command, path, "promote")
+            await until(lambda: node._committing)
+            before = len(link.heartbeats())
+            await until(lambda: len(link.heartbeats()) >= before + 3)
+            status = await command(path, "status")
+            assert (status["role"], status["ready"], status["flows"]) == ("backup", True, 1)
+            with pytest.raises(ControlError, match="being promoted"):
+                await command(path, "resync")
+            go_on.set()
+            await until(lambda: node.role == "active")
+            assert (await command(path, "status"))["last_commit"]["created"] == 1
+
+    in_namespace(work)
