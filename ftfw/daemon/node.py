@@ -248,6 +248,7 @@ class Node:
         """Put the store into the kernel, and be heard meanwhile; whatever happens, what is held is not given up."""
         self._committing = True  # what the stream says from here on comes too late
         begun = trio.current_time()
+        standby.backup.unfollow(begun)
         outcome = Outcome()
         try:
             async with trio.open_nursery() as nursery:
@@ -267,7 +268,7 @@ class Node:
 
     async def _stay_heard(self) -> None:
         while True:
-            self._wire.send([messages.heartbeat(self._config.node.name, "backup", 0)])
+            self._wire.send([messages.heartbeat(self._config.node.name, "backup", 0, 0)])
             await trio.sleep(HEARTBEAT_S)
 
     def _out_of_sync(self, standby: Standby) -> list[str]:
@@ -325,7 +326,7 @@ class Node:
         """A backup follows one active at a time, as long as that one is heard; a heartbeat introduces it."""
         if heartbeat.role != "active":
             if heartbeat.name == backup.active_name:
-                backup.unfollow()
+                backup.unfollow(now)
             return
         other = epoch != backup.epoch and heartbeat.name != backup.active_name
         if other and backup.epoch is not None and backup.heard(now):
@@ -367,7 +368,7 @@ class Node:
         if self._standby is not None:
             self._standby.backup.request_snapshot(trio.current_time())
         elif self._streaming is not None:
-            self._streaming.active.lose()
+            self._streaming.active.lose(trio.current_time())
         return {"role": self.role}
 
     async def _show(self, what: str) -> Iterator[dict[str, Any]]:
@@ -424,21 +425,34 @@ class Node:
                 "inject_failed": dict(failed),
                 "dropped": dict(self._dropped + (standby.store.dropped if standby is not None else Counter[str]())),
             },
-            "stream": {"gaps": standby.backup.gaps, "snapshots": standby.backup.snapshots} if standby else {},
+            "stream": self._stream_status(),
             "last_commit": self._last_commit,
         }
 
+    def _stream_status(self) -> dict[str, Any]:
+        if self._standby is not None:
+            backup = self._standby.backup
+            return {
+                "gaps": backup.gaps,
+                "repeated": backup.repeated,
+                "snapshots": backup.snapshots,
+                "stale": backup.stale,
+            }
+        if self._streaming is not None:
+            return {"resent": self._streaming.active.resent, "outrun": self._streaming.active.outrun}
+        return {}
+
     def _peer_status(self, now: float) -> list[dict[str, Any]]:
-        backups = self._streaming.active.backups if self._streaming is not None else {}
+        active = self._streaming.active if self._streaming is not None else None
         described = []
         for peer in sorted(self._peers.known.values(), key=lambda peer: peer.name):
-            backup = backups.get(peer.name)
+            backup = active.backups.get(peer.name) if active else None
             described.append(
                 {
                     "name": peer.name,
                     "role": peer.role,
                     "last_seen_s": round(now - peer.heard_at, 3),
-                    "lag_s": round(backup.lag_s, 6) if backup else None,
+                    "lag_s": round(active.lag_s(backup, now), 6) if active and backup else None,
                     "acked": backup.acked if backup else None,
                 }
             )

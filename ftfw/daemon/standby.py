@@ -8,7 +8,7 @@ from ftfw.daemon import takeover
 from ftfw.daemon.wire import Wire
 from ftfw.kernel.inject import Injector, Outcome
 from ftfw.kernel.select import Selector
-from ftfw.replication.backup import Backup
+from ftfw.replication.backup import NACK_S, Backup
 from ftfw.store import Store
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Standby:
             if self._hot and trio.current_time() >= repin_at:
                 repin_at = trio.current_time() + REPIN_S
                 await takeover.repin(self.store, self._injector)
-            with trio.move_on_after(TICK_S):
+            with trio.move_on_after(NACK_S if self.backup.missing else TICK_S):
                 await self._changed.wait()
 
     def send(self) -> None:
@@ -56,8 +56,8 @@ class Standby:
         self._wire.send(self.backup.outgoing)
 
     def after_batch(self) -> None:
-        """Acknowledgements do not wait for the next tick when frames come thick."""
-        self._wire.send(self.backup.outgoing)
+        """Acknowledgements and requests do not wait for the next tick when frames come thick."""
+        self.send()
         if self._hot:
             self._changed.set()
 

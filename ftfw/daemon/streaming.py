@@ -81,7 +81,7 @@ class Streaming:
             log.warning(
                 "the kernel had more events than kernel.event_buffer_bytes holds; a snapshot makes up for what was lost"
             )
-            self.active.lose()
+            self.active.lose(trio.current_time())
             return DRAIN_MAX
         self._counts["events"] += len(found)
         selected = self._selector.select(found)

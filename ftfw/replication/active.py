@@ -1,8 +1,10 @@
-"""The active's side of the protocol: numbers the stream, keeps account of every backup.  Sans-I/O."""
+"""The active's side of the protocol: numbers the stream, sends again what was lost, keeps account of every backup.
 
-from collections import deque
+Sans-I/O: time is an argument, bodies to send come out.
+"""
+
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ftfw.kernel.run import Part
 from ftfw.replication import messages
@@ -10,8 +12,11 @@ from ftfw.replication.messages import Ack, Heartbeat, Packer, Resync
 
 HEARTBEAT_S = 0.1
 PEER_LOST_S = 3.0  # a backup unheard for so long holds nobody up
+FRESH_S = 1.0  # a backup that has acknowledged nothing for so long is not in sync, whatever it said last
 SNAPSHOT_WINDOW = 256  # frames of a snapshot that may be under way unacknowledged
-SENT_MAX = 1 << 16  # frames whose time of sending is remembered, for the lag
+KEPT_BYTES = 32 << 20  # of frames for sending again; a backup that is further behind gets a snapshot
+RESEND_S = 0.02  # between two resends of one frame: several backups may miss the same
+RESEND_FRAMES = 256  # sent again for one acknowledgement; it asks for the rest once more
 
 
 @dataclass(slots=True)
@@ -22,8 +27,16 @@ class Backup:
     last_seen: float
     acked: int = 0
     synced: bool = False
-    lag_s: float = 0.0
     follows: bool = False  # this active's epoch, and not another's or nobody's
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A frame that some backup may ask for again."""
+
+    body: bytes
+    sent_at: float
+    resent_at: float = field(default=float("-inf"))
 
 
 class Active:
@@ -36,33 +49,35 @@ class Active:
         self.outgoing: list[bytes] = []
         self.sequence = 0
         self.snapshot_wanted = False
-        self._lost = False  # events, so that no backup's store can be right
+        self._begun = 0  # the number of the last snapshot's beginning
+        self.resent = 0  # frames
+        self.outrun = 0  # frames that fell out of what is kept before every live backup had them
         self._packer = Packer(limit=limit, compress=compress)
-        self._sent: deque[float] = deque(maxlen=SENT_MAX)  # when the last frames were sent; the latest is `sequence`
+        self._kept: dict[int, _Kept] = {}  # in the order of their numbers, without gaps, up to `sequence`
+        self._kept_bytes = 0
         self._heartbeat_at = now
 
     def offer(self, parts: Sequence[Part], now: float) -> None:
         """Stream live messages."""
         self._stream(messages.EVENTS, parts, now)
 
-    def lose(self) -> None:
-        """Events were lost: every backup needs the next snapshot, whether it asks for one or not."""
-        self.snapshot_wanted = self._lost = True
+    def lose(self, now: float) -> None:
+        """Events were lost: no backup's store can be right before its next snapshot."""
+        self._frame(messages.LOST, messages.STORED, b"", now)
 
     def begin_snapshot(self, now: float) -> None:
         """Everything in the table, and nothing else, follows until `end_snapshot`; live messages go between."""
-        kind = messages.SNAPSHOT_FOR_ALL if self._lost else messages.SNAPSHOT_BEGIN
-        self.snapshot_wanted = self._lost = False
-        self._frame(kind, messages.STORED, b"", now)
+        self.snapshot_wanted = False
+        self._frame(messages.SNAPSHOT_BEGIN, messages.STORED, b"", now)
+        self._begun = self.sequence
 
     def add_snapshot(self, parts: Sequence[Part], now: float) -> None:
         """Stream a part of the snapshot."""
         self._stream(messages.SNAPSHOT_PART, parts, now)
 
     def end_snapshot(self, now: float) -> None:
-        """The snapshot is complete; if events were lost meanwhile it is not, and the next one takes its place."""
-        if not self._lost:
-            self._frame(messages.SNAPSHOT_END, messages.STORED, b"", now)
+        """The snapshot is complete; for a backup that saw events get lost meanwhile it is none."""
+        self._frame(messages.SNAPSHOT_END, messages.STORED, b"", now)
 
     def _stream(self, kind: int, parts: Sequence[Part], now: float) -> None:
         for codec, blob in self._packer.blobs(parts):
@@ -70,14 +85,34 @@ class Active:
 
     def _frame(self, kind: int, codec: int, blob: bytes, now: float) -> None:
         self.sequence += 1
-        self._sent.append(now)
-        self.outgoing.append(messages.stream(kind, self.sequence, codec, blob))
+        body = messages.stream(kind, self.sequence, codec, blob)
+        self._kept[self.sequence] = _Kept(body, now)
+        self._kept_bytes += len(body)
+        self.outgoing.append(body)
+        while self._kept_bytes > KEPT_BYTES:
+            self.outrun += 1
+            self._forget(self.oldest)
+
+    def _forget(self, sequence: int) -> None:
+        self._kept_bytes -= len(self._kept.pop(sequence).body)
+
+    @property
+    def oldest(self) -> int:
+        """The number of the oldest frame that can be sent again; the next one's if there is none."""
+        return self.sequence + 1 - len(self._kept)
 
     def tick(self, now: float) -> None:
-        """Send a heartbeat if one is due."""
+        """Send a heartbeat if one is due; forget what nobody can want any more."""
         if now >= self._heartbeat_at:
             self._heartbeat_at = now + HEARTBEAT_S
-            self.outgoing.append(messages.heartbeat(self.name, "active", self.sequence))
+            self._free(now)
+            self.outgoing.append(messages.heartbeat(self.name, "active", self.sequence, self.oldest))
+
+    def _free(self, now: float) -> None:
+        """Frames are kept until every live backup that follows has them."""
+        wanted = min((backup.acked for backup in self._following(now)), default=self.sequence)
+        for sequence in range(self.oldest, wanted + 1):
+            self._forget(sequence)
 
     def receive(self, message: Ack | Resync | Heartbeat, now: float) -> None:
         """Take in what a backup says."""
@@ -88,24 +123,48 @@ class Active:
             backup.synced = message.synced
             if backup.acked < message.sequence <= self.sequence:
                 backup.acked = message.sequence
-                behind = self.sequence - message.sequence
-                if behind < len(self._sent):
-                    backup.lag_s = now - self._sent[-1 - behind]
+            self._resend(message.missing, now)
             return
         backup.synced = False
-        if backup.follows:
+        # A request from before a snapshot that is on its way to the backup is answered by it.
+        if isinstance(message, Resync) and backup.follows and message.sequence >= self._begun:
             self.snapshot_wanted = True
+
+    def _resend(self, missing: Sequence[tuple[int, int]], now: float) -> None:
+        room = RESEND_FRAMES
+        for first, last in missing:
+            for sequence in range(max(first, self.oldest), min(last, self.sequence) + 1):
+                kept = self._kept[sequence]
+                if now - max(kept.sent_at, kept.resent_at) < RESEND_S:
+                    continue
+                if not room:
+                    return
+                room -= 1
+                kept.resent_at = now
+                self.resent += 1
+                self.outgoing.append(kept.body)
 
     def live(self, now: float) -> list[Backup]:
         """The backups that were heard lately."""
         return [backup for backup in self.backups.values() if now - backup.last_seen < PEER_LOST_S]
 
+    def _following(self, now: float) -> list[Backup]:
+        return [backup for backup in self.live(now) if backup.follows]
+
     def may_snapshot(self, now: float) -> bool:
         """Whether every live backup that follows has taken enough of the snapshot for more to be sent."""
-        following = (backup for backup in self.live(now) if backup.follows)
-        return all(self.sequence - backup.acked < SNAPSHOT_WINDOW for backup in following)
+        return all(self.sequence - backup.acked < SNAPSHOT_WINDOW for backup in self._following(now))
+
+    def lag_s(self, backup: Backup, now: float) -> float:
+        """How long the first frame that this backup has not acknowledged has been under way; 0 if there is none."""
+        first = self._kept.get(max(backup.acked + 1, self.oldest))
+        return now - first.sent_at if first else 0.0
 
     def synced(self, now: float) -> bool | None:
         """Whether every live backup is in sync; None without any."""
         live = self.live(now)
-        return all(backup.synced for backup in live) if live else None
+        if not live:
+            return None
+        return all(
+            backup.synced and now - backup.last_seen < FRESH_S and self.lag_s(backup, now) < FRESH_S for backup in live
+        )

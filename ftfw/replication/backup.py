@@ -1,4 +1,9 @@
-"""The backup's side of the protocol: follows one active's stream, asks for a snapshot when it has to.  Sans-I/O."""
+"""The backup's side of the protocol: follows one active's stream, asks for what is missing, acknowledges.
+
+Sans-I/O: time is an argument, bodies to send come out.
+"""
+
+from itertools import pairwise
 
 from ftfw.replication import messages
 from ftfw.replication.messages import Heartbeat, Stream
@@ -9,12 +14,16 @@ FRESH_S = 1.0  # a heartbeat older than this: the active is not heard any more
 RESYNC_RETRY_S = 0.5  # between two requests for a snapshot that does not come
 ACK_FRAMES = 128  # acknowledge at least so often,
 ACK_S = 0.1  # or so often while frames come
+NACK_S = 0.03  # between two requests for frames that are missing
+WAITING_FRAMES = 4096  # frames held behind a gap; more, and a snapshot is the shorter way
+RANGES_MAX = 64  # ranges of missing frames named at once; the rest is asked for when these have come
 
 
 class Backup:
     """Follows an active into `store`.  `outgoing` holds the bodies to send.
 
-    A gap in the stream costs a snapshot; events behind it are taken all the same, they are true.
+    Frames are applied in their order.  Those behind a gap wait for it to be filled; if that is too much, or the active
+    does not have the missing ones any more, a snapshot makes up for them.
     """
 
     def __init__(self, *, name: str, store: Store, now: float) -> None:
@@ -23,64 +32,81 @@ class Backup:
         self.outgoing: list[bytes] = []
         self.epoch: bytes | None = None  # of the active that is followed
         self.active_name: str | None = None
-        self.gaps = 0
+        self.gaps = 0  # that could not be filled
+        self.repeated = 0  # frames that were there already
         self.snapshots = 0  # completed
         self.stale = 0  # entries that went at the end of a snapshot
         self.was_synced = False  # when the active was last heard
-        self._complete = False  # this epoch's snapshot is in, without a gap since
+        self._complete = False  # this epoch's snapshot is in, and nothing was lost since
         self._applied = 0
-        self._announced = 0
+        self._known = 0  # the highest number that the active is known to have sent
+        self._waiting: dict[int, Stream] = {}  # behind a gap
         self._heard_at = float("-inf")
         self._acked = 0
         self._acked_at = now
+        self._nack_at = now
         self._resync_at = now
         self._heartbeat_at = now
 
     def receive(self, epoch: bytes, message: Stream | Heartbeat, now: float) -> None:
-        """Take in what an active says; `epoch` is that of the frame it came in."""
-        if epoch != self.epoch:
-            self._follow(epoch, now)
+        """Take in what an active says; `epoch` is that of the frame it came in.  A heartbeat begins a new one."""
         if isinstance(message, Heartbeat):
-            self.active_name = message.name
-            self._announced = max(self._announced, message.sequence)
-            if message.sequence > self._applied:
-                self._lose(message.sequence, now)
+            if epoch != self.epoch:
+                self._follow(epoch, message, now)
+            self._known = max(self._known, message.sequence)
+            if message.oldest > self._applied + 1:
+                self._give_up(message.oldest - 1, now)
         else:
             self._take(message, now)
         self._heard_at = now
         self.was_synced = self.synced(now)
 
-    def unfollow(self) -> None:
-        """The active that is followed is active no more: the next one need not wait until it counts as lost."""
+    def unfollow(self, now: float) -> None:
+        """The active that is followed is active no more: nothing more is expected of it, and what there is is taken."""
+        for number in sorted(self._waiting):
+            self._apply(self._waiting.pop(number), now)
         if self.store.in_snapshot:
             self.store.abort_snapshot()
         self.epoch = None
         self._complete = False
 
-    def _follow(self, epoch: bytes, now: float) -> None:
-        if self.store.in_snapshot:
-            self.store.abort_snapshot()
-        self.epoch, self._complete, self._applied, self._announced, self._acked = epoch, False, 0, 0, 0
+    def _follow(self, epoch: bytes, first: Heartbeat, now: float) -> None:
+        self.unfollow(now)
+        self.epoch, self.active_name = epoch, first.name
+        self._applied = self._known = self._acked = first.sequence
         self._resync_at = now
 
     def _take(self, frame: Stream, now: float) -> None:
-        if frame.sequence <= self._applied:
-            return  # behind a gap that a snapshot is mending already
+        if frame.sequence <= self._applied or frame.sequence in self._waiting:
+            self.repeated += 1
+            return
+        self._known = max(self._known, frame.sequence)
         if frame.sequence != self._applied + 1:
-            self._lose(frame.sequence - 1, now)
-        if frame.kind != messages.EVENTS:
-            self._take_snapshot(frame)
-        else:
-            for part in frame.parts:
-                self.store.apply(part)
-        self._applied = frame.sequence
+            self._waiting[frame.sequence] = frame
+            if len(self._waiting) > WAITING_FRAMES:
+                self._give_up(min(self._waiting) - 1, now)
+            return
+        self._apply(frame, now)
+        self._apply_waiting(now)
         if self._applied - self._acked >= ACK_FRAMES or now >= self._acked_at + ACK_S:
             self._acknowledge(now)
 
+    def _apply_waiting(self, now: float) -> None:
+        while self._waiting and (following := self._waiting.pop(self._applied + 1, None)):
+            self._apply(following, now)
+
+    def _apply(self, frame: Stream, now: float) -> None:
+        self._applied = frame.sequence
+        if frame.kind == messages.EVENTS:
+            for part in frame.parts:
+                self.store.apply(part)
+        elif frame.kind == messages.LOST:
+            self._need_snapshot(now)
+        else:
+            self._take_snapshot(frame)
+
     def _take_snapshot(self, frame: Stream) -> None:
-        if frame.kind in (messages.SNAPSHOT_BEGIN, messages.SNAPSHOT_FOR_ALL):
-            if frame.kind == messages.SNAPSHOT_FOR_ALL:
-                self._complete = False
+        if frame.kind == messages.SNAPSHOT_BEGIN:
             if not self._complete:
                 self.store.begin_snapshot()
         elif not self.store.in_snapshot:
@@ -93,44 +119,68 @@ class Backup:
             self.snapshots += 1
             self._complete = True
 
-    def _lose(self, sequence: int, now: float) -> None:
-        """Frames up to `sequence` are missing."""
-        if self._applied or self._complete:  # before the first frame nothing is lost, only not known yet
-            self.gaps += 1
+    def _give_up(self, sequence: int, now: float) -> None:
+        """Frames up to `sequence` are not to be had any more."""
+        self.gaps += 1
+        self._need_snapshot(now)
+        for waiting in [number for number in self._waiting if number <= sequence]:
+            del self._waiting[waiting]
         self._applied = sequence
+        self._apply_waiting(now)
+
+    def _need_snapshot(self, now: float) -> None:
         self._complete = False
+        self._resync_at = now
         if self.store.in_snapshot:
             self.store.abort_snapshot()
-            self._resync_at = now
 
     def request_snapshot(self, now: float) -> None:
         """Ask anew, as an administrator may."""
-        self._complete = False
-        self._resync_at = now
+        self._need_snapshot(now)
 
     def tick(self, now: float) -> None:
-        """Acknowledge what came since; ask for a snapshot if one is needed; show that this node is here."""
-        if self.epoch is not None and self._applied != self._acked:
-            self._acknowledge(now)
-        if self.epoch is not None and not self._complete and not self.store.in_snapshot and now >= self._resync_at:
-            self._resync_at = now + RESYNC_RETRY_S
-            self.outgoing.append(messages.resync(self.name, self.epoch))
-        if now >= self._heartbeat_at:
+        """Say what is due: acknowledgements, requests for what is missing, a sign of life."""
+        if self.epoch is None:
+            if now >= self._heartbeat_at:
+                self._heartbeat_at = now + HEARTBEAT_S
+                self.outgoing.append(messages.heartbeat(self.name, "backup", 0, 0))
+            return
+        if now >= self._acknowledgement_due():
             self._heartbeat_at = now + HEARTBEAT_S
-            if self.epoch is not None:
-                self._acknowledge(now)
-            else:
-                self.outgoing.append(messages.heartbeat(self.name, "backup", 0))
+            self._nack_at = now + NACK_S
+            self._acknowledge(now)
+        if not self._complete and not self.store.in_snapshot and now >= self._resync_at:
+            self._resync_at = now + RESYNC_RETRY_S
+            self.outgoing.append(messages.resync(self.name, self.epoch, self._applied))
+
+    def _acknowledgement_due(self) -> float:
+        if self.missing:
+            return self._nack_at
+        return self._heartbeat_at if self._applied == self._acked else self._acked_at + ACK_S
 
     def _acknowledge(self, now: float) -> None:
         assert self.epoch is not None
         self._acked, self._acked_at = self._applied, now
-        self.outgoing.append(messages.ack(self.name, self.epoch, self._applied, synced=self.synced(now)))
+        synced = self.synced(now)
+        self.outgoing.append(messages.ack(self.name, self.epoch, self._applied, self._missing(), synced=synced))
+
+    def _missing(self) -> list[tuple[int, int]]:
+        """The first and last numbers of stretches of frames that have not come."""
+        if self._known == self._applied:
+            return []
+        there = [self._applied, *sorted(self._waiting), self._known + 1]
+        stretches = [(before + 1, behind - 1) for before, behind in pairwise(there) if behind > before + 1]
+        return stretches[:RANGES_MAX]
 
     @property
     def complete(self) -> bool:
         """Whether the snapshot of the active that is followed is in."""
         return self._complete
+
+    @property
+    def missing(self) -> bool:
+        """Whether frames are missing that the active may still have."""
+        return self.epoch is not None and self._known > self._applied
 
     def heard(self, now: float) -> bool:
         """Whether the active was heard lately."""
@@ -138,4 +188,4 @@ class Backup:
 
     def synced(self, now: float) -> bool:
         """Whether the store is the active's table, as far as can be known."""
-        return self._complete and self._applied >= self._announced and (self.heard(now) or self._heard_at == now)
+        return self._complete and self._applied >= self._known and (self.heard(now) or self._heard_at == now)

@@ -19,7 +19,7 @@ SNAPSHOT_PART: Final = 4
 SNAPSHOT_END: Final = 5
 ACK: Final = 6
 RESYNC: Final = 7
-SNAPSHOT_FOR_ALL: Final = 8
+LOST: Final = 8
 
 UNPACKED_MAX: Final = 1 << 20  # bytes of one frame's messages, unpacked: far above what an MTU of 65535 can hold
 STORED: Final = 0
@@ -43,40 +43,43 @@ class Heartbeat:
     role: str
     byte_order: str
     sequence: int  # of the last stream frame sent; 0 on a backup
+    oldest: int  # of the stream frames that can be sent again; 0 on a backup
 
 
 class Stream(NamedTuple):
     """A numbered frame of an active's stream."""
 
-    kind: int  # EVENTS, SNAPSHOT_BEGIN, SNAPSHOT_FOR_ALL (no backup can be in sync), SNAPSHOT_PART, SNAPSHOT_END
+    kind: int  # EVENTS, SNAPSHOT_BEGIN, SNAPSHOT_PART, SNAPSHOT_END, LOST (events were: no store can be right)
     sequence: int
     parts: list[Part]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ack:
-    """A backup has applied the stream of `epoch` up to `sequence`."""
+    """A backup has applied the stream of `epoch` up to `sequence`, and lacks the frames in `missing`."""
 
     name: str
     epoch: bytes
     sequence: int
+    missing: list[tuple[int, int]]  # first and last of each stretch
     synced: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resync:
-    """A backup asks the active of `epoch` for a snapshot."""
+    """A backup that has applied the stream of `epoch` up to `sequence` asks for a snapshot."""
 
     name: str
     epoch: bytes
+    sequence: int
 
 
 Message = Heartbeat | Stream | Ack | Resync
 
 
-def heartbeat(name: str, role: str, sequence: int) -> bytes:
+def heartbeat(name: str, role: str, sequence: int, oldest: int) -> bytes:
     """Pack a heartbeat."""
-    return _pack([HEARTBEAT, name, role, sys.byteorder, sequence])
+    return _pack([HEARTBEAT, name, role, sys.byteorder, sequence, oldest])
 
 
 def stream(kind: int, sequence: int, codec: int, blob: bytes) -> bytes:
@@ -84,14 +87,14 @@ def stream(kind: int, sequence: int, codec: int, blob: bytes) -> bytes:
     return _pack([kind, sequence, codec, blob])
 
 
-def ack(name: str, epoch: bytes, sequence: int, *, synced: bool) -> bytes:
+def ack(name: str, epoch: bytes, sequence: int, missing: Sequence[tuple[int, int]], *, synced: bool) -> bytes:
     """Pack an acknowledgement."""
-    return _pack([ACK, name, epoch, sequence, synced])
+    return _pack([ACK, name, epoch, sequence, [number for stretch in missing for number in stretch], synced])
 
 
-def resync(name: str, epoch: bytes) -> bytes:
+def resync(name: str, epoch: bytes, sequence: int) -> bytes:
     """Pack a request for a snapshot."""
-    return _pack([RESYNC, name, epoch])
+    return _pack([RESYNC, name, epoch, sequence])
 
 
 def _pack(fields: list[Any]) -> bytes:
@@ -179,15 +182,21 @@ def _parse(fields: object) -> Message:
             return Stream(EVENTS, sequence, _parts(codec, blob))
         case [3 | 4 | 5 | 8 as kind, int(sequence), int(codec), bytes(blob)]:
             return Stream(kind, sequence, _parts(codec, blob))
-        case [1, str(name), str(role), str(byte_order), int(sequence)]:
-            return Heartbeat(name=name, role=role, byte_order=byte_order, sequence=sequence)
-        case [6, str(name), bytes(epoch), int(sequence), bool(synced)]:
-            return Ack(name=name, epoch=epoch, sequence=sequence, synced=synced)
-        case [7, str(name), bytes(epoch)]:
-            return Resync(name=name, epoch=epoch)
-        case [int(kind), *_] if kind not in range(HEARTBEAT, SNAPSHOT_FOR_ALL + 1):
+        case [1, str(name), str(role), str(byte_order), int(sequence), int(oldest)]:
+            return Heartbeat(name=name, role=role, byte_order=byte_order, sequence=sequence, oldest=oldest)
+        case [6, str(name), bytes(epoch), int(sequence), list(missing), bool(synced)]:
+            return Ack(name=name, epoch=epoch, sequence=sequence, missing=_stretches(missing), synced=synced)
+        case [7, str(name), bytes(epoch), int(sequence)]:
+            return Resync(name=name, epoch=epoch, sequence=sequence)
+        case [int(kind), *_] if kind not in range(HEARTBEAT, LOST + 1):
             raise BodyError("unknown_type")
     raise BodyError("malformed")
+
+
+def _stretches(numbers: list[Any]) -> list[tuple[int, int]]:
+    if len(numbers) % 2 or not all(isinstance(number, int) for number in numbers):
+        raise BodyError("malformed")
+    return list(zip(numbers[::2], numbers[1::2], strict=True))
 
 
 def _parts(codec: int, blob: bytes) -> list[Part]:

@@ -13,17 +13,24 @@ from ftfw.replication.messages import Ack, BodyError, Heartbeat, Packer, Resync,
 sequences = st.integers(0, (1 << 64) - 1)
 
 
-@given(st.text(max_size=20), st.sampled_from(("active", "backup")), sequences)
-def test_heartbeats(name: str, role: str, sequence: int) -> None:
-    found = messages.unpack(messages.heartbeat(name, role, sequence))
-    assert found == Heartbeat(name=name, role=role, byte_order=sys.byteorder, sequence=sequence)
+@given(st.text(max_size=20), st.sampled_from(("active", "backup")), sequences, sequences)
+def test_heartbeats(name: str, role: str, sequence: int, oldest: int) -> None:
+    found = messages.unpack(messages.heartbeat(name, role, sequence, oldest))
+    assert found == Heartbeat(name=name, role=role, byte_order=sys.byteorder, sequence=sequence, oldest=oldest)
 
 
-@given(st.text(max_size=20), st.binary(max_size=32), sequences, st.booleans())
-def test_what_backups_say(name: str, epoch: bytes, sequence: int, synced: bool) -> None:
-    found = messages.unpack(messages.ack(name, epoch, sequence, synced=synced))
-    assert found == Ack(name=name, epoch=epoch, sequence=sequence, synced=synced)
-    assert messages.unpack(messages.resync(name, epoch)) == Resync(name=name, epoch=epoch)
+@given(
+    st.text(max_size=20),
+    st.binary(max_size=32),
+    sequences,
+    st.lists(st.tuples(sequences, sequences), max_size=5),
+    st.booleans(),
+)
+def test_what_backups_say(name: str, epoch: bytes, sequence: int, missing: list[tuple[int, int]], synced: bool) -> None:
+    found = messages.unpack(messages.ack(name, epoch, sequence, missing, synced=synced))
+    assert found == Ack(name=name, epoch=epoch, sequence=sequence, missing=missing, synced=synced)
+    asked = messages.unpack(messages.resync(name, epoch, sequence))
+    assert asked == Resync(name=name, epoch=epoch, sequence=sequence)
 
 
 @pytest.mark.parametrize("compress", [True, False])
@@ -81,9 +88,11 @@ def stream_of(blob: bytes, codec: int = messages.STORED) -> bytes:
         ({}, "malformed"),
         (None, "malformed"),
         ([messages.HEARTBEAT, "fw1"], "malformed"),
-        ([messages.HEARTBEAT, "fw1", "active", "little", "7"], "malformed"),
-        ([messages.ACK, "fw1", b"epoch", 1, 1], "malformed"),
-        ([messages.RESYNC, b"fw1", b"epoch"], "malformed"),
+        ([messages.HEARTBEAT, "fw1", "active", "little", "7", 1], "malformed"),
+        ([messages.ACK, "fw1", b"epoch", 1, [], 1], "malformed"),
+        ([messages.ACK, "fw1", b"epoch", 1, [3], True], "malformed"),
+        ([messages.ACK, "fw1", b"epoch", 1, ["a", 3], True], "malformed"),
+        ([messages.RESYNC, b"fw1", b"epoch", 1], "malformed"),
         ([messages.EVENTS, 1, 0, "text"], "malformed"),
         ([messages.EVENTS, 1, 7, b"x"], "unknown_codec"),
     ],
@@ -98,7 +107,7 @@ def test_blobs_that_are_no_messages(blob: bytes) -> None:
 
 
 def test_more_than_one_body_in_a_frame_is_malformed() -> None:
-    assert reason(messages.resync("fw1", b"e") * 2) == "malformed"
+    assert reason(messages.resync("fw1", b"e", 1) * 2) == "malformed"
 
 
 def test_what_unpacks_to_more_than_any_frame_can_hold_is_refused() -> None:

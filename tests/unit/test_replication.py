@@ -152,7 +152,7 @@ def test_whatever_is_lost_backups_converge(block: int) -> None:
                 made.join("fw3")  # begins anew, with nothing
             elif event < 0.03:
                 made.table.drop_pending()
-                made.active.lose()
+                made.active.lose(made.now)
             elif event < 0.04:
                 made.backups["fw2"].request_snapshot(made.now)
             made.step()
@@ -160,18 +160,18 @@ def test_whatever_is_lost_backups_converge(block: int) -> None:
         made.assert_equal(f"seed {seed}")
 
 
-def test_a_single_lost_frame_costs_one_snapshot_and_no_entry() -> None:
+def test_a_single_lost_frame_is_sent_again_and_costs_no_snapshot() -> None:
     made = cluster()
     made.settle()
     backup = made.backups["fw2"]
-    assert (backup.gaps, backup.snapshots) == (0, 1)
     lost: list[bytes] = []
     made.drop = lambda: not lost and not lost.append(b"")  # type: ignore[func-returns-value]
     made.table.change()
     made.step()
     assert lost
     made.settle()
-    assert (backup.gaps, backup.snapshots) == (1, 2)
+    assert (backup.gaps, backup.snapshots) == (0, 1)
+    assert made.active.resent == 1
     made.assert_equal()
 
 
@@ -181,10 +181,24 @@ def test_the_last_frame_lost_is_noticed_by_the_heartbeat() -> None:
     made.table.change()
     made.active.offer(parts(made.table.take(1000)), made.now)
     made.active.outgoing.clear()
-    for _ in range(10):
-        made.step()
-    assert made.backups["fw2"].gaps == 1
     made.settle()
+    assert (made.active.resent, made.backups["fw2"].gaps) == (1, 0)
+    made.assert_equal()
+
+
+def test_what_cannot_be_sent_again_costs_one_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(active_module, "KEPT_BYTES", 2000)
+    made = cluster(names=("fw2", "fw3"))
+    made.settle()
+    deaf = made.backups.pop("fw3")
+    for _ in range(50):
+        made.table.change()
+        made.step()
+    made.backups["fw3"] = deaf
+    assert made.active.outrun
+    made.settle()
+    assert (deaf.gaps, deaf.snapshots) == (1, 2)
+    assert made.backups["fw2"].snapshots == 1
     made.assert_equal()
 
 
@@ -219,7 +233,7 @@ def test_after_an_overrun_every_backup_takes_the_snapshot() -> None:
     for _ in range(5):
         made.table.change()
     made.table.drop_pending()
-    made.active.lose()
+    made.active.lose(made.now)
     made.settle()
     made.assert_equal()
     assert [backup.snapshots for backup in made.backups.values()] == [2, 2]
@@ -230,11 +244,10 @@ def test_a_snapshot_during_which_events_were_lost_makes_nobody_in_sync() -> None
     backup = made.backups["fw2"]
     while not made.in_snapshot():
         made.step()
-    made.active.lose()
+    made.active.lose(made.now)
     while made.in_snapshot():
         made.step()
         assert not backup.complete
-    assert made.active.snapshot_wanted
     made.settle()
     made.assert_equal()
     assert backup.snapshots == 1
@@ -247,8 +260,14 @@ def begun(now: float = 0.0, *, limit: int = 1400) -> Active:
     return Active(name="fw1", epoch=b"e" * 32, limit=limit, compress=False, now=now)
 
 
-def ack(sequence: int, *, name: str = "fw2", epoch: bytes = b"e" * 32, synced: bool = True) -> Ack:
-    return Ack(name=name, epoch=epoch, sequence=sequence, synced=synced)
+def ack(
+    sequence: int,
+    *missing: tuple[int, int],
+    name: str = "fw2",
+    epoch: bytes = b"e" * 32,
+    synced: bool = True,
+) -> Ack:
+    return Ack(name=name, epoch=epoch, sequence=sequence, missing=list(missing), synced=synced)
 
 
 def test_no_more_than_a_window_of_a_snapshot_is_under_way_to_a_live_backup() -> None:
@@ -287,19 +306,19 @@ def test_whoever_follows_another_active_or_nobody_holds_no_snapshot_up() -> None
         active.add_snapshot([[conn().full()]], 0.0)
     active.receive(ack(SNAPSHOT_WINDOW), 0.0)
     active.receive(ack(9, name="fw3", epoch=b"x" * 32), 0.0)
-    active.receive(Heartbeat(name="fw4", role="backup", byte_order="little", sequence=0), 0.0)
+    active.receive(Heartbeat(name="fw4", role="backup", byte_order="little", sequence=0, oldest=0), 0.0)
     assert len(active.live(0.0)) == 3
     assert active.may_snapshot(0.0)
     assert active.synced(0.0) is False
-    active.receive(Resync(name="fw3", epoch=active.epoch), 0.0)
+    active.receive(Resync(name="fw3", epoch=active.epoch, sequence=active.sequence), 0.0)
     assert not active.may_snapshot(0.0)
 
 
 def test_a_backup_that_turns_to_another_active_or_starts_anew_is_not_in_sync_any_more() -> None:
     for turn in (
         ack(9, epoch=b"x" * 32),
-        Heartbeat(name="fw2", role="backup", byte_order="little", sequence=0),
-        Resync(name="fw2", epoch=b"x" * 32),
+        Heartbeat(name="fw2", role="backup", byte_order="little", sequence=0, oldest=0),
+        Resync(name="fw2", epoch=b"x" * 32, sequence=0),
     ):
         active = begun()
         active.receive(ack(0), 0.0)
@@ -334,32 +353,73 @@ def test_acknowledgements_of_another_epoch_and_of_the_future_count_for_nothing()
     assert active.backups["fw2"].acked == 1
 
 
-def test_lag_is_the_age_of_the_frame_that_was_acknowledged_last() -> None:
+def test_lag_is_the_age_of_the_first_frame_that_is_not_acknowledged() -> None:
     active = begun()
+    active.receive(ack(0), 0.0)
+    backup = active.backups["fw2"]
+    assert active.lag_s(backup, 0.5) == 0.0
     for now in (1.0, 2.0, 3.0):
         active.offer([[conn().new()]], now)
+    assert active.lag_s(backup, 3.0) == 2.0
     active.receive(ack(2), 3.5)
-    assert active.backups["fw2"].lag_s == 1.5
-    active.receive(ack(3), 3.5)
-    assert active.backups["fw2"].lag_s == 0.5
-    active.receive(ack(3), 9.0)
-    assert active.backups["fw2"].lag_s == 0.5
+    assert active.lag_s(backup, 3.5) == 0.5
+    assert active.lag_s(backup, 4.5) == 1.5  # it grows while nothing comes
+    active.receive(ack(3), 5.0)
+    assert active.lag_s(backup, 9.0) == 0.0
+
+
+def test_a_backup_that_went_silent_is_soon_not_in_sync() -> None:
+    active = begun()
+    active.receive(ack(0), 0.0)
+    active.offer([[conn().new()]], 0.0)
+    assert active.synced(0.5) is True
+    assert active.synced(active_module.FRESH_S) is False
+
+
+def test_frames_are_kept_until_every_live_backup_has_them() -> None:
+    active = begun()
+    for name in ("fw2", "fw3"):
+        active.receive(ack(0, name=name), 0.0)
+    for _ in range(5):
+        active.offer([[conn().new()]], 0.0)
+    active.receive(ack(4), 0.1)
+    active.receive(ack(2, name="fw3"), 0.1)
+    active.tick(0.1)
+    assert active.oldest == 3
+    active.receive(ack(5), PEER_LOST_S + 1)
+    active.tick(PEER_LOST_S + 1)  # fw3 is lost, and holds nobody up
+    assert active.oldest == 6
+
+
+def test_a_frame_is_sent_again_as_it_was_but_not_twice_in_a_moment() -> None:
+    active = begun()
+    for name in ("fw2", "fw3"):
+        active.receive(ack(0, name=name), 0.0)
+    for _ in range(5):
+        active.offer([[conn().new()]], 0.0)
+    sent = list(active.outgoing)
+    active.outgoing.clear()
+    active.receive(ack(1, (2, 2), (4, 4)), 0.1)
+    active.receive(ack(1, (2, 4), name="fw3"), 0.1)
+    assert active.outgoing == [sent[1], sent[3], sent[2]]
+    active.receive(ack(1, (2, 2), (0, 1 << 62)), 0.1 + active_module.RESEND_S / 2)
+    assert active.outgoing == [sent[1], sent[3], sent[2], sent[0], sent[4]]
 
 
 def test_only_a_request_for_this_epoch_starts_a_snapshot() -> None:
     other = begun()
-    other.receive(Resync(name="fw2", epoch=b"x" * 32), 0.0)
+    other.receive(Resync(name="fw2", epoch=b"x" * 32, sequence=0), 0.0)
     assert not other.snapshot_wanted
     active = begun()
     active.receive(ack(0), 0.0)
-    active.receive(Resync(name="fw2", epoch=b"e" * 32), 0.0)
+    active.receive(Resync(name="fw2", epoch=b"e" * 32, sequence=0), 0.0)
     assert active.snapshot_wanted
     assert active.synced(0.0) is False
 
 
 def test_a_snapshot_that_begins_answers_all_requests_so_far() -> None:
     active = begun()
-    active.receive(Resync(name="fw2", epoch=b"e" * 32), 0.0)
+    active.receive(Resync(name="fw2", epoch=b"e" * 32, sequence=0), 0.0)
     active.begin_snapshot(0.0)
     assert not active.snapshot_wanted
 
@@ -389,8 +449,8 @@ def followed(now: float = 0.0) -> Backup:
     return backup
 
 
-def heartbeat(sequence: int) -> Heartbeat:
-    return Heartbeat(name="fw1", role="active", byte_order="little", sequence=sequence)
+def heartbeat(sequence: int, oldest: int = 1) -> Heartbeat:
+    return Heartbeat(name="fw1", role="active", byte_order="little", sequence=sequence, oldest=oldest)
 
 
 def frame(kind: int, sequence: int, *parts: bytes) -> Stream:
@@ -422,22 +482,61 @@ def test_a_backup_is_in_sync_once_the_snapshot_is_complete_and_while_the_active_
     assert backup.synced(5.0)
 
 
-def test_a_heartbeat_that_announces_more_than_came_ends_sync() -> None:
+def test_a_heartbeat_that_announces_more_than_came_ends_sync_and_asks_for_it() -> None:
     backup = followed()
     complete(backup)
-    backup.receive(b"e" * 32, heartbeat(4), 0.0)
+    backup.receive(b"e" * 32, heartbeat(6), 0.0)
     assert not backup.synced(0.0)
     assert not backup.was_synced
+    [asked] = said(backup, 0.0)
+    assert isinstance(asked, Ack)
+    assert (asked.sequence, asked.missing, asked.synced) == (3, [(4, 6)], False)
+    assert said(backup, 0.001) == []
+    assert len(said(backup, 0.001 + backup_module.NACK_S)) == 1
+
+
+def test_what_the_active_has_no_more_is_not_waited_for() -> None:
+    backup = followed()
+    complete(backup)
+    backup.receive(b"e" * 32, frame(messages.EVENTS, 6, conn(UDP).new()), 0.0)
+    assert backup.store.flow_count() == 0
+    backup.receive(b"e" * 32, heartbeat(6, oldest=6), 0.0)
     assert backup.gaps == 1
+    assert set(held(backup.store)) == {conn(UDP).key}
     assert any(isinstance(message, Resync) for message in said(backup, 0.0))
 
 
-def test_events_behind_a_gap_are_taken() -> None:
+def test_frames_behind_a_gap_wait_and_come_in_their_order() -> None:
+    backup = followed()
+    complete(backup)
+    backup.receive(b"e" * 32, frame(messages.EVENTS, 6, conn().destroy()), 0.0)
+    backup.receive(b"e" * 32, frame(messages.EVENTS, 5, conn().new()), 0.0)
+    [asked] = said(backup, 0.0)
+    assert isinstance(asked, Ack)
+    assert asked.missing == [(4, 4)]
+    backup.receive(b"e" * 32, frame(messages.EVENTS, 4, conn(UDP).new()), 0.0)
+    assert set(held(backup.store)) == {conn(UDP).key}
+    assert backup.synced(0.0)
+    assert backup.gaps == 0
+
+
+def test_too_much_behind_a_gap_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backup_module, "WAITING_FRAMES", 3)
+    backup = followed()
+    complete(backup)
+    for sequence in range(5, 9):
+        backup.receive(b"e" * 32, frame(messages.EVENTS, sequence, conn(UDP).new()), 0.0)
+    assert backup.gaps == 1
+    assert set(held(backup.store)) == {conn(UDP).key}
+    assert not backup.synced(0.0)
+
+
+def test_who_takes_over_takes_what_waits_behind_a_gap() -> None:
     backup = followed()
     complete(backup)
     backup.receive(b"e" * 32, frame(messages.EVENTS, 9, conn(UDP).new()), 0.0)
+    backup.unfollow(0.0)
     assert set(held(backup.store)) == {conn(UDP).key}
-    assert backup.gaps == 1
 
 
 def test_frames_that_come_again_or_too_late_change_nothing() -> None:
@@ -450,12 +549,13 @@ def test_frames_that_come_again_or_too_late_change_nothing() -> None:
     assert backup.gaps == 0
 
 
-def test_a_gap_within_a_snapshot_aborts_it_and_asks_at_once() -> None:
+def test_a_gap_within_a_snapshot_that_cannot_be_filled_aborts_it_and_asks_at_once() -> None:
     backup = followed()
     said(backup, 0.0)
     backup.receive(b"e" * 32, frame(messages.SNAPSHOT_BEGIN, 1), 0.01)
     assert not any(isinstance(message, Resync) for message in said(backup, 10.0))  # it is under way
     backup.receive(b"e" * 32, frame(messages.SNAPSHOT_PART, 3, conn().full()), 10.0)
+    backup.receive(b"e" * 32, heartbeat(3, oldest=3), 10.0)
     assert not backup.store.in_snapshot
     assert any(isinstance(message, Resync) for message in said(backup, 10.0))
     backup.receive(b"e" * 32, frame(messages.SNAPSHOT_END, 4), 10.0)
@@ -464,8 +564,8 @@ def test_a_gap_within_a_snapshot_aborts_it_and_asks_at_once() -> None:
 
 def test_parts_of_a_snapshot_that_began_unheard_are_not_taken() -> None:
     backup = followed()
-    backup.receive(b"e" * 32, frame(messages.SNAPSHOT_PART, 7, conn().full()), 0.0)
-    backup.receive(b"e" * 32, frame(messages.SNAPSHOT_END, 8), 0.0)
+    backup.receive(b"e" * 32, frame(messages.SNAPSHOT_PART, 1, conn().full()), 0.0)
+    backup.receive(b"e" * 32, frame(messages.SNAPSHOT_END, 2), 0.0)
     assert backup.store.flow_count() == 0
     assert not backup.complete
 
@@ -491,7 +591,7 @@ def test_acknowledgements_do_not_wait_for_a_tick_when_frames_come_thick() -> Non
 def test_a_backup_that_follows_nobody_shows_that_it_is_there() -> None:
     backup = Backup(name="fw2", store=Store(), now=0.0)
     [found] = said(backup, 0.0)
-    assert found == Heartbeat(name="fw2", role="backup", byte_order=sys.byteorder, sequence=0)
+    assert found == Heartbeat(name="fw2", role="backup", byte_order=sys.byteorder, sequence=0, oldest=0)
     assert said(backup, backup_module.HEARTBEAT_S / 2) == []
 
 
@@ -513,8 +613,6 @@ def test_a_new_epoch_aborts_the_snapshot_and_keeps_what_is_held() -> None:
 def test_whoever_is_not_active_any_more_is_not_followed() -> None:
     backup = followed()
     complete(backup, conn().full())
-    backup.unfollow()
-    assert backup.epoch is None
-    assert not backup.complete
-    assert not backup.synced(0.0)
+    backup.unfollow(0.0)
+    assert (backup.epoch, backup.complete, backup.synced(0.0)) == (None, False, False)
     assert set(held(backup.store)) == {conn().key}
