@@ -138,9 +138,22 @@ class Node:
                 else:
                     self._begin_standby()
             log.info("%s is %s", self._config.node.name, self.role)
-            with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-                await anext(aiter(signals))
+            with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+                async for received in signals:
+                    if received != signal.SIGHUP:
+                        break
+                    self._reload_keys()
             nursery.cancel_scope.cancel()
+
+    def _reload_keys(self) -> None:
+        """Read the key files again; whoever rotates keys changes one node after the other."""
+        try:
+            keys = [keyfile.read(path) for path in self._config.security.key_files]
+        except keyfile.KeyFileError as error:
+            log.warning("SIGHUP: the keys stay as they are: %s", error)
+            return
+        self._wire.conversation.rekey(keys)
+        log.info("SIGHUP: %d keys read", len(keys))
 
     def _learn_addresses(self, own: frozenset[bytes]) -> None:
         groups = frozenset(link.group.packed for link in self._config.link if isinstance(link, MulticastLink))
@@ -182,11 +195,11 @@ class Node:
         self._begin(self._standby.run)
 
     def _begin_active(self) -> None:
-        self._wire.begin_epoch()
+        self._wire.conversation.begin_epoch()
         events = EventSocket(own_port=self._requests.port, buffer_bytes=self._config.kernel.event_buffer_bytes)
         active = Active(
             name=self._config.node.name,
-            epoch=self._wire.epoch,
+            epoch=self._wire.conversation.epoch,
             limit=self._wire.body_limit,
             compress=self._config.replication.compress,
             now=trio.current_time(),
@@ -288,7 +301,7 @@ class Node:
                 return self._change(changed=False, warnings=[])
             assert self._end_role is not None
             await self._end_role()
-            self._wire.begin_epoch()
+            self._wire.conversation.begin_epoch()
             self._begin_standby()
             log.info("%s is backup", self._config.node.name)
             return self._change(changed=True, warnings=[])

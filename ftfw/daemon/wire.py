@@ -1,5 +1,6 @@
 """Between the links and the protocol: frames out to every link, authentic messages in from any."""
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -7,10 +8,19 @@ from typing import Any
 
 import trio
 
+from ftfw.conversation import Conversation
 from ftfw.link.multicast import Multicast
-from ftfw.replication import messages
 from ftfw.replication.messages import BodyError, Message
-from ftfw.seal import EPOCH_SIZE, OVERHEAD, Opener, RefusedError, Sealer
+from ftfw.seal import OVERHEAD, VERSION, RefusedError
+
+log = logging.getLogger(__name__)
+
+SHOUT_S = 60.0
+SHOUTED = {
+    "own_name": "another node calls itself {name}, too; give each node a name of its own (node.name)",
+    "version": f"frames of another protocol version than this node's, {VERSION}; run the same ftfw on both nodes",
+    "unknown_key": "frames under a key that this node does not have; compare security.key_files on both nodes",
+}
 
 Receive = Callable[[bytes, Message, float], None]
 """Told the epoch and the message of an authentic frame, and the time."""
@@ -21,16 +31,9 @@ class Wire:
 
     def __init__(self, links: Sequence[Multicast], keys: Sequence[bytes], *, name: str) -> None:
         self.links = links
-        self._keys = keys
         self._name = name
-        self._opener = Opener(keys, name=name)
-        self.epoch = b""
-        self.begin_epoch()
-
-    def begin_epoch(self) -> None:
-        """Speak under a new key from now on: a new stream begins."""
-        self.epoch = os.urandom(EPOCH_SIZE)
-        self._sealer = Sealer(self._keys[0], name=self._name, epoch=self.epoch)
+        self._shouted_at: dict[str, float] = {}
+        self.conversation = Conversation(keys, name=name, links=len(links), random=os.urandom)
 
     @property
     def body_limit(self) -> int:
@@ -41,8 +44,7 @@ class Wire:
         """Seal and send all of `bodies`, and empty the list."""
         if not bodies:
             return
-        frames = list(map(self._sealer.seal, bodies))
-        for frame in frames:  # close behind each other: the other side wakes once
+        for frame in self.conversation.seal(bodies):  # close behind each other: the other side wakes once
             for link in self.links:
                 link.send(frame)
         bodies.clear()
@@ -54,16 +56,25 @@ class Wire:
             now = trio.current_time()
             for frame in link.drain():
                 self._open(link, frame, receive, now)
+            self.send(self.conversation.outgoing)
             after()
 
     def _open(self, link: Multicast, frame: bytes, receive: Receive, now: float) -> None:
         try:
-            opened = self._opener.open(frame)
-            message = messages.unpack(opened.body)
+            heard = self.conversation.hear(frame, self.links.index(link), now)
         except (RefusedError, BodyError) as refused:
             link.dropped[refused.reason] += 1
+            self._shout(refused.reason, link, now)
             return
-        receive(opened.epoch, message, now)
+        if heard is not None:
+            receive(heard.epoch, heard.message, now)
+
+    def _shout(self, reason: str, link: Multicast, now: float) -> None:
+        """Tell of what will not mend itself, once in a while."""
+        text = SHOUTED.get(reason)
+        if text is not None and now - self._shouted_at.get(reason, float("-inf")) >= SHOUT_S:
+            self._shouted_at[reason] = now
+            log.error("%s: %s", link.name, text.format(name=self._name))
 
     def status(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """`link` and `links` of the status."""

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 import msgpack
 import zstandard
 
+from ftfw import __version__
 from ftfw.kernel import run
 from ftfw.kernel.run import Part, Run
 
@@ -20,6 +21,8 @@ SNAPSHOT_END: Final = 5
 ACK: Final = 6
 RESYNC: Final = 7
 LOST: Final = 8
+CHALLENGE: Final = 9
+RESPONSE: Final = 10
 
 UNPACKED_MAX: Final = 1 << 20  # bytes of one frame's messages, unpacked: far above what an MTU of 65535 can hold
 STORED: Final = 0
@@ -44,6 +47,7 @@ class Heartbeat:
     byte_order: str
     sequence: int  # of the last stream frame sent; 0 on a backup
     oldest: int  # of the stream frames that can be sent again; 0 on a backup
+    version: str  # of the program
 
 
 class Stream(NamedTuple):
@@ -74,12 +78,26 @@ class Resync:
     sequence: int
 
 
+class Challenge(NamedTuple):
+    """Whoever hears this asks the sender `target` to seal `nonce` again, in its epoch of today."""
+
+    target: bytes
+    nonce: bytes
+
+
+class Response(NamedTuple):
+    """Proof that the epoch is alive in which it is sealed: a nonce that somebody has just drawn."""
+
+    nonce: bytes
+
+
 Message = Heartbeat | Stream | Ack | Resync
+Proof = Challenge | Response
 
 
 def heartbeat(name: str, role: str, sequence: int, oldest: int) -> bytes:
     """Pack a heartbeat."""
-    return _pack([HEARTBEAT, name, role, sys.byteorder, sequence, oldest])
+    return _pack([HEARTBEAT, name, role, sys.byteorder, sequence, oldest, __version__])
 
 
 def stream(kind: int, sequence: int, codec: int, blob: bytes) -> bytes:
@@ -95,6 +113,16 @@ def ack(name: str, epoch: bytes, sequence: int, missing: Sequence[tuple[int, int
 def resync(name: str, epoch: bytes, sequence: int) -> bytes:
     """Pack a request for a snapshot."""
     return _pack([RESYNC, name, epoch, sequence])
+
+
+def challenge(target: bytes, nonce: bytes) -> bytes:
+    """Pack a challenge."""
+    return _pack([CHALLENGE, target, nonce])
+
+
+def response(nonce: bytes) -> bytes:
+    """Pack the response to a challenge."""
+    return _pack([RESPONSE, nonce])
 
 
 def _pack(fields: list[Any]) -> bytes:
@@ -166,7 +194,7 @@ def _cut(parts: Sequence[Part], count: int) -> tuple[list[Part], list[Part]]:
 _DECOMPRESSOR: Final = zstandard.ZstdDecompressor()
 
 
-def unpack(body: bytes) -> Message:
+def unpack(body: bytes) -> Message | Proof:
     """The message in an authentic body.  Raises BodyError."""
     try:
         return _parse(msgpack.unpackb(body))
@@ -176,20 +204,44 @@ def unpack(body: bytes) -> Message:
         raise BodyError("malformed") from error
 
 
-def _parse(fields: object) -> Message:
+def unpack_proof(body: bytes) -> Proof | None:
+    """What is in a body of an epoch that is not proved, if it is about freshness; nothing else is looked at."""
+    if body[1:2] not in _PROOFS:
+        return None
+    message = unpack(body)
+    return message if isinstance(message, Proof) else None
+
+
+_PROOFS: Final = (bytes((CHALLENGE,)), bytes((RESPONSE,)))
+
+
+def _parse(fields: Any) -> Message | Proof:
     match fields:
         case [2, int(sequence), int(codec), bytes(blob)]:  # the one that comes thick stands first, and alone
             return Stream(EVENTS, sequence, _parts(codec, blob))
         case [3 | 4 | 5 | 8 as kind, int(sequence), int(codec), bytes(blob)]:
             return Stream(kind, sequence, _parts(codec, blob))
-        case [1, str(name), str(role), str(byte_order), int(sequence), int(oldest)]:
-            return Heartbeat(name=name, role=role, byte_order=byte_order, sequence=sequence, oldest=oldest)
+        case [1, str(name), str(role), str(byte_order), int(sequence), int(oldest), str(version)]:
+            return Heartbeat(
+                name=name, role=role, byte_order=byte_order, sequence=sequence, oldest=oldest, version=version
+            )
         case [6, str(name), bytes(epoch), int(sequence), list(missing), bool(synced)]:
             return Ack(name=name, epoch=epoch, sequence=sequence, missing=_stretches(missing), synced=synced)
         case [7, str(name), bytes(epoch), int(sequence)]:
             return Resync(name=name, epoch=epoch, sequence=sequence)
-        case [int(kind), *_] if kind not in range(HEARTBEAT, LOST + 1):
+        case [9 | 10, *_]:
+            return _parse_proof(fields)
+        case [int(kind), *_] if kind not in range(HEARTBEAT, RESPONSE + 1):
             raise BodyError("unknown_type")
+    raise BodyError("malformed")
+
+
+def _parse_proof(fields: list[Any]) -> Proof:
+    match fields:
+        case [9, bytes(target), bytes(nonce)]:
+            return Challenge(target, nonce)
+        case [10, bytes(nonce)]:
+            return Response(nonce)
     raise BodyError("malformed")
 
 

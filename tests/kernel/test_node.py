@@ -49,7 +49,7 @@ class Silence:
         await trio.sleep_forever()
 
     def heartbeats(self) -> list[Heartbeat]:
-        opener = Opener([KEY], name="listener")
+        opener = Opener([KEY])
         found = [messages.unpack(opener.open(frame).body) for frame in self.frames]
         return [message for message in found if isinstance(message, Heartbeat)]
 

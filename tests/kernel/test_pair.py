@@ -265,6 +265,44 @@ def test_start_beside_another_daemon_names_the_socket(nodes: Pair) -> None:
     assert "control.sock" in failed_start(nodes[0])
 
 
+def test_keys_rotate_by_sighup_without_a_gap(nodes: Pair, tmp_path: Path) -> None:
+    """The configuration names two files: what is in them is changed step by step, one node after the other."""
+    active, backup = nodes
+    spare = tmp_path / "spare.key"
+    active.ftfw("keygen", str(spare))
+    for node in nodes:
+        for name, source in (("first.key", tmp_path / "link.key"), ("second.key", spare)):
+            (node.workdir / name).write_bytes(source.read_bytes())
+            (node.workdir / name).chmod(0o600)
+        text = node.config.read_text()
+        both = f'["{node.workdir}/first.key", "{node.workdir}/second.key"]'
+        node.config.write_text(text.replace(f'["{tmp_path}/link.key"]', both))
+    start_both(active, backup)
+    before = backup.status()
+    for number, node in enumerate(nodes):
+        first, second = ((node.workdir / name).read_bytes() for name in ("first.key", "second.key"))
+        (node.workdir / "first.key").write_bytes(second)
+        (node.workdir / "second.key").write_bytes(first)
+        assert node.process is not None
+        node.process.send_signal(signal.SIGHUP)
+        until(lambda node=node: "keys read" in node.log.read_text(), "the keys are read")  # type: ignore[misc]
+        active.insert(number)
+        held(backup, number + 1)
+    after = backup.status()
+    assert after["stream"]["snapshots"] == before["stream"]["snapshots"]
+    assert after["link"]["dropped"] == before["link"]["dropped"]
+
+
+def test_a_node_of_the_same_name_is_refused_and_told(nodes: Pair) -> None:
+    active, backup = nodes
+    active.start("active")
+    backup.config.write_text(backup.config.read_text().replace('name = "fw2"', 'name = "fw1"'))
+    backup.start("backup")
+    for node in nodes:
+        until(lambda node=node: "calls itself fw1" in node.log.read_text(), "both tell")  # type: ignore[misc]
+        assert node.status()["peers"] == []
+
+
 def test_a_start_that_is_refused_disturbs_no_stream(nodes: Pair) -> None:
     active, backup = nodes
     start_both(active, backup)

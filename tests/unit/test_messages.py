@@ -7,6 +7,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ftfw import __version__
 from ftfw.replication import messages
 from ftfw.replication.messages import Ack, BodyError, Heartbeat, Packer, Resync, Stream
 
@@ -16,7 +17,9 @@ sequences = st.integers(0, (1 << 64) - 1)
 @given(st.text(max_size=20), st.sampled_from(("active", "backup")), sequences, sequences)
 def test_heartbeats(name: str, role: str, sequence: int, oldest: int) -> None:
     found = messages.unpack(messages.heartbeat(name, role, sequence, oldest))
-    assert found == Heartbeat(name=name, role=role, byte_order=sys.byteorder, sequence=sequence, oldest=oldest)
+    assert found == Heartbeat(
+        name=name, role=role, byte_order=sys.byteorder, sequence=sequence, oldest=oldest, version=__version__
+    )
 
 
 @given(
@@ -88,7 +91,7 @@ def stream_of(blob: bytes, codec: int = messages.STORED) -> bytes:
         ({}, "malformed"),
         (None, "malformed"),
         ([messages.HEARTBEAT, "fw1"], "malformed"),
-        ([messages.HEARTBEAT, "fw1", "active", "little", "7", 1], "malformed"),
+        ([messages.HEARTBEAT, "fw1", "active", "little", "7", 1, "1"], "malformed"),
         ([messages.ACK, "fw1", b"epoch", 1, [], 1], "malformed"),
         ([messages.ACK, "fw1", b"epoch", 1, [3], True], "malformed"),
         ([messages.ACK, "fw1", b"epoch", 1, ["a", 3], True], "malformed"),

@@ -10,7 +10,7 @@ FOREIGN = "big" if sys.byteorder == "little" else "little"
 
 
 def heartbeat(byte_order: str = sys.byteorder, name: str = "fw1") -> Heartbeat:
-    return Heartbeat(name=name, role="active", byte_order=byte_order, sequence=1, oldest=1)
+    return Heartbeat(name=name, role="active", byte_order=byte_order, sequence=1, oldest=1, version="1")
 
 
 def errors(caplog: pytest.LogCaptureFixture) -> list[str]:

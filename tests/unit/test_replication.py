@@ -1,4 +1,3 @@
-import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -306,7 +305,7 @@ def test_whoever_follows_another_active_or_nobody_holds_no_snapshot_up() -> None
         active.add_snapshot([[conn().full()]], 0.0)
     active.receive(ack(SNAPSHOT_WINDOW), 0.0)
     active.receive(ack(9, name="fw3", epoch=b"x" * 32), 0.0)
-    active.receive(Heartbeat(name="fw4", role="backup", byte_order="little", sequence=0, oldest=0), 0.0)
+    active.receive(Heartbeat(name="fw4", role="backup", byte_order="little", sequence=0, oldest=0, version="1"), 0.0)
     assert len(active.live(0.0)) == 3
     assert active.may_snapshot(0.0)
     assert active.synced(0.0) is False
@@ -317,7 +316,7 @@ def test_whoever_follows_another_active_or_nobody_holds_no_snapshot_up() -> None
 def test_a_backup_that_turns_to_another_active_or_starts_anew_is_not_in_sync_any_more() -> None:
     for turn in (
         ack(9, epoch=b"x" * 32),
-        Heartbeat(name="fw2", role="backup", byte_order="little", sequence=0, oldest=0),
+        Heartbeat(name="fw2", role="backup", byte_order="little", sequence=0, oldest=0, version="1"),
         Resync(name="fw2", epoch=b"x" * 32, sequence=0),
     ):
         active = begun()
@@ -450,7 +449,7 @@ def followed(now: float = 0.0) -> Backup:
 
 
 def heartbeat(sequence: int, oldest: int = 1) -> Heartbeat:
-    return Heartbeat(name="fw1", role="active", byte_order="little", sequence=sequence, oldest=oldest)
+    return Heartbeat(name="fw1", role="active", byte_order="little", sequence=sequence, oldest=oldest, version="1")
 
 
 def frame(kind: int, sequence: int, *parts: bytes) -> Stream:
@@ -462,7 +461,7 @@ def complete(backup: Backup, *parts: bytes, now: float = 0.0) -> None:
         backup.receive(b"e" * 32, frame(kind, backup._applied + 1, *content), now)
 
 
-def said(backup: Backup, now: float) -> list[messages.Message]:
+def said(backup: Backup, now: float) -> list[messages.Message | messages.Proof]:
     backup.tick(now)
     found = [messages.unpack(body) for body in backup.outgoing]
     backup.outgoing.clear()
@@ -591,7 +590,7 @@ def test_acknowledgements_do_not_wait_for_a_tick_when_frames_come_thick() -> Non
 def test_a_backup_that_follows_nobody_shows_that_it_is_there() -> None:
     backup = Backup(name="fw2", store=Store(), now=0.0)
     [found] = said(backup, 0.0)
-    assert found == Heartbeat(name="fw2", role="backup", byte_order=sys.byteorder, sequence=0, oldest=0)
+    assert found == messages.unpack(messages.heartbeat("fw2", "backup", 0, 0))
     assert said(backup, backup_module.HEARTBEAT_S / 2) == []
 
 

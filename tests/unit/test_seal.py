@@ -16,7 +16,7 @@ def sealer(*, key: bytes = KEY, name: str = "fw1", epoch: bytes = EPOCH) -> Seal
 
 
 def opener(*keys: bytes) -> Opener:
-    return Opener(keys or (KEY,), name="fw2")
+    return Opener(keys or (KEY,))
 
 
 def refused(receiver: Opener, frame: bytes) -> str:
@@ -69,10 +69,6 @@ def test_foreign_and_version() -> None:
     assert refused(opener(), frame[:2] + bytes((seal.VERSION + 1,)) + frame[3:]) == "version"
 
 
-def test_own_name() -> None:
-    assert refused(Opener((KEY,), name="fw1"), sealer().seal(b"body")) == "own_name"
-
-
 def test_unknown_key_and_forged() -> None:
     assert refused(opener(), sealer(key=OTHER).seal(b"body")) == "unknown_key"
     frame = sealer(key=OTHER).seal(b"body")
@@ -80,24 +76,20 @@ def test_unknown_key_and_forged() -> None:
     assert refused(opener(), claimed) == "forged"
 
 
-def test_replayed_and_too_old() -> None:
-    sender, receiver = sealer(), opener()
-    first = sender.seal(b"first")
-    receiver.open(first)
-    assert refused(receiver, first) == "replayed"
-    old = sender.seal(b"old")
-    for _ in range(5000):
-        last = sender.seal(b"")
-    receiver.open(last)
-    assert refused(receiver, old) == "replayed"
-
-
-def test_a_forged_counter_does_not_move_the_window() -> None:
+def test_a_forged_counter_is_not_taken() -> None:
     sender, receiver = sealer(), opener()
     frames = [sender.seal(b"one"), sender.seal(b"two")]
     forged = frames[0][: HEADER_SIZE - 8] + struct.pack(">Q", 1 << 60) + frames[0][HEADER_SIZE:]
     assert refused(receiver, forged) == "forged"
     assert [receiver.open(frame).body for frame in frames] == [b"one", b"two"]
+
+
+def test_no_keys_are_derived_for_an_epoch_that_nobody_with_the_key_has_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame, receiver = sealer().seal(b"body"), opener()
+    monkeypatch.setattr(seal, "_cipher", None)  # deriving would fail
+    for number in range(100):
+        invented = frame[:16] + number.to_bytes(32, "big") + frame[48:]
+        assert refused(receiver, invented) == "forged"
 
 
 def test_another_epoch_another_sender_and_another_key_count_for_themselves() -> None:
@@ -126,11 +118,18 @@ def test_keys_rotate_without_a_gap() -> None:
     assert refused(new, sealed_old.seal(b"5")) == "unknown_key"
 
 
-def test_old_epochs_do_not_push_out_the_one_that_is_heard() -> None:
-    receiver, sender = opener(), sealer()
-    first = sender.seal(b"first")
-    receiver.open(first)
+def test_a_sealer_changes_its_key_and_counts_on() -> None:
+    both, sender = opener(KEY, OTHER), sealer()
+    first = both.open(sender.seal(b"1"))
+    sender.rekey(OTHER)
+    second = both.open(sender.seal(b"2"))
+    assert (first.epoch, first.counter, second.epoch, second.counter) == (EPOCH, 1, EPOCH, 2)
+    both.rekey([KEY])
+    assert refused(both, sender.seal(b"3")) == "unknown_key"
+
+
+def test_derived_keys_are_kept_for_a_bounded_number_of_epochs() -> None:
+    receiver = opener()
     for number in range(2 * seal.EPOCHS_MAX):
         receiver.open(sealer(epoch=number.to_bytes(32, "big")).seal(b""))
-        receiver.open(sender.seal(b"next"))
-    assert refused(receiver, first) == "replayed"
+    assert len(receiver._ciphers) == seal.EPOCHS_MAX

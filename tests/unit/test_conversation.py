@@ -1,0 +1,172 @@
+import contextlib
+from random import Random
+
+import pytest
+
+from ftfw import conversation
+from ftfw.conversation import CHALLENGE_S, Conversation, Heard
+from ftfw.replication import messages
+from ftfw.seal import RefusedError
+
+KEY, OTHER = b"k" * 32, b"o" * 32
+BODY = messages.heartbeat("fw1", "active", 1, 1)
+
+
+def talker(name: str, *keys: bytes, links: int = 1, seed: int = 0) -> Conversation:
+    return Conversation(keys or (KEY,), name=name, links=links, random=Random(f"{name} {seed}").randbytes)
+
+
+def say(speaker: Conversation, *bodies: bytes) -> list[bytes]:
+    """The frames of these bodies and of what else the speaker has to say."""
+    frames = speaker.seal([*bodies, *speaker.outgoing])
+    speaker.outgoing.clear()
+    return frames
+
+
+def reason(listener: Conversation, frame: bytes, now: float = 0.0, link: int = 0) -> str:
+    with pytest.raises(RefusedError) as caught:
+        listener.hear(frame, link, now)
+    return caught.value.reason
+
+
+def hear_all(listener: Conversation, frames: list[bytes], now: float = 0.0) -> list[Heard]:
+    """What a listener believes of these frames."""
+    heard = []
+    for frame in frames:
+        with contextlib.suppress(RefusedError):
+            heard.append(listener.hear(frame, 0, now))
+    return [each for each in heard if each is not None]
+
+
+def introduce(speaker: Conversation, listener: Conversation, now: float = 0.0) -> None:
+    """Let `listener` believe what `speaker` says."""
+    assert reason(listener, speaker.seal([BODY])[0], now) == "unproved"
+    hear_all(speaker, say(listener), now)
+    assert hear_all(listener, say(speaker), now) == []
+
+
+def test_a_new_epoch_is_believed_after_it_has_answered_a_challenge() -> None:
+    one, two = talker("fw1"), talker("fw2")
+    introduce(one, two)
+    heard = two.hear(one.seal([BODY])[0], 0, 0.0)
+    assert heard is not None
+    assert (heard.epoch, heard.message) == (one.epoch, messages.unpack(BODY))
+
+
+def test_a_recording_of_an_earlier_epoch_is_worth_nothing_even_after_both_restarted() -> None:
+    one, two = talker("fw1"), talker("fw2")
+    recorded = one.seal([BODY])
+    assert reason(two, recorded[0]) == "unproved"
+    recorded += (asked := say(two))
+    hear_all(one, asked)
+    recorded += say(one)
+    one, two = talker("fw1", seed=1), talker("fw2", seed=1)
+    introduce(one, two, 100.0)
+    proofs = two.counts["proofs"]
+    assert hear_all(two, recorded, 200.0) == []
+    assert two.counts["proofs"] == proofs
+    [heard] = hear_all(two, one.seal([BODY]), 200.0)
+    assert heard.epoch == one.epoch
+
+
+def test_recordings_do_not_keep_the_live_epoch_from_being_believed() -> None:
+    old, live, listener = talker("fw1"), talker("fw1", seed=1), talker("fw2")
+    recording = old.seal([BODY] * 50)
+    now = 0.0
+    assert reason(listener, recording[0], now) == "unproved"
+    challenge = say(listener)
+    hear_all(listener, recording[1:], now)
+    hear_all(live, challenge, now)
+    hear_all(listener, say(live), now)
+    assert len(hear_all(listener, live.seal([BODY]), now)) == 1
+
+
+def test_challenges_are_seldom_and_no_larger_than_what_causes_them() -> None:
+    speaker, listener = talker("fw1"), talker("fw2")
+    frames = speaker.seal([BODY] * 100)
+    for frame in frames:
+        reason(listener, frame, 0.0)
+    challenges = say(listener)
+    assert len(challenges) == 1
+    assert len(challenges[0]) <= len(frames[0])
+    reason(listener, speaker.seal([BODY])[0], CHALLENGE_S)
+    assert len(say(listener)) == 1
+    other = talker("fw3")
+    assert reason(listener, other.seal([b"x"])[0], 9.0) == "unproved"
+    assert say(listener) == []  # it would be larger
+
+
+def test_a_heartbeat_of_the_shortest_name_is_long_enough_to_be_challenged() -> None:
+    listener = talker("fw2")
+    reason(listener, talker("a").seal([messages.heartbeat("a", "active", 0, 0)])[0])
+    assert len(say(listener)) == 1
+
+
+def test_responses_are_seldom_too() -> None:
+    speaker, listener = talker("fw1"), talker("fw2")
+    challenges = [messages.challenge(listener._id, bytes((number,)) * 8) for number in range(50)]
+    for frame in speaker.seal(challenges):
+        assert listener.hear(frame, 0, 0.0) is None
+    assert listener.counts["responses"] == 1
+
+
+def test_only_who_is_asked_answers() -> None:
+    speaker, listener = talker("fw1"), talker("fw2")
+    listener.hear(speaker.seal([messages.challenge(b"somebody", b"n" * 16)])[0], 0, 0.0)
+    assert listener.counts["responses"] == 0
+
+
+def test_a_response_to_nothing_or_to_another_challenge_proves_nothing() -> None:
+    speaker, listener = talker("fw1"), talker("fw2")
+    assert listener.hear(speaker.seal([messages.response(b"")])[0], 0, 0.0) is None
+    assert listener.hear(speaker.seal([messages.response(b"n" * 16)])[0], 0, 0.0) is None
+    assert reason(listener, speaker.seal([BODY])[0]) == "unproved"
+
+
+def test_a_frame_that_comes_again_is_a_replay_on_its_link_and_a_duplicate_on_another() -> None:
+    one, two = talker("fw1"), talker("fw2", links=2)
+    introduce(one, two)
+    [frame] = one.seal([BODY])
+    assert two.hear(frame, 0, 0.0) is not None
+    assert reason(two, frame, link=1) == "duplicate"
+    assert reason(two, frame, link=0) == "replayed"
+    assert reason(two, frame, link=1) == "replayed"
+    single = talker("fw3")
+    introduce(one, single, 1.0)
+    [frame] = one.seal([BODY])
+    assert single.hear(frame, 0, 0.0) is not None
+    assert reason(single, frame) == "replayed"
+
+
+def test_a_frame_too_old_to_know_is_refused() -> None:
+    one, two = talker("fw1"), talker("fw2")
+    introduce(one, two)
+    old, *_, last = one.seal([BODY] * 5000)
+    assert two.hear(last, 0, 0.0) is not None
+    assert reason(two, old) == "replayed"
+
+
+def test_another_node_of_this_name_is_told_from_an_echo() -> None:
+    one, twin = talker("fw1"), talker("fw1", seed=1)
+    assert reason(one, one.seal([BODY])[0]) == "own_frame"
+    assert reason(one, twin.seal([BODY])[0]) == "own_name"
+    assert one.outgoing == []
+
+
+def test_a_key_is_changed_in_the_middle_of_a_conversation() -> None:
+    one, two = talker("fw1", KEY), talker("fw2", KEY)
+    introduce(one, two)
+    two.rekey([KEY, OTHER])
+    one.rekey([OTHER, KEY])
+    assert two.hear(one.seal([BODY])[0], 0, 0.0) is not None
+    two.rekey([OTHER])
+    assert two.hear(one.seal([BODY])[0], 0, 0.0) is not None
+    one.rekey([KEY])
+    assert reason(two, one.seal([BODY])[0]) == "unknown_key"
+
+
+def test_a_bounded_number_of_senders_is_remembered() -> None:
+    listener = talker("fw2")
+    for number in range(2 * conversation.SENDERS_MAX):
+        reason(listener, talker(f"node{number}").seal([BODY])[0])
+    assert len(listener._senders) == conversation.SENDERS_MAX
