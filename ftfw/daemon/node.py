@@ -15,7 +15,6 @@ from ftfw.check import requirements
 from ftfw.config import Config, MulticastLink
 from ftfw.control import ControlError, Progress
 from ftfw.daemon import host, takeover
-from ftfw.daemon.peers import Peers
 from ftfw.daemon.standby import Standby
 from ftfw.daemon.streaming import Streaming
 from ftfw.daemon.wire import Wire
@@ -28,7 +27,7 @@ from ftfw.link.multicast import Multicast
 from ftfw.replication import messages
 from ftfw.replication.active import Active
 from ftfw.replication.backup import HEARTBEAT_S, Backup
-from ftfw.replication.messages import Heartbeat, Message, Stream
+from ftfw.replication.member import Member
 from ftfw.store import Store
 
 log = logging.getLogger(__name__)
@@ -112,16 +111,19 @@ class Node:
             expectations=config.replicate.expectations,
             dropped=self._dropped,
         )
-        self._peers = Peers()
+        self._member = Member()
         self._standby: Standby | None = None
         self._streaming: Streaming | None = None
         self._last_commit: dict[str, Any] | None = None
         self._committed: Store | None = None  # between a promotion and what follows it
         self._switching = trio.Lock()
-        self._committing = False
         self._end_role: Callable[[], Awaitable[None]] | None = None
         self._kernel_counts = (float("-inf"), 0, 0)  # when, flows, expectations
-        self.role = "backup"
+
+    @property
+    def role(self) -> str:
+        """The role that this node has, until a change of it is complete."""
+        return self._member.role
 
     async def run(self, role: str) -> None:
         """Run until a signal comes."""
@@ -130,7 +132,7 @@ class Node:
             self._nursery = nursery
             nursery.start_soon(host.watch_addresses, self._learn_addresses)
             for link in self._wire.links:
-                nursery.start_soon(self._wire.receive_all, link, self._receive, self._after_batch)
+                nursery.start_soon(self._wire.receive_all, link, self._member.receive, self._after_batch)
             async with self._switching:  # commands wait; and where another daemon answers them, no frame is sent
                 await nursery.start(control.serve, self._config.control.socket, self._command)
                 if role == "active":
@@ -191,7 +193,7 @@ class Node:
             wire=self._wire,
         )
         self._streaming = None
-        self.role = "backup"
+        self._member.active, self._member.backup = None, backup
         self._begin(self._standby.run)
 
     def _begin_active(self) -> None:
@@ -214,7 +216,7 @@ class Node:
         )
         self._streaming, self._standby = streaming, None
         self._kernel_counts = (float("-inf"), 0, 0)
-        self.role = "active"
+        self._member.active, self._member.backup = active, None
 
         async def work() -> None:
             async with trio.open_nursery() as nursery:
@@ -259,8 +261,8 @@ class Node:
 
     async def _commit(self, standby: Standby, progress: Progress, warnings: list[str]) -> tuple[Outcome, float]:
         """Put the store into the kernel, and be heard meanwhile; whatever happens, what is held is not given up."""
-        self._committing = True  # what the stream says from here on comes too late
         begun = trio.current_time()
+        self._member.backup = None  # what the stream says from here on comes too late
         standby.backup.unfollow(begun)
         outcome = Outcome()
         try:
@@ -275,8 +277,6 @@ class Node:
             outcome.failed["commit_broke_off"] += 1
             warnings.append(f"the commit broke off, not every entry is in the kernel: {_first(failure)}")
             log.exception("promote: the commit broke off; this node goes on as active with what its kernel has")
-        finally:
-            self._committing = False
         return outcome, trio.current_time() - begun
 
     async def _stay_heard(self) -> None:
@@ -311,44 +311,11 @@ class Node:
 
     # What comes over the links
 
-    def _receive(self, epoch: bytes, message: Message, now: float) -> None:
-        if isinstance(message, Stream):
-            if self._standby is None:
-                return
-            if self._committing:
-                self._dropped["committing"] += 1
-            elif epoch == self._standby.backup.epoch:
-                self._standby.backup.receive(epoch, message, now)
-            else:
-                self._dropped["not_followed"] += 1
-            return
-        if isinstance(message, Heartbeat):
-            if not self._peers.fits(message):
-                self._dropped["byte_order"] += 1
-                return
-            self._peers.hear(message.name, message.role, epoch, now)
-            self._peers.conflict(self.role, now)
-            if self._standby is not None and not self._committing:
-                self._follow(self._standby.backup, epoch, message, now)
-        else:
-            self._peers.hear(message.name, "backup", epoch, now)
-        if self._streaming is not None and not (isinstance(message, Heartbeat) and message.role == "active"):
-            self._streaming.receive(message, now)
-
-    def _follow(self, backup: Backup, epoch: bytes, heartbeat: Heartbeat, now: float) -> None:
-        """A backup follows one active at a time, as long as that one is heard; a heartbeat introduces it."""
-        if heartbeat.role != "active":
-            if heartbeat.name == backup.active_name:
-                backup.unfollow(now)
-            return
-        other = epoch != backup.epoch and heartbeat.name != backup.active_name
-        if other and backup.epoch is not None and backup.heard(now):
-            return  # a second active: the conflict is reported, the first one goes on being followed
-        backup.receive(epoch, heartbeat, now)
-
     def _after_batch(self) -> None:
         if self._standby is not None:
             self._standby.after_batch()
+        elif self._streaming is not None:
+            self._streaming.after_batch()
 
     # Commands
 
@@ -376,7 +343,7 @@ class Node:
         return await (self._promote(progress) if action == "promote" else self._demote())
 
     def _resync(self) -> dict[str, Any]:
-        if self._committing:
+        if self._standby is not None and self._member.backup is None:
             raise ControlError("this node is being promoted; there is nothing to ask for")
         if self._standby is not None:
             self._standby.backup.request_snapshot(trio.current_time())
@@ -420,13 +387,14 @@ class Node:
         now = trio.current_time()
         link, links = self._wire.status()
         standby, streaming = self._standby, self._streaming
+        dropped = self._dropped + self._member.dropped + (standby.store.dropped if standby else Counter[str]())
         failed = self._inject_failed + (standby.outcome.failed if standby is not None else Counter[str]())
         return {
             "node": self._config.node.name,
             "role": self.role,
             "synced": standby.backup.synced(now) if standby else streaming.active.synced(now) if streaming else False,
             "ready": standby.backup.was_synced if standby is not None else streaming is not None,
-            "conflict": self._peers.conflict(self.role, now),
+            "conflict": self._member.peers.conflict(self.role, now),
             "flows": flows,
             "expectations": expectations,
             "peers": self._peer_status(now),
@@ -436,7 +404,11 @@ class Node:
                 "events": self._counts["events"],
                 "overruns": self._counts["overruns"],
                 "inject_failed": dict(failed),
-                "dropped": dict(self._dropped + (standby.store.dropped if standby is not None else Counter[str]())),
+                "dropped": dict(
+                    self._dropped
+                    + self._member.dropped
+                    + (standby.store.dropped if standby is not None else Counter[str]())
+                ),
             },
             "stream": self._stream_status(),
             "last_commit": self._last_commit,
@@ -458,7 +430,7 @@ class Node:
     def _peer_status(self, now: float) -> list[dict[str, Any]]:
         active = self._streaming.active if self._streaming is not None else None
         described = []
-        for peer in sorted(self._peers.known.values(), key=lambda peer: peer.name):
+        for peer in sorted(self._member.peers.known.values(), key=lambda peer: peer.name):
             backup = active.backups.get(peer.name) if active else None
             described.append(
                 {

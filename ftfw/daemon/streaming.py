@@ -12,7 +12,6 @@ from ftfw.kernel.inject import Injector
 from ftfw.kernel.netlink import EventSocket, OverrunError, dump_expectations, dump_flows
 from ftfw.kernel.select import Selector
 from ftfw.replication.active import Active
-from ftfw.replication.messages import Ack, Heartbeat, Resync
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +44,9 @@ class Streaming:
         self._snapshot_begun = False
         self._heard = trio.Event()  # replaced whenever a backup has said something
 
-    def receive(self, message: Ack | Resync | Heartbeat, now: float) -> None:
-        """Take in what a backup says."""
-        self.active.receive(message, now)
+    def after_batch(self) -> None:
+        """Backups have said something."""
+        self.send()
         self._heard.set()
         self._heard = trio.Event()
 

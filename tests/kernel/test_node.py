@@ -130,7 +130,7 @@ def test_a_node_in_mid_promotion_is_heard_and_ready_and_shows_what_it_holds(
             standby.store.apply([conn(TCP).new()])
             standby.backup.was_synced = True
             nursery.start_soon(command, path, "promote")
-            await until(lambda: node._committing)
+            await until(lambda: node._member.backup is None)
             before = len(link.heartbeats())
             await until(lambda: len(link.heartbeats()) >= before + 3)
             status = await command(path, "status")

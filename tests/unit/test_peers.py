@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from ftfw.daemon.peers import LOST_S, Peers
 from ftfw.replication.messages import Heartbeat
+from ftfw.replication.peers import LOST_S, Peers
 
 FOREIGN = "big" if sys.byteorder == "little" else "little"
 
