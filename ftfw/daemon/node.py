@@ -404,11 +404,7 @@ class Node:
                 "events": self._counts["events"],
                 "overruns": self._counts["overruns"],
                 "inject_failed": dict(failed),
-                "dropped": dict(
-                    self._dropped
-                    + self._member.dropped
-                    + (standby.store.dropped if standby is not None else Counter[str]())
-                ),
+                "dropped": dict(dropped),
             },
             "stream": self._stream_status(),
             "last_commit": self._last_commit,
