@@ -44,7 +44,6 @@ class Shape:
     places: tuple[int, ...]  # where messages of this shape may differ
     telling: tuple[tuple[int, bytes], ...]  # the bytes that tell this shape from others with its prefix: place, byte
     fields: Struct  # of an event: key and value
-    key_frame: bytes  # of the key, what all messages have in common, with zeros where they differ
     split: int  # where the original tuple ends and the value begins
     order: int  # NEW (also for what a dump tells), UPDATE or DESTROY: what happens to a flow in this order
     reply_end: int  # in a dump's message the value's attributes follow in another order: see `dumped_value`
@@ -184,7 +183,6 @@ def _build(
         places=places,
         telling=tuple((place, bytes((message.pattern[place],))) for place in telling),
         fields=Struct(f"{BODY}x{split - BODY}s{size - split}s"),
-        key_frame=bytes(message.pattern[BODY:split]),
         split=split,
         order=DESTROY if kind == uapi.CT_DELETE else UPDATE if flags == EVENT_UPDATE else NEW,
         reply_end=reply_end,

@@ -24,6 +24,7 @@ class Backup:
     """What the active knows of a backup."""
 
     name: str
+    epoch: bytes  # under which it speaks: a new one, a new process
     last_seen: float
     acked: int = 0
     synced: bool = False
@@ -114,20 +115,21 @@ class Active:
         for sequence in range(self.oldest, wanted + 1):
             self._forget(sequence)
 
-    def receive(self, message: Ack | Resync | Heartbeat, now: float) -> None:
-        """Take in what a backup says."""
-        backup = self.backups.setdefault(message.name, Backup(message.name, now))
+    def receive(self, epoch: bytes, message: Ack | Resync | Heartbeat, now: float) -> None:
+        """Take in what a backup says; `epoch` is that of the frame it came in."""
+        backup = self.backups.get(message.name)
+        if backup is None or backup.epoch != epoch:
+            backup = self.backups[message.name] = Backup(message.name, epoch, now)
         backup.last_seen = now
         backup.follows = not isinstance(message, Heartbeat) and message.epoch == self.epoch
-        if isinstance(message, Ack) and backup.follows:
-            backup.synced = message.synced
-            if backup.acked < message.sequence <= self.sequence:
-                backup.acked = message.sequence
-            self._resend(message.missing, now)
+        backup.synced = isinstance(message, Ack) and backup.follows and message.synced
+        if isinstance(message, Heartbeat) or not backup.follows:
             return
-        backup.synced = False
-        # A request from before a snapshot that is on its way to the backup is answered by it.
-        if isinstance(message, Resync) and backup.follows and message.sequence >= self._begun:
+        if backup.acked < message.sequence <= self.sequence:
+            backup.acked = message.sequence
+        if isinstance(message, Ack):
+            self._resend(message.missing, now)
+        elif message.sequence >= self._begun:  # an earlier one is answered by the snapshot that is on its way
             self.snapshot_wanted = True
 
     def _resend(self, missing: Sequence[tuple[int, int]], now: float) -> None:

@@ -43,7 +43,7 @@ class Member:
         else:
             self.peers.hear(message.name, "backup", epoch, now)
         if self.active is not None and not (isinstance(message, Heartbeat) and message.role == "active"):
-            self.active.receive(message, now)
+            self.active.receive(epoch, message, now)
 
     def _follow(self, backup: Backup, epoch: bytes, heartbeat: Heartbeat, now: float) -> None:
         """A backup follows one active at a time, as long as that one is heard; a heartbeat introduces it."""

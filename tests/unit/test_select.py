@@ -72,15 +72,15 @@ def test_a_batch_in_any_order_leaves_a_store_as_one_by_one(data: st.DataObject) 
     messages = []
     for _ in range(data.draw(st.integers(1, 25))):
         end = data.draw(st.sampled_from(ends))
-        each = conn(end, mark=data.draw(st.sampled_from((0, 5))))
-        each = replace(each, timeout=data.draw(st.integers(1, 99)))
+        zone = 4 if end.source_port == 1 else None
+        each = conn(end, mark=data.draw(st.sampled_from((0, 5))), zone=zone, timeout=data.draw(st.integers(1, 99)))
         if not there[end]:
             messages.append(each.new())
         elif data.draw(st.booleans()):
             messages.append(each.update("protoinfo"))
             continue
         else:
-            messages.append(each.destroy())
+            messages.append(each.destroy(timeout=data.draw(st.booleans())))
         there[end] = not there[end]
     one_by_one, batch = Store(), Store()
     one_by_one.apply(messages)

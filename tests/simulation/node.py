@@ -1,0 +1,200 @@
+"""A simulated node: the real conversation, roles, protocol and store around a toy kernel."""
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from random import Random
+
+from ftfw.conversation import Conversation
+from ftfw.kernel.run import Part
+from ftfw.kernel.select import Selector
+from ftfw.replication import messages
+from ftfw.replication.active import Active
+from ftfw.replication.backup import Backup
+from ftfw.replication.member import Member
+from ftfw.replication.messages import Ack, BodyError
+from ftfw.seal import RefusedError
+from ftfw.store import Store
+from tests.unit.table import Dump, Rows, Table, without_empty_marks
+from tests.unit.table import held as rows_held
+
+LIMIT = 700  # bytes of a body: a few messages
+INBOX_MAX = 300  # frames that a slow reader's socket holds
+
+
+def parts(found: list[bytes]) -> list[Part]:
+    """What an active streams of these."""
+    return Selector(passes=None, expectations=True, dropped=Counter()).select(found).parts
+
+
+@dataclass
+class History:
+    """What is true and what was said, for the checkers."""
+
+    sealed: dict[bytes, bytes] = field(default_factory=dict)  # frame → epoch
+    last_alive: dict[bytes, float] = field(default_factory=dict)  # epoch → when its process last lived
+    tables: dict[tuple[bytes, int], Rows] = field(default_factory=dict)  # epoch, sequence → the table as streamed
+
+
+class Node:
+    """`kernel` outlives the process; everything else begins anew with it."""
+
+    def __init__(self, name: str, random: Random, history: History, *, keys: list[bytes], links: int) -> None:
+        self.name = name
+        self.kernel = Table(random)
+        self.reasons: Counter[str] = Counter()
+        self.overflowed = 0
+        self.up = False
+        self.slow_until = 0.0
+        self._random = random
+        self._history = history
+        self._links = links
+        self.keys = keys
+
+    def start(self, role: str, now: float) -> None:
+        """A new process."""
+        self.up = True
+        self.started_at = now
+        self.conversation = Conversation(self.keys, name=self.name, links=self._links, random=self._random.randbytes)
+        self.member = Member()
+        self.inbox: deque[tuple[int, bytes]] = deque()
+        self.accepted: set[bytes] = set()
+        self._kept_for: set[bytes] = set()  # backups' epochs
+        if role == "active":
+            self.stream(now)
+        else:
+            self.stand_by(now)
+
+    def crash(self) -> None:
+        """The process is gone, and what it had not read with it."""
+        self.up = False
+
+    def stream(self, now: float) -> None:
+        """Be active: subscribe to the kernel's events, begin a stream."""
+        self.kernel.drop_pending()
+        self.dump: Dump | None = None
+        self.conversation.begin_epoch()
+        epoch = self.conversation.epoch
+        self.member.active = Active(name=self.name, epoch=epoch, limit=LIMIT, compress=True, now=now)
+        self.member.backup = None
+
+    def stand_by(self, now: float) -> None:
+        """Be a backup, with nothing held."""
+        self.conversation.begin_epoch()
+        self.member.backup = Backup(name=self.name, store=Store(), now=now)
+        self.member.active = None
+
+    def promote(self, now: float) -> Store:
+        """Be active; returns what was held."""
+        assert self.member.backup is not None
+        backup = self.member.backup
+        backup.unfollow(now)
+        self.stream(now)
+        return backup.store
+
+    def take(self, link: int, frame: bytes) -> None:
+        """A frame is in the socket's buffer, if there is room."""
+        if len(self.inbox) < INBOX_MAX:
+            self.inbox.append((link, frame))
+        else:
+            self.overflowed += 1
+
+    def read(self, now: float) -> None:
+        """Read what has come, but for a slow reader."""
+        if now < self.slow_until:
+            return
+        while self.inbox:
+            link, frame = self.inbox.popleft()
+            try:
+                heard = self.conversation.hear(frame, link, now)
+            except (RefusedError, BodyError) as refused:
+                self.reasons[refused.reason] += 1
+                continue
+            if heard is None:
+                continue
+            self._check_heard(frame, heard.epoch)
+            if isinstance(heard.message, Ack):
+                self._check_ack(heard.message)
+            self.member.receive(heard.epoch, heard.message, now)
+
+    def _check_heard(self, frame: bytes, epoch: bytes) -> None:
+        assert self._history.sealed.get(frame) == epoch, "a frame was accepted that nobody has sealed"
+        assert frame not in self.accepted, "a frame was accepted twice"
+        assert self._history.last_alive[epoch] >= self.started_at, (
+            "a frame was accepted of an epoch before this process"
+        )
+        self.accepted.add(frame)
+
+    def _check_ack(self, ack: Ack) -> None:
+        if self.member.active is not None and ack.epoch == self.conversation.epoch:
+            assert ack.sequence <= self.member.active.sequence, "something was acknowledged that was never sent"
+
+    def work(self, now: float) -> list[bytes]:
+        """What a process does between reading: returns the frames that it sends."""
+        if self.member.active is not None:
+            self._work_active(self.member.active, now)
+            said = self.member.active.outgoing
+        else:
+            assert self.member.backup is not None
+            self.member.backup.tick(now)
+            said = self.member.backup.outgoing
+            self._check_said(self.member.backup, said)
+        bodies = [*self.conversation.outgoing, *said]
+        self.conversation.outgoing.clear()
+        said.clear()
+        frames = self.conversation.seal(bodies)
+        epoch = self.conversation.epoch
+        self._history.sealed.update(dict.fromkeys(frames, epoch))
+        self._history.last_alive[epoch] = now
+        return frames
+
+    def _work_active(self, active: Active, now: float) -> None:
+        active.offer(parts(self.kernel.take(self._random.randrange(1, 60))), now)
+        active.tick(now)
+        self._snapshot(active, now)
+        if not self.kernel.pending:
+            self._history.tables[active.epoch, active.sequence] = self.kernel.expected()
+        self._check_kept(active, now)
+
+    def _check_kept(self, active: Active, now: float) -> None:
+        """What a backup lacks is kept, unless it was unheard for too long, or there is too much."""
+        live = [backup.name for backup in active.live(now)]
+        for backup in active.backups.values():
+            if backup.name not in live or not backup.follows or active.outrun:
+                self._kept_for.discard(backup.epoch)
+            elif backup.acked + 1 >= active.oldest:
+                self._kept_for.add(backup.epoch)
+            else:
+                assert backup.epoch not in self._kept_for, "a frame was let go too soon"
+
+    def _snapshot(self, active: Active, now: float) -> None:
+        if active.snapshot_wanted and self.dump is None:
+            active.begin_snapshot(now)
+            self.dump = Dump(self.kernel)
+        if self.dump is None or not active.may_snapshot(now):
+            return
+        more = all(self.dump.step() for _ in range(self._random.randrange(1, 12)))
+        active.add_snapshot(parts(self.dump.read), now)
+        self.dump.read.clear()
+        if not more:
+            active.end_snapshot(now)
+            self.dump = None
+
+    def _check_said(self, backup: Backup, said: list[bytes]) -> None:
+        """In sync up to a number means: the store is the active's table as it was when that number was sent."""
+        for message in map(messages.unpack, said):
+            if isinstance(message, Ack) and message.synced and message.sequence == backup._applied:
+                table = self._history.tables.get((message.epoch, message.sequence))
+                assert table is None or held(backup.store) == table, difference(held(backup.store), table)
+
+
+def difference(held_: Rows, table: Rows) -> str:
+    """What a backup holds that the active's table does not have, and the other way round."""
+    keys = [key for key in held_.keys() | table.keys() if held_.get(key) != table.get(key)]
+    return "in sync with a table that never was: " + "; ".join(
+        f"{key.hex()}: {held_.get(key)} is {table.get(key)}" for key in keys
+    )
+
+
+def held(store: Store) -> Rows:
+    """The rows of a store, as `Table.expected` gives them."""
+    return without_empty_marks(rows_held(store))

@@ -1,0 +1,22 @@
+"""Any seed ends well; and a protocol with something left out does not."""
+
+import pytest
+
+from tests.simulation.cluster import FAULT_KINDS, Run
+
+SEEDS = 2000
+BLOCK = 40
+
+
+@pytest.mark.parametrize("block", range(SEEDS // BLOCK))
+def test_all_is_well_in_the_end(block: int) -> None:
+    for seed in range(block * BLOCK, (block + 1) * BLOCK):
+        run = Run(seed)
+        try:
+            run.go()
+        except Exception as error:
+            error.add_note("\n".join(run.trace[-30:]))
+            error.add_note(f"again, with a trace: ./dev simulate --seed {seed}")
+            raise
+        assert run.events >= 1000
+        assert run.faults.total() >= 5
