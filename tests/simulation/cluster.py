@@ -238,7 +238,7 @@ class Run:
             elif backup.active_name != active.name or not backup.synced(self.now):
                 found.append(f"{node.name} is not in sync")
             elif held(backup.store) != expected:
-                raise AssertionError(f"{node.name}: " + difference(held(backup.store), expected))
+                found.append(f"{node.name}: " + difference(held(backup.store), expected))
         if active.member.active.synced(self.now) is not True:
             found.append("the active does not know that all are in sync")
         return found

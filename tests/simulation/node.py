@@ -190,9 +190,8 @@ class Node:
 def difference(held_: Rows, table: Rows) -> str:
     """What a backup holds that the active's table does not have, and the other way round."""
     keys = [key for key in held_.keys() | table.keys() if held_.get(key) != table.get(key)]
-    return "in sync with a table that never was: " + "; ".join(
-        f"{key.hex()}: {held_.get(key)} is {table.get(key)}" for key in keys
-    )
+    first = keys[0] if keys else b""
+    return f"in sync with a table that never was: {len(keys)} differ; {first.hex()}: {held_.get(first)} is {table.get(first)}"
 
 
 def held(store: Store) -> Rows:

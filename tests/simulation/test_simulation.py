@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.simulation.cluster import FAULT_KINDS, Run
+from tests.simulation.cluster import Run
 
 SEEDS = 2000
 BLOCK = 40

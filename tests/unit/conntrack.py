@@ -6,6 +6,7 @@ Written apart from the code under test: only numbers are shared with it, no pack
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from ipaddress import ip_address
 
 from hypothesis import strategies as st
@@ -60,6 +61,7 @@ class End:
     icmp: tuple[int, int] = (8, 0)
     zone: int | None = None
 
+    @lru_cache(maxsize=4096)  # noqa: B019  frozen, and small
     def pack(self, kind: int) -> bytes:
         v4 = ip_address(self.source).version == 4
         addresses = nest(
