@@ -21,7 +21,7 @@ from ftfw.daemon.streaming import Streaming
 from ftfw.daemon.wire import Wire
 from ftfw.filter import compile_filter
 from ftfw.kernel import entry
-from ftfw.kernel.inject import Injector
+from ftfw.kernel.inject import Injector, Outcome
 from ftfw.kernel.netlink import EventSocket, RequestSocket, dump_expectations, dump_flows
 from ftfw.kernel.select import Selector
 from ftfw.link.multicast import Multicast
@@ -208,15 +208,24 @@ class Node:
         self._begin(work)
 
     async def _finish_commit(self) -> None:
-        """What need not be done before traffic flows; the store is let go then, an active's is the kernel's table."""
+        """What need not be done before traffic flows; the store is let go then, an active's is the kernel's table.
+
+        After a start as active as well: an earlier daemon may have left what needs it.
+        """
         committed, self._committed = self._committed, None
-        if committed is None:
-            return
         if self._hot:
-            await takeover.settle(committed, self._injector, self._selector)
-        keeper = takeover.GreKeeper(committed, self._injector)
+            await self._settle(committed or Store())
         del committed
-        await keeper.run()
+        await takeover.GreKeeper(self._injector, self._selector, Outcome(failed=self._inject_failed)).run()
+
+    async def _settle(self, committed: Store) -> None:
+        outcome = Outcome()
+        try:
+            await takeover.settle(committed, self._injector, self._selector, outcome)
+        finally:
+            self._inject_failed.update(outcome.failed)
+            if self._last_commit is not None:
+                self._last_commit["created"] += outcome.created
 
     async def _promote(self, progress: Progress) -> dict[str, Any]:
         async with self._switching:
@@ -227,8 +236,9 @@ class Node:
             assert self._end_role is not None
             await self._end_role()
             self._standby = None  # what the stream says from here on comes too late
+            self._inject_failed.update(standby.outcome.failed)
             if self._hot:
-                commit = await takeover.commit_rest(standby.store, self._injector, standby.outcome)
+                commit = await takeover.commit_rest(standby.store, self._injector, standby.outcome.refused)
             else:
                 commit = await takeover.commit(standby.store, self._injector, progress)
             outcome = commit.outcome
