@@ -5,7 +5,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from typing import Any, Final
 
 import trio
@@ -128,6 +128,10 @@ class Node:
     async def run(self, role: str) -> None:
         """Run until a signal comes."""
         self._learn_addresses(await trio.to_thread.run_sync(host.addresses))
+        with closing(self._requests):
+            await self._live(role)
+
+    async def _live(self, role: str) -> None:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(host.watch_addresses, self._learn_addresses)
@@ -226,15 +230,24 @@ class Node:
         self._begin(work)
 
     async def _finish_commit(self) -> None:
-        """What need not be done before traffic flows; the store is let go then, an active's is the kernel's table."""
+        """What need not be done before traffic flows; the store is let go then, an active's is the kernel's table.
+
+        After a start as active as well: an earlier daemon may have left what needs it.
+        """
         committed, self._committed = self._committed, None
-        if committed is None:
-            return
         if self._hot:
-            await takeover.settle(committed, self._injector, self._selector)
-        keeper = takeover.GreKeeper(committed, self._injector)
+            await self._settle(committed or Store())
         del committed
-        await keeper.run()
+        await takeover.GreKeeper(self._injector, self._selector, Outcome(failed=self._inject_failed)).run()
+
+    async def _settle(self, committed: Store) -> None:
+        outcome = Outcome()
+        try:
+            await takeover.settle(committed, self._injector, self._selector, outcome)
+        finally:
+            self._inject_failed.update(outcome.failed)
+            if self._last_commit is not None:
+                self._last_commit["created"] += outcome.created
 
     async def _promote(self, progress: Progress) -> dict[str, Any]:
         async with self._switching:
@@ -244,6 +257,7 @@ class Node:
             warnings = self._out_of_sync(standby)
             assert self._end_role is not None
             await self._end_role()
+            self._inject_failed.update(standby.outcome.failed)
             outcome, seconds = await self._commit(standby, progress, warnings)
             self._inject_failed.update(outcome.failed)
             self._last_commit = {
@@ -269,7 +283,9 @@ class Node:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._stay_heard)
                 if self._hot:
-                    outcome = (await takeover.commit_rest(standby.store, self._injector, standby.outcome)).outcome
+                    outcome = (
+                        await takeover.commit_rest(standby.store, self._injector, standby.outcome.refused)
+                    ).outcome
                 else:
                     outcome = (await takeover.commit(standby.store, self._injector, progress)).outcome
                 nursery.cancel_scope.cancel()

@@ -46,7 +46,7 @@ class Standby:
                 await self._purge()
             if self._hot and trio.current_time() >= repin_at:
                 repin_at = trio.current_time() + REPIN_S
-                await takeover.repin(self.store, self._injector)
+                await takeover.repin(self.store, self._injector, self.outcome)
             with trio.move_on_after(NACK_S if self.backup.missing else TICK_S):
                 await self._changed.wait()
 
@@ -62,10 +62,11 @@ class Standby:
             self._changed.set()
 
     async def _purge(self) -> None:
-        gone = await takeover.purge(self.store, self._injector, self._selector, keep_held=self._hot)
+        purged = Outcome(failed=self.outcome.failed)
+        await takeover.purge(self.store, self._injector, self._selector, purged, keep_held=self._hot)
         self._purged = True
         log.info(
             "the active's snapshot is in: %d flows held; %d entries that were left in this kernel are gone",
             self.store.flow_count(),
-            gone,
+            purged.deleted,
         )

@@ -11,7 +11,7 @@ from typing import Final
 from . import uapi
 from .attributes import BODY, HEADER, MESSAGE, number, split, u32
 from .entry import family_of, protocol_of
-from .rewrite import CREATE, NAT, Timeouts, create
+from .rewrite import CREATE, DOUBTED_S, NAT, Timeouts, create
 
 BATCH: Final = 1024  # messages in one datagram: about a millisecond in the kernel
 
@@ -37,7 +37,7 @@ class Creator:
             return self.slow_parts(key, value, sequence)
         state = b"%c%b%b" % (
             key[place.protocol],
-            value[place.status_header : place.timeout + 4],
+            value[place.status_header : place.timeout + _TOLD],
             value[place.rest :],
         )
         kept = self._kept[state] if state in self._kept else self._keep(key, value, place, state)
@@ -46,7 +46,7 @@ class Creator:
         timeout, least = value[place.timeout : place.rest], kept.least
         if kept.as_held and timeout >= least and len(key) == place.id:
             return (kept.headers[sequence], key, value)
-        if self._pinned or timeout < least:
+        if kept.fixed or timeout < least:
             timeout = least
         if kept.nat:
             return self._nat_parts(key, value, sequence, place, (kept.status, timeout, kept.rest))
@@ -72,19 +72,22 @@ class Creator:
             or protocol_of(key) == uapi.IPPROTO_GRE
         ):
             return None
-        zero = value[: place.timeout] + u32(uapi.CTA_TIMEOUT, 0) + value[place.rest :]
-        attributes = split(create(key, zero, timeouts=self._timeouts, pinned=self._pinned))
+        doubted = number(value[place.timeout : place.rest]) >= DOUBTED_S
+        told = value if doubted else value[: place.timeout] + u32(uapi.CTA_TIMEOUT, 0) + value[place.rest :]
+        attributes = split(create(key, told, timeouts=self._timeouts, pinned=self._pinned))
         status = attributes[uapi.CTA_STATUS]
         rest = b"".join(attributes[kind] for kind in (uapi.CTA_PROTOINFO, uapi.CTA_MARK) if kind in attributes)
         nat = bool(number(status) & NAT)
+        fixed = self._pinned or doubted
         kept = _Kept(
             status=status,
+            fixed=fixed,
             least=attributes[uapi.CTA_TIMEOUT],
             rest=rest,
             nat=nat,
             as_held=(
                 not nat
-                and not self._pinned
+                and not fixed
                 and status == value[place.status_header : place.timeout]
                 and rest == value[place.rest :]
             ),
@@ -140,6 +143,7 @@ class _Kept:
 
     status: bytes
     least: bytes  # the least CTA_TIMEOUT
+    fixed: bool  # it is the only one
     rest: bytes  # what follows CTA_TIMEOUT
     nat: bool
     as_held: bool  # but for the timeout, the value as it is held creates the flow: CTA_ID in it is ignored
@@ -168,6 +172,8 @@ class _Place:
     nat_max: bytes
 
 
+_TOLD: Final = 6  # bytes of CTA_TIMEOUT: its header, and of the number what tells whether it is doubted
+assert DOUBTED_S % (1 << 16) == 0
 _STATUS_HEADER: Final = HEADER.pack(8, uapi.CTA_STATUS)
 _TIMEOUT_HEADER: Final = HEADER.pack(8, uapi.CTA_TIMEOUT)
 _BULK: Final = frozenset(

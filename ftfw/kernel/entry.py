@@ -162,6 +162,11 @@ def overlay(old: bytes | None, kind: Kind, attributes: dict[int, bytes], dropped
     return value_of(merged, dropped)
 
 
+def full_value(attributes: dict[int, bytes]) -> bytes:
+    """The value of a flow of which the kernel has told everything."""
+    return value_of({kind: data for kind, data in attributes.items() if kind in ORDER}, Counter())
+
+
 def unsaid(value: bytes, attributes: dict[int, bytes]) -> frozenset[int]:
     """The attributes of a value that an UPDATE with these `attributes` does not speak of."""
     return frozenset(split(value).keys() - attributes.keys() - FULL_STATE)
@@ -219,6 +224,11 @@ def has_master(value: bytes) -> bool:
 def status_of(attributes: Mapping[int, bytes]) -> int:
     """The status bits; none if the entry does not tell them."""
     return number(attributes[uapi.CTA_STATUS]) if uapi.CTA_STATUS in attributes else 0
+
+
+def is_fixed(attributes: Mapping[int, bytes]) -> bool:
+    """Whether the entry's timer is what it is: traffic does not renew it, and it cannot be set."""
+    return bool(status_of(attributes) & uapi.IPS_FIXED_TIMEOUT)
 
 
 def timeout_of(attributes: dict[int, bytes]) -> int:

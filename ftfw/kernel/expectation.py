@@ -10,7 +10,7 @@ from typing import Final
 
 from . import uapi
 from .attributes import HEADER, MalformedError, message, nested, number, pack, payload, split, text, u32
-from .rewrite import PINNED_S
+from .rewrite import DOUBTED_S, PINNED_S
 
 KEY: Final = (uapi.CTA_EXPECT_TUPLE, uapi.CTA_EXPECT_MASK, uapi.CTA_EXPECT_MASTER)
 VALUE: Final = (
@@ -22,6 +22,7 @@ VALUE: Final = (
     uapi.CTA_EXPECT_NAT,
 )
 CREATE: Final = uapi.NLM_F_REQUEST | uapi.NLM_F_CREATE
+FALLBACK_TIMEOUT_S: Final = 300  # instead of a doubted one: the longest that a helper's policy gives by itself
 # Helpers whose expectations must name the helper of the flow to come (kernels that heed it: before 6.18).
 NAMES_CHILD_HELPER: Final = frozenset({"sip", "RAS", "Q.931", "H.245"})
 
@@ -55,6 +56,11 @@ def helper_name(value: bytes) -> str | None:
     return None if name is None else text(name)
 
 
+def timeout_of(attributes: dict[int, bytes]) -> int:
+    """Seconds until the expectation runs out; 0 if that is not told."""
+    return number(attributes[uapi.CTA_EXPECT_TIMEOUT]) if uapi.CTA_EXPECT_TIMEOUT in attributes else 0
+
+
 def create(key: bytes, value: bytes, zone: bytes, *, sequence: int, pinned: bool) -> tuple[bytes, bytes]:
     """Two messages: the first creates the expectation, the second sets its timeout, which creation ignores.
 
@@ -76,6 +82,8 @@ def _body(key: bytes, value: bytes, zone: bytes, *, pinned: bool) -> bytes:
     attributes = split(value)
     if pinned:
         attributes[uapi.CTA_EXPECT_TIMEOUT] = u32(uapi.CTA_EXPECT_TIMEOUT, PINNED_S)
+    elif timeout_of(attributes) >= DOUBTED_S:
+        attributes[uapi.CTA_EXPECT_TIMEOUT] = u32(uapi.CTA_EXPECT_TIMEOUT, FALLBACK_TIMEOUT_S)
     flags = number(attributes[uapi.CTA_EXPECT_FLAGS]) if uapi.CTA_EXPECT_FLAGS in attributes else 0
     attributes[uapi.CTA_EXPECT_FLAGS] = u32(uapi.CTA_EXPECT_FLAGS, flags & ~uapi.NF_CT_EXPECT_USERSPACE)
     name = attributes.get(uapi.CTA_EXPECT_HELP_NAME)

@@ -17,7 +17,7 @@ import trio
 from . import entry, expectation, rewrite, uapi
 from .attributes import BODY, message, split
 from .bulk import BATCH, Creator
-from .entry import family_of, helper_of
+from .entry import family_of, helper_of, protocol_of
 from .netlink import RequestSocket, errno_name
 from .rewrite import Timeouts
 
@@ -35,13 +35,18 @@ Report = Callable[[int], Awaitable[None]]
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of it.  `failed` by reason; `remedied` counts what went in otherwise than asked for, by reason."""
+    """What came of it.
+
+    `failed` by reason; `remedied` counts what went in otherwise than asked for, by reason; `refused` are the keys of
+    what did not get in.
+    """
 
     created: int = 0
     updated: int = 0
     deleted: int = 0
     failed: Counter[str] = field(default_factory=Counter)
     remedied: Counter[str] = field(default_factory=Counter)
+    refused: set[bytes] = field(default_factory=set)
 
 
 async def _unheard(_tried: int) -> None:
@@ -56,30 +61,48 @@ class Injector:
         self._timeouts = timeouts
         self._creators = {pinned: Creator(timeouts, pinned=pinned) for pinned in (False, True)}
         self._lock = trio.Lock()
+        self._lacking: set[tuple[str | None, int, int]] = set()  # helpers that this kernel was asked for in vain
 
     async def create(
-        self, flows: Iterable[Flow], outcome: Outcome, *, pinned: bool = False, report: Report = _unheard
-    ) -> None:
-        """Create flows, or make existing ones equal to them; `pinned`: with a timeout that does not run out.
+        self,
+        flows: Iterable[Flow],
+        outcome: Outcome,
+        *,
+        pinned: bool = False,
+        replace: bool = True,
+        report: Report = _unheard,
+    ) -> list[bytes]:
+        """Create flows, or make existing ones equal to them; returns the keys of those that had to be created anew.
 
+        With an entry that is created anew the kernel forgets the expectations of which it was the master.
+        `pinned`: with a timeout that does not run out.  `replace` False: what is there already stays as it is.
         Many flows are a pipeline: a thread hands one batch to the kernel while the next is put together here.
         """
         async with self._lock:
             troubled: list[tuple[int, Flow]] = []
-            batches = _batches(flows, BATCH)
-            first = next(batches, [])
+            rest = batches(flows, BATCH)
+            first = next(rest, [])
             if len(first) < BATCH:
                 self._send(first, self._joined(first, pinned=pinned), outcome, troubled)
                 await report(len(first))
             else:
-                await self._pipeline(chain([first], batches), outcome, troubled, pinned=pinned, report=report)
-            for group in _batches(troubled, RESOLVE_BATCH):
-                self._resolve(group, outcome, pinned=pinned)
+                await self._pipeline(chain([first], rest), outcome, troubled, pinned=pinned, report=report)
+            anew: list[bytes] = []
+            for group in batches(troubled, RESOLVE_BATCH):
+                existing = [flow for code, flow in group if code == errno.EEXIST]
+                if replace:
+                    anew += self._replace_all(existing, outcome, pinned=pinned)
+                else:
+                    self._leave(existing, outcome)
+                for code, flow in group:
+                    if code != errno.EEXIST:
+                        self._create_one(flow, outcome, pinned=pinned, code=code)
                 await trio.lowlevel.checkpoint()
+            return anew
 
     async def _pipeline(
         self,
-        batches: Iterable[list[Flow]],
+        parts: Iterable[list[Flow]],
         outcome: Outcome,
         troubled: list[tuple[int, Flow]],
         *,
@@ -96,7 +119,7 @@ class Injector:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.to_thread.run_sync, hand_over)
             try:
-                for batch in batches:
+                for batch in parts:
                     waiting.put((batch, self._joined(batch, pinned=pinned)))
                     tried += len(batch)
                     await report(tried)
@@ -114,29 +137,45 @@ class Injector:
         outcome.created += len(batch) - len(errors)
         troubled.extend((code, batch[index]) for index, code in errors)
 
-    def _resolve(self, group: list[tuple[int, Flow]], outcome: Outcome, *, pinned: bool) -> None:
-        """Try refused flows again, each with the remedy for its errno."""
-        existing = [flow for code, flow in group if code == errno.EEXIST]
-        found = self.get([key for key, _ in existing])
-        for key, value in existing:
-            self._replace((key, value), found.get(key), outcome, pinned=pinned)
-        for code, (key, value) in group:
-            if code != errno.EEXIST:
-                self._create_one((key, value), outcome, pinned=pinned, code=code)
+    def _replace_all(self, flows: list[Flow], outcome: Outcome, *, pinned: bool) -> list[bytes]:
+        """Make entries that are in the way equal to `flows`; returns the keys of those created anew."""
+        found = self._found([key for key, _ in flows])
+        anew = []
+        for key, value in flows:
+            there = found.get(key)
+            if there is not None and self._update((key, value), there, outcome, pinned=pinned):
+                continue
+            for removal in (_delete(key), _delete_reply(key, value)):  # two entries may be in the way
+                if not self._requests.send(removal):
+                    outcome.deleted += 1
+            self._create_one((key, value), outcome, pinned=pinned)
+            if there is not None:
+                anew.append(key)
+        return anew
 
-    def _replace(self, flow: Flow, found: dict[int, bytes] | None, outcome: Outcome, *, pinned: bool) -> None:
-        """Make an entry that is in the way equal to `flow`: by an update if that can do it, else created anew."""
+    def _leave(self, flows: list[Flow], outcome: Outcome) -> None:
+        """What is there already is well; a flow whose place another one has taken is not."""
+        found = self._found([key for key, _ in flows])
+        for key, _ in flows:
+            if key not in found:
+                outcome.refused.add(key)
+                outcome.failed[errno_name(errno.EEXIST)] += 1
+
+    def _update(self, flow: Flow, found: dict[int, bytes], outcome: Outcome, *, pinned: bool) -> bool:
+        """Make an existing entry equal to `flow`; False if that cannot be done by an update."""
         key, value = flow
-        if found is not None and rewrite.replaceable(value, found):
-            expected = rewrite.expected_in(found)
-            body = rewrite.update(key, value, timeouts=self._timeouts, expected=expected, pinned=pinned)
-            if not self._requests.send(message(uapi.CT_NEW, rewrite.UPDATE, family_of(key), body)):
-                outcome.updated += 1
-                return
-        for removal in (_delete(key), _delete_reply(key, value)):  # two entries may be in the way
-            if not self._requests.send(removal):
-                outcome.deleted += 1
-        self._create_one(flow, outcome, pinned=pinned)
+        if _helper_kind(flow) in self._lacking:
+            value = rewrite.without(value, uapi.CTA_HELP)
+        if not rewrite.updatable(value, found):
+            return False
+        body = rewrite.update(key, value, found, timeouts=self._timeouts, pinned=pinned)
+        code = self._try(key, body, rewrite.UPDATE)
+        if code == errno.ENOSPC and uapi.CTA_LABELS in split(body):  # an entry has room for labels from birth, or never
+            outcome.remedied["labels_missing"] += 1
+            code = self._try(key, rewrite.without(body, uapi.CTA_LABELS), rewrite.UPDATE)
+        if not code:
+            outcome.updated += 1
+        return not code
 
     def _create_one(self, flow: Flow, outcome: Outcome, *, pinned: bool, code: int = 0) -> None:
         """Create one flow; without its master if that is gone, without its helper if this kernel lacks it.
@@ -150,47 +189,68 @@ class Injector:
             outcome.remedied["helper_missing"] += 1
             body = rewrite.without(body, uapi.CTA_HELP)
             code = self._try(key, body)
+            if code != errno.EOPNOTSUPP:
+                self._lacking.add(_helper_kind(flow))
         if code == errno.ENOENT and uapi.CTA_TUPLE_MASTER in split(body):
             outcome.remedied["master_missing"] += 1
             code = self._try(key, rewrite.without(body, uapi.CTA_TUPLE_MASTER))
         if code:
+            outcome.refused.add(key)
             outcome.failed[errno_name(code)] += 1
         else:
             outcome.created += 1
 
-    def _try(self, key: bytes, body: bytes) -> int:
-        errors = self._requests.send(message(uapi.CT_NEW, rewrite.CREATE, family_of(key), body))
+    def _try(self, key: bytes, body: bytes, flags: int = rewrite.CREATE) -> int:
+        """The errno of one request, 0 if it was carried out."""
+        errors = self._requests.send(message(uapi.CT_NEW, flags, family_of(key), body))
         return errors[0][1] if errors else 0
 
-    async def verify_helpers(self, flows: Iterable[Flow], outcome: Outcome, *, pinned: bool = False) -> None:
-        """Read flows with helpers back; one that has lost its helper is created anew, once."""
+    async def verify_helpers(self, flows: Iterable[Flow], outcome: Outcome, *, pinned: bool = False) -> list[bytes]:
+        """Read flows with helpers back; one that has lost its helper is created anew, once.
+
+        Returns the keys of those, as `create` does.
+        """
+        anew = []
         async with self._lock:
-            for group in _batches(flows, RESOLVE_BATCH):
+            for group in batches(flows, RESOLVE_BATCH):
                 for key, value in self._helperless(group):
                     again = Outcome()
                     self._requests.send(_delete(key))
                     self._create_one((key, value), again, pinned=pinned)
+                    anew.append(key)
                     outcome.created += again.created - 1  # it was counted when it was created first
                     outcome.failed.update(again.failed)
+                    outcome.refused |= again.refused
                     if not again.remedied["helper_missing"] and self._helperless([(key, value)]):
                         outcome.remedied["helper_lost"] += 1
                 await trio.lowlevel.checkpoint()
+        return anew
 
     def _helperless(self, flows: list[Flow]) -> list[Flow]:
-        """Those of `flows` that are in the kernel without the helper they should have."""
-        wanted = [flow for flow in flows if entry.has_helper(flow[1]) and uapi.CTA_HELP in self._created(*flow)]
-        found = self.get([key for key, _ in wanted])
-        return [
-            (key, value) for key, value in wanted if key in found and helper_of(found[key]) != helper_of(split(value))
-        ]
+        """Those of `flows` that are in the kernel without the helper they should and can have."""
+        wanted = [(flow, helper) for flow in flows if (helper := rewrite.created_helper(split(flow[1]))) is not None]
+        found = self._found([key for (key, _), _ in wanted])
+        helperless = []
+        for flow, helper in wanted:
+            if flow[0] not in found:
+                continue
+            if helper_of(found[flow[0]]) == helper:
+                self._lacking.discard(_helper_kind(flow))
+            elif _helper_kind(flow) not in self._lacking:
+                helperless.append(flow)
+        return helperless
 
-    def _created(self, key: bytes, value: bytes) -> dict[int, bytes]:
-        return split(rewrite.create(key, value, timeouts=self._timeouts))
-
-    def get(self, keys: list[bytes]) -> dict[bytes, dict[int, bytes]]:
-        """What the kernel has under these keys: key → attributes."""
+    def _found(self, keys: list[bytes]) -> dict[bytes, dict[int, bytes]]:
         answers = self._requests.get(_gets(keys))
         return {keys[index]: split(answer, BODY) for index, answer in answers.items()}
+
+    async def get(self, keys: Iterable[bytes]) -> dict[bytes, dict[int, bytes]]:
+        """What the kernel has under these keys: key → attributes."""
+        found: dict[bytes, dict[int, bytes]] = {}
+        for batch in batches(keys, RESOLVE_BATCH):
+            found |= self._found(batch)
+            await trio.lowlevel.checkpoint()
+        return found
 
     def read(self, keys: list[bytes]) -> list[bytes]:
         """The messages with which the kernel answers when asked for these flows; those it lacks are left out."""
@@ -199,7 +259,7 @@ class Injector:
     async def delete(self, keys: Iterable[bytes], outcome: Outcome) -> None:
         """Delete flows; one that is gone already is no failure."""
         async with self._lock:
-            for batch in _batches(keys, BATCH):
+            for batch in batches(keys, BATCH):
                 errors = self._requests.send(b"".join(_delete(key, i) for i, key in enumerate(batch)))
                 outcome.deleted += len(batch) - len(errors)
                 outcome.failed.update(errno_name(code) for _, code in errors if code != errno.ENOENT)
@@ -208,7 +268,7 @@ class Injector:
     async def set_timeouts(self, flows: Iterable[Flow], outcome: Outcome, *, pinned: bool = False) -> None:
         """Set only the timers of existing entries."""
         async with self._lock:
-            for batch in _batches(flows, BATCH):
+            for batch in batches(flows, BATCH):
                 requests = [
                     message(
                         uapi.CT_NEW,
@@ -229,7 +289,7 @@ class Injector:
     ) -> None:
         """Create expectations, given as key, value and the master's CTA_ZONE attribute (or nothing)."""
         async with self._lock:
-            for batch in _batches(expectations, RESOLVE_BATCH):
+            for batch in batches(expectations, RESOLVE_BATCH):
                 requests = b"".join(
                     chain.from_iterable(
                         expectation.create(key, value, zone, sequence=2 * index, pinned=pinned)
@@ -237,21 +297,26 @@ class Injector:
                     )
                 )
                 failed = {sequence // 2: code for sequence, code in reversed(self._requests.send(requests))}
+                outcome.refused.update(batch[index][0] for index in failed)
                 outcome.created += len(batch) - len(failed)
                 outcome.failed.update(f"expectation_{errno_name(code)}" for code in failed.values())
                 await trio.lowlevel.checkpoint()
 
-    async def set_expectation_timeouts(self, expectations: Iterable[tuple[bytes, bytes, bytes]]) -> None:
+    async def set_expectation_timeouts(
+        self, expectations: Iterable[tuple[bytes, bytes, bytes]], outcome: Outcome
+    ) -> None:
         """Give expectations their own timeouts; one that has been met since is left gone."""
         async with self._lock:
-            for batch in _batches(expectations, RESOLVE_BATCH):
-                self._requests.send(b"".join(expectation.set_timeout(*each) for each in batch))
+            for batch in batches(expectations, RESOLVE_BATCH):
+                errors = self._requests.send(b"".join(expectation.set_timeout(*each) for each in batch))
+                outcome.updated += len(batch) - len(errors)
+                outcome.failed.update(f"expectation_{errno_name(c)}" for _, c in errors if c != errno.ENOENT)
                 await trio.lowlevel.checkpoint()
 
     async def unexpect(self, expectations: Iterable[tuple[bytes, bytes]], outcome: Outcome) -> None:
         """Remove expectations, given as key and zone attribute; one that is gone already is no failure."""
         async with self._lock:
-            for batch in _batches(expectations, RESOLVE_BATCH):
+            for batch in batches(expectations, RESOLVE_BATCH):
                 requests = [expectation.delete(key, zone, sequence=i) for i, (key, zone) in enumerate(batch)]
                 errors = self._requests.send(b"".join(requests))
                 outcome.deleted += len(batch) - len(errors)
@@ -259,17 +324,33 @@ class Injector:
                 await trio.lowlevel.checkpoint()
 
 
-def in_order(related: Iterable[Flow]) -> Iterator[Flow]:
+async def in_order(related: Iterable[Flow]) -> list[Flow]:
     """Flows with a master, each behind its own master if that is among them."""
-    waiting = dict(related)
-    keys = {entry.found_by(key): key for key in waiting}
-    masters = {
-        key: keys.get(entry.master_key(key, split(value)[uapi.CTA_TUPLE_MASTER])) for key, value in waiting.items()
-    }
-    while waiting:
-        free = [key for key in waiting if masters[key] not in waiting or masters[key] == key]
-        for key in free or list(waiting):  # a ring cannot be, but must not hang
-            yield key, waiting.pop(key)
+    waiting: dict[bytes, Flow] = {}
+    for batch in batches(related, RESOLVE_BATCH):
+        waiting.update((entry.found_by(key), (key, value)) for key, value in batch)
+        await trio.lowlevel.checkpoint()
+    ordered: list[Flow] = []
+    for names in batches(list(waiting), RESOLVE_BATCH):
+        for name in names:
+            ordered += reversed(_with_masters(name, waiting))
+        await trio.lowlevel.checkpoint()
+    return ordered
+
+
+def _with_masters(name: bytes, waiting: dict[bytes, Flow]) -> list[Flow]:
+    """A flow, its master, the master's master and so on, taken out of those that wait."""
+    path = []
+    while (flow := waiting.pop(name, None)) is not None:
+        path.append(flow)
+        name = entry.master_key(flow[0], split(flow[1])[uapi.CTA_TUPLE_MASTER])
+    return path
+
+
+def _helper_kind(flow: Flow) -> tuple[str | None, int, int]:
+    """What the kernel looks a helper up by."""
+    key, value = flow
+    return helper_of(split(value)), family_of(key), protocol_of(key)
 
 
 def _gets(keys: list[bytes]) -> bytes:
@@ -287,7 +368,8 @@ def _delete_reply(key: bytes, value: bytes) -> bytes:
     return message(uapi.CT_DELETE, uapi.NLM_F_REQUEST, family_of(reply), reply + zone)
 
 
-def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """The items in lists of `size`, the last one shorter."""
     rest = iter(items)
     while batch := list(islice(rest, size)):
         yield batch

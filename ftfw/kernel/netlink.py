@@ -15,7 +15,7 @@ import trio
 from ftfw.datagrams import BatchReader
 
 from . import uapi
-from .attributes import MESSAGE, MESSAGE_SIZE, MalformedError, message
+from .attributes import MESSAGE, MESSAGE_SIZE, MalformedError, message, u32
 
 RECEIVE_SIZE = 1 << 16  # a dump's datagram is at most 32 KiB (netlink_dump)
 SLOTS = 128  # datagrams taken from the event socket by one system call
@@ -120,16 +120,22 @@ def dump_flows() -> AsyncGenerator[list[bytes], None]:
     return _dump(uapi.CT_GET)
 
 
+def dump_fixed_flows() -> AsyncGenerator[list[bytes], None]:
+    """Likewise those with FIXED_TIMEOUT; on a kernel that cannot choose by status, all of them."""
+    bit = uapi.IPS_FIXED_TIMEOUT
+    return _dump(uapi.CT_GET, u32(uapi.CTA_STATUS, bit) + u32(uapi.CTA_STATUS_MASK, bit))
+
+
 def dump_expectations() -> AsyncGenerator[list[bytes], None]:
     """The kernel's expectations, likewise."""
     return _dump(uapi.EXP_GET)
 
 
-async def _dump(kind: int) -> AsyncGenerator[list[bytes], None]:
+async def _dump(kind: int, condition: bytes = b"") -> AsyncGenerator[list[bytes], None]:
     with _open() as reader:
         reader.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, REQUEST_BUFFER)
         reader.bind((0, 0))
-        reader.send(message(kind, uapi.NLM_F_REQUEST | uapi.NLM_F_DUMP, socket.AF_UNSPEC, b"", 1))
+        reader.send(message(kind, uapi.NLM_F_REQUEST | uapi.NLM_F_DUMP, socket.AF_UNSPEC, condition, 1))
         count = 0
         while True:
             found = slices(reader.recv(RECEIVE_SIZE))
@@ -163,14 +169,18 @@ def _error(found: bytes) -> int:
 
 
 class RequestSocket:
-    """Requests to the kernel, many in a datagram.  Its port id is the one whose events nobody streams."""
+    """Requests to the kernel, many in a datagram.  Its port id is the one whose events nobody streams.
+
+    `get` has a socket of its own, so that it may be called while a thread is in `send`.
+    """
 
     def __init__(self) -> None:
-        self._socket = _open()
-        self._socket.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, REQUEST_BUFFER)
-        self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, REQUEST_BUFFER)
-        self._socket.setsockopt(uapi.SOL_NETLINK, uapi.NETLINK_CAP_ACK, 1)
-        self._socket.bind((0, 0))
+        self._socket, self._reader = _open(), _open()
+        for each in (self._socket, self._reader):
+            each.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, REQUEST_BUFFER)
+            each.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, REQUEST_BUFFER)
+            each.setsockopt(uapi.SOL_NETLINK, uapi.NETLINK_CAP_ACK, 1)
+            each.bind((0, 0))
 
     @property
     def port(self) -> int:
@@ -186,29 +196,32 @@ class RequestSocket:
         if not requests:
             return []
         self._socket.send(requests)
-        return [(sequence, _error(answer)) for sequence, answer in self._answers() if _kind(answer) == uapi.NLMSG_ERROR]
+        answers = _answers(self._socket)
+        return [(sequence, _error(answer)) for sequence, answer in answers if _kind(answer) == uapi.NLMSG_ERROR]
 
     def get(self, requests: bytes) -> dict[int, bytes]:
         """The answers to GET requests by sequence; what does not exist is left out."""
         if not requests:
             return {}
-        self._socket.send(requests)
-        return {sequence: answer for sequence, answer in self._answers() if _kind(answer) != uapi.NLMSG_ERROR}
-
-    def _answers(self) -> Iterable[tuple[int, bytes]]:
-        while True:
-            try:
-                datagram = self._socket.recv(RECEIVE_SIZE, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return
-            for answer in slices(datagram):
-                header = MESSAGE.unpack_from(answer)
-                # With CAP_ACK an error carries the request's header only; its sequence is the request's as well.
-                yield header[3], answer
+        self._reader.send(requests)
+        return {sequence: answer for sequence, answer in _answers(self._reader) if _kind(answer) != uapi.NLMSG_ERROR}
 
     def close(self) -> None:
-        """Close the socket."""
+        """Close the sockets."""
         self._socket.close()
+        self._reader.close()
+
+
+def _answers(asked: socket.socket) -> Iterable[tuple[int, bytes]]:
+    while True:
+        try:
+            datagram = asked.recv(RECEIVE_SIZE, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        for answer in slices(datagram):
+            header = MESSAGE.unpack_from(answer)
+            # With CAP_ACK an error carries the request's header only; its sequence is the request's as well.
+            yield header[3], answer
 
 
 def errno_name(code: int) -> str:

@@ -10,9 +10,12 @@ ctnetlink_change_conntrack in net/netfilter/nf_conntrack_netlink.c):
   entry, and half of all RSTs would count as invalid (nf_conntrack_tcp_packet, TCP_CONNTRACK_CLOSE).
 - Status: EXPECTED only on updates of entries whose master was found; never DYING or an offload bit; always CONFIRMED.
 - GRE: its timeouts are zero in a created entry, so that only FIXED_TIMEOUT keeps it alive.
-- pptp: a NATed control entry with its helper makes the kernel drop every control message; it goes without.
+- pptp: a NATed control entry with its helper makes the kernel drop every control message; it goes without.  One that
+  traffic made keeps the helper it has.
+- An update takes nothing away but the mark: an entry with labels, sequence adjustment, SYNPROXY or a master that the
+  flow does not have is created anew.
 - Timeouts: an entry that the active still has is alive, and a refresh makes no event; it gets at least what its state
-  gives after a packet.
+  gives after a packet.  One so long that it may be a hot backup's is not believed.
 """
 
 from collections.abc import Mapping
@@ -29,9 +32,8 @@ UPDATE: Final = uapi.NLM_F_REQUEST
 NAT: Final = uapi.IPS_SRC_NAT | uapi.IPS_DST_NAT
 NOT_CREATED: Final = uapi.IPS_EXPECTED | uapi.IPS_DYING | uapi.IPS_OFFLOAD | uapi.IPS_HW_OFFLOAD
 PPTP: Final = "pptp"
-# What goes into a kernel as it came, into new entries and existing ones alike.
-COPIED: Final = (
-    uapi.CTA_MARK,
+# What goes into a kernel as it came, into new entries and existing ones alike; an update does not take it away.
+LASTING: Final = (
     uapi.CTA_LABELS,
     uapi.CTA_SEQ_ADJ_ORIG,
     uapi.CTA_SEQ_ADJ_REPLY,
@@ -39,6 +41,10 @@ COPIED: Final = (
 )
 
 PINNED_S: Final = 14 * 86400  # below INT_MAX jiffies at any HZ, so the kernel keeps it as it is
+# From here on (7.6 days) a timeout may be what is left of a pinned one, and is not believed.  No state has more than 5
+# days by default.  Two bytes tell it: see `bulk`.
+DOUBTED_S: Final = 10 << 16
+ENDING_S: Final = 120  # instead of a doubted one where `Timeouts` has none: the most that TCP gives a state that ends
 FALLBACK_TIMEOUT_S: Final = 600  # the generic protocol's own default (nf_conntrack_generic_timeout)
 
 
@@ -95,26 +101,35 @@ def create(key: bytes, value: bytes, *, timeouts: Timeouts, pinned: bool = False
     parts.append(_timeout(attributes, ends.protocol, status, timeouts, pinned=pinned))
     parts.append(_protoinfo(attributes, ends.protocol))
     parts.extend(ends.nat())
-    helper = helper_of(attributes)
-    if helper is not None and not (helper == PPTP and status & NAT):
+    if created_helper(attributes) is not None:
         parts.append(attributes[uapi.CTA_HELP])
-    parts.extend(attributes[kind] for kind in (*COPIED, uapi.CTA_TUPLE_MASTER) if kind in attributes)
+    copied = (uapi.CTA_MARK, *LASTING, uapi.CTA_TUPLE_MASTER)
+    parts.extend(attributes[kind] for kind in copied if kind in attributes)
     return b"".join(parts)
 
 
-def update(key: bytes, value: bytes, *, timeouts: Timeouts, expected: bool, pinned: bool = False) -> bytes:
-    """The attributes that make an existing entry of this flow equal to `value`.
+def created_helper(attributes: dict[int, bytes]) -> str | None:
+    """The name of the helper with which `create` makes the flow that has these attributes."""
+    helper = helper_of(attributes)
+    return None if helper == PPTP and status_of(attributes) & NAT else helper
 
-    `expected`: whether the kernel's entry has the EXPECTED bit, which must be sent as it is.
+
+def update(key: bytes, value: bytes, found: Mapping[int, bytes], *, timeouts: Timeouts, pinned: bool = False) -> bytes:
+    """The attributes that make `found`, the kernel's entry of this flow, equal to `value`.
+
+    EXPECTED must be sent as the entry has it, and a helper that it does not have is refused.
     """
     attributes = split(value)
-    status = status_of(attributes) & ~NOT_CREATED | uapi.IPS_CONFIRMED | (uapi.IPS_EXPECTED if expected else 0)
+    status = status_of(attributes) & ~NOT_CREATED | uapi.IPS_CONFIRMED | status_of(found) & uapi.IPS_EXPECTED
     protocol = protocol_of(key)
     parts = [key, u32(uapi.CTA_STATUS, status)]
     if protocol != uapi.IPPROTO_GRE:  # its FIXED_TIMEOUT would make the whole update fail with EPERM
         parts.append(_timeout(attributes, protocol, status, timeouts, pinned=pinned))
     parts.append(_protoinfo(attributes, protocol))
-    parts.extend(attributes[kind] for kind in (uapi.CTA_HELP, *COPIED) if kind in attributes)
+    if uapi.CTA_HELP in found and uapi.CTA_HELP in attributes:
+        parts.append(attributes[uapi.CTA_HELP])
+    parts.append(attributes.get(uapi.CTA_MARK, u32(uapi.CTA_MARK, 0)))
+    parts.extend(attributes[kind] for kind in LASTING if kind in attributes)
     return b"".join(parts)
 
 
@@ -125,21 +140,28 @@ def set_timeout(key: bytes, value: bytes, timeouts: Timeouts, *, pinned: bool) -
 
 
 def without(attributes: bytes, lacking: int) -> bytes:
-    """A create body without the attribute whose object this kernel lacks: the helper or the master."""
+    """Attributes without the one whose object this kernel lacks: the helper, the master, room for labels."""
     return b"".join(data for kind, data in split(attributes).items() if kind != lacking)
 
 
-def expected_in(attributes: Mapping[int, bytes]) -> bool:
-    """Whether an entry read from the kernel has the EXPECTED bit."""
-    return bool(status_of(attributes) & uapi.IPS_EXPECTED)
+def updatable(value: bytes, found: dict[int, bytes]) -> bool:
+    """Whether an update can make the kernel's entry `found` equal to `value`.
 
-
-def replaceable(value: bytes, found: Mapping[int, bytes]) -> bool:
-    """Whether an update can make the kernel's entry `found` equal to `value`: same translation, same helper."""
+    It can where the translation is the same, the helper is the one that it should have, and nothing has to go.
+    """
     attributes = split(value)
-    return attributes[uapi.CTA_TUPLE_REPLY] == found.get(uapi.CTA_TUPLE_REPLY) and helper_of(attributes) == helper_of(
-        dict(found)
+    return (
+        attributes[uapi.CTA_TUPLE_REPLY] == found.get(uapi.CTA_TUPLE_REPLY)
+        and helper_of(found) in (created_helper(attributes), helper_of(attributes))
+        and found.get(uapi.CTA_TUPLE_MASTER) in (None, attributes.get(uapi.CTA_TUPLE_MASTER))
+        and not any(_says_something(kind, found[kind]) for kind in LASTING if kind in found and kind not in attributes)
     )
+
+
+def _says_something(kind: int, attribute: bytes) -> bool:
+    """Whether anything in an attribute is not zero."""
+    parts = [attribute] if kind == uapi.CTA_LABELS else nested(attribute).values()
+    return any(any(payload(part)) for part in parts)
 
 
 class _Ends:
@@ -215,6 +237,8 @@ def _timeout(attributes: dict[int, bytes], protocol: int, status: int, timeouts:
     held = attributes.get(uapi.CTA_TIMEOUT)
     seconds = number(held) if held else FALLBACK_TIMEOUT_S
     least = timeouts.least(protocol, status, attributes.get(uapi.CTA_PROTOINFO, b""))
+    if seconds >= DOUBTED_S:
+        return u32(uapi.CTA_TIMEOUT, least or ENDING_S)
     return u32(uapi.CTA_TIMEOUT, max(seconds, least, 1))
 
 

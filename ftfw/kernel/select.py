@@ -160,8 +160,8 @@ class Selector:
 def _entangled(groups: list[tuple[Shape, list[bytes]]]) -> bool:
     """Whether putting NEW before UPDATE before DESTROY could turn round what happened to one flow.
 
-    It does where a tuple was used again at once, and where two shapes (with mark, without) tell the same about it.  What
-    begins like a shape may have another protocol; the length of its tuple, where keys end, it has in common with it.
+    It does where a tuple was used again at once, and where two shapes (with mark, without) tell the same about it.
+    What begins like a shape may have another protocol; the length of its tuple it has in common with it.
     """
     for (one, first), (other, second) in combinations(groups, 2):
         if one.split == other.split and (one.order == other.order or {one.order, other.order} == {NEW, DESTROY}):

@@ -61,6 +61,7 @@ CTA_SECCTX: Final = 19
 CTA_TIMESTAMP: Final = 20
 CTA_LABELS: Final = 22
 CTA_SYNPROXY: Final = 24
+CTA_STATUS_MASK: Final = 26
 CTA_TIMESTAMP_EVENT: Final = 27
 
 # enum ctattr_tuple

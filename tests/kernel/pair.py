@@ -96,6 +96,12 @@ class Node:
         entries: list[dict[str, Any]] = shown["entries"] if isinstance(shown, dict) else shown
         return entries
 
+    def nft(self, rules: str) -> None:
+        """Load a ruleset in nft's own language."""
+        file = self.workdir / "rules.nft"
+        file.write_text(rules)
+        self.exec("nft", "-f", str(file))
+
     def kernel_count(self) -> int:
         return int(self.exec("cat", "/proc/sys/net/netfilter/nf_conntrack_count").stdout)
 

@@ -82,6 +82,8 @@ async def only_change(pair: Pair, ours: bytes, present: bytes) -> Outcome:
         (CONTROL + seq_adjust(uapi.CTA_SEQ_ADJ_REPLY, 9, 1, 2), CONTROL),
         (CONTROL + synproxy(9, 1, 2), CONTROL),
         (both(GRE, 5, 6) + alive() + mark(5), both(GRE, 5, 6) + alive(LIVE | FIXED_TIMEOUT)),
+        (CONTROL, CONTROL + mark(5)),
+        (both(GRE, 5, 6) + alive(), both(GRE, 5, 6) + alive(LIVE | FIXED_TIMEOUT) + mark(5)),
     ],
     ids=[
         "status, mark",
@@ -93,6 +95,8 @@ async def only_change(pair: Pair, ours: bytes, present: bytes) -> Outcome:
         "sequence adjustment",
         "synproxy",
         "gre",
+        "a mark that is gone",
+        "a mark that is gone, gre",
     ],
 )
 async def test_an_existing_entry_is_updated(pair: Pair, ours: bytes, present: bytes) -> None:
@@ -150,6 +154,84 @@ async def test_an_existing_entry_is_updated(pair: Pair, ours: bytes, present: by
 async def test_an_entry_in_the_way_is_replaced(pair: Pair, ours: bytes, present: bytes) -> None:
     outcome = await only_change(pair, ours, present)
     assert (outcome.created, outcome.updated, outcome.deleted) == (1, 0, 1)
+
+
+@pytest.mark.parametrize(
+    "stale",
+    [
+        labels(LABELS),
+        seq_adjust(uapi.CTA_SEQ_ADJ_REPLY, 9, 1, 2),
+        synproxy(9, 1, 2),
+        master(CLIENT, SERVER, TCP, ports(4999, 21)),
+    ],
+    ids=["labels", "sequence adjustment", "synproxy", "master"],
+)
+async def test_nothing_stays_of_an_entry_that_had_more(pair: Pair, stale: bytes) -> None:
+    active, backup = pair
+    backup.nft(LABEL_RULES)
+    above = both(TCP, 4999, 21) + alive() + tcp() + helper("ftp")
+    active.put(above)
+    active.put(CONTROL)
+    backup.put(above)
+    backup.put(CONTROL + stale)
+    outcome = await backup.commit(await active.snapshot())
+    assert (outcome.updated, outcome.deleted, outcome.created, outcome.failed) == (1, 1, 1, {})
+    wanted, arrived = [
+        {flow.original["sport"]: comparable(flow) for flow in (await each.snapshot()).flows()} for each in pair
+    ]
+    assert arrived == wanted
+
+
+async def test_another_master_replaces_the_old_one(pair: Pair) -> None:
+    active, backup = pair
+    for each in pair:
+        for sport in (4998, 5000):
+            each.put(both(TCP, sport, 21) + alive() + tcp() + helper("ftp"))
+    active.put(DATA)
+    backup.put(both(TCP, 5001, 20000) + alive() + tcp() + master(CLIENT, SERVER, TCP, ports(4998, 21)))
+    outcome = await backup.commit(await active.snapshot())
+    assert (outcome.deleted, outcome.failed) == (1, {})
+    arrived = {flow.original["sport"]: flow for flow in (await backup.snapshot()).flows()}
+    assert arrived[5001].master == arrived[5000].original
+
+
+async def test_labels_without_room_cost_the_labels_not_the_entry(pair: Pair) -> None:
+    """An entry has room for labels from birth or never: it would be deleted and created at each change, in vain."""
+    active, backup = pair
+    active.nft(LABEL_RULES)
+    active.put(CONTROL + labels(LABELS))
+    store = await active.snapshot()
+    await backup.commit(store)
+    outcome = await backup.commit(store)
+    assert (outcome.created, outcome.updated, outcome.deleted, outcome.failed) == (0, 1, 0, {})
+    assert outcome.remedied == {"labels_missing": 1}
+
+
+async def test_what_is_there_may_be_left_alone(pair: Pair) -> None:
+    active, backup = pair
+    active.put(both(UDP, 1, 53) + alive() + mark(5))
+    active.put(CONTROL + snat(OUTSIDE, 7))
+    store = await active.snapshot()
+    backup.put(both(UDP, 1, 53) + alive() + mark(6))
+    backup.put(both(TCP, 5009, 21) + alive() + tcp() + snat(OUTSIDE, 7))  # has the other one's place
+    outcome = Outcome()
+    await backup.injector.create(store.plain.items(), outcome, replace=False)
+    assert (outcome.created, outcome.updated, outcome.deleted, outcome.failed) == (0, 0, 0, {"exists": 1})
+    assert len(outcome.refused) == 1
+    left = {flow.original["sport"]: flow.mark for flow in (await backup.snapshot()).flows()}
+    assert left == {1: 6, 5009: None}
+
+
+async def test_answers_are_told_apart_from_those_to_a_thread(pair: Pair) -> None:
+    """A batch is with the kernel, its errors not read yet, when another task asks for a flow."""
+    _, backup = pair
+    backup.put(both(UDP, 1, 53) + alive())
+    (key,) = (await backup.snapshot()).plain
+    absent = message(uapi.CT_DELETE, uapi.NLM_F_REQUEST, uapi.AF_INET, both(UDP, 2, 53))
+    backup.requests._socket.send(absent)
+    assert list(await backup.injector.get([key])) == [key]
+    present = message(uapi.CT_DELETE, uapi.NLM_F_REQUEST, uapi.AF_INET, key, 1)
+    assert [sequence for sequence, _ in backup.requests.send(present)] == [0]
 
 
 async def test_a_clash_in_a_zone_costs_no_flow_elsewhere(pair: Pair) -> None:
@@ -245,6 +327,15 @@ async def test_an_unknown_helper_costs_the_helper_not_the_flow(pair: Pair) -> No
     assert (await backup.flow()).helper is None
 
 
+async def test_an_unknown_helper_is_not_asked_for_again_and_again(pair: Pair) -> None:
+    active, backup = pair
+    active.put(CONTROL + helper("ftp"))
+    store = renamed(await active.snapshot(), b"ftp\0", b"nix\0")
+    await backup.commit(store)
+    outcome = await backup.commit(store)
+    assert (outcome.created, outcome.updated, outcome.deleted, outcome.failed) == (0, 1, 0, {})
+
+
 async def test_neither_master_nor_helper(pair: Pair) -> None:
     active, backup = pair
     active.put(CONTROL + helper("ftp"))
@@ -277,6 +368,8 @@ async def test_pptp_control_behind_nat_goes_without_its_helper(pair: Pair) -> No
     assert (outcome.created, outcome.failed, outcome.remedied) == (2, {}, {})
     arrived = {flow.original["sport"]: flow.helper for flow in (await backup.snapshot()).flows()}
     assert arrived == {5000: None, 5001: "pptp"}
+    outcome = await backup.commit(await active.snapshot())
+    assert (outcome.created, outcome.updated, outcome.deleted, outcome.failed) == (0, 2, 0, {})
 
 
 async def test_labels_are_lost_where_no_rule_uses_them(pair: Pair) -> None:
@@ -498,8 +591,8 @@ async def test_masters_come_first_down_a_chain(pair: Pair, whole: int | None, on
     store = await active.snapshot()
     related = sorted((item for item in store.rich.items() if b"ftp\0" not in item[1]), reverse=True)
     keys = sorted(key for key, _ in related)  # by port
-    assert [key for key, _ in in_order(related)] == keys
-    assert [key for key, _ in in_order(reversed(related))] == keys
+    assert [key for key, _ in await in_order(related)] == keys
+    assert [key for key, _ in await in_order(reversed(related))] == keys
     outcome = await backup.commit(store)
     assert (outcome.created, outcome.failed, outcome.remedied) == (6, {}, {})
     masters = {flow.original["sport"]: (flow.master or {}).get("sport") for flow in (await backup.snapshot()).flows()}

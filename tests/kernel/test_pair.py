@@ -228,6 +228,74 @@ def _timers(node: Node) -> list[str]:
     return [line.split()[2] for line in node.exec("conntrack", "-L").stdout.splitlines() if "192.0.2.10" in line]
 
 
+def test_a_hot_backup_that_was_emptied_is_filled_after_its_promotion(tmp_path: Path) -> None:
+    with pair(tmp_path, mode="hot") as (active, backup):
+        for number in range(10):
+            active.insert(number)
+        start_both(active, backup)
+        until(lambda: len(_timers(backup)) == 10, "the kernel follows")
+        active.kill()
+        backup.exec("conntrack", "-F")
+        backup.ftfw("promote")
+        until(lambda: len(_timers(backup)) == 10, "the kernel has what was held")
+        until(lambda: backup.status()["last_commit"]["created"] == 10, "and the promotion says so")
+
+
+def test_a_hot_backup_that_is_started_again_as_active_settles_its_timers(tmp_path: Path) -> None:
+    with pair(tmp_path, mode="hot") as (active, backup):
+        active.insert(0)
+        start_both(active, backup)
+        until(lambda: _timers(backup), "the kernel follows")
+        backup.kill()
+        active.kill()
+        assert int(_timers(backup)[0]) > rewrite.DOUBTED_S
+        backup.start("active")
+        until(lambda: int(_timers(backup)[0]) <= 432000, "a timer as the state gives it")
+
+
+def test_there_and_back_between_hot_nodes_brings_no_pinned_timer(tmp_path: Path) -> None:
+    """The new active's snapshot may be quicker than the pass that settles its timers."""
+    with pair(tmp_path, mode="hot") as (first, second):
+        first.inside(lambda: trio.run(inject_many, 5000))
+        start_both(first, second)
+        until(lambda: second.kernel_count() >= 5000, "the kernel follows")
+        first.ftfw("demote")
+        second.ftfw("promote")
+        held(first, 5000)
+        second.kill()
+        first.ftfw("promote")
+        until(lambda: max(map(int, _timers(first))) <= 600, "timers as their states give them")
+        assert len(_timers(first)) == 5000
+
+
+CUT = """
+table inet cut {
+    chain c {
+        type filter hook input priority filter
+        udp dport 3780 quota over 60000 bytes counter drop
+    }
+}
+"""
+
+
+@pytest.mark.parametrize("mode", ["warm", "hot"])
+def test_a_promotion_in_the_middle_of_a_snapshot_has_what_came(tmp_path: Path, mode: str) -> None:
+    """The beginning of the snapshot gets through, and nothing after it."""
+    with pair(tmp_path, mode=mode) as (active, backup):
+        active.inside(lambda: trio.run(inject_many, 20000))
+        active.start("active")
+        backup.nft(CUT)
+        backup.start("backup")
+        until(lambda: "packets 0 " not in backup.exec("nft", "list", "table", "inet", "cut").stdout, "the cut")
+        active.kill()
+        promoted = backup.ftfw("promote")
+        there = len(_timers(backup))
+        assert 0 < there < 20000
+        assert f"{there} flows" in promoted.stdout + promoted.stderr
+        assert "a snapshot was under way" in promoted.stdout + promoted.stderr
+        assert backup.status()["last_commit"]["failed"] == {}
+
+
 def test_sigterm_ends_the_daemon_cleanly(nodes: Pair) -> None:
     active, _ = nodes
     active.start("active")

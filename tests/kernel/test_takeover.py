@@ -1,17 +1,21 @@
 """What follows an injection: a kernel that follows the store, timers, nothing stale, GRE kept alive."""
 
+import errno
+import os
 import socket
+from collections.abc import Iterable
 from contextlib import suppress
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 import trio
 
 from ftfw.daemon import takeover
 from ftfw.kernel import uapi
-from ftfw.kernel.attributes import u32
-from ftfw.kernel.inject import Injector, Outcome
-from ftfw.kernel.rewrite import PINNED_S, Timeouts
+from ftfw.kernel.attributes import u16, u32
+from ftfw.kernel.inject import RESOLVE_BATCH, Injector, Outcome, in_order
+from ftfw.kernel.rewrite import ENDING_S, PINNED_S, Timeouts
 from ftfw.model import Flow
 from ftfw.store import Store
 from tests.kernel.entries import (
@@ -21,7 +25,10 @@ from tests.kernel.entries import (
     SERVER,
     alive,
     both,
+    expect_master,
+    expectation,
     helper,
+    labels,
     mark,
     master,
     original,
@@ -29,10 +36,11 @@ from tests.kernel.entries import (
     reply,
     snat,
     tcp,
+    zone,
 )
 from tests.kernel.namespaces import LIMIT_S, Capture, Namespace, selector
 from tests.kernel.test_expectations import FTP, PLAIN, put_expectation
-from tests.kernel.test_round_trip import comparable
+from tests.kernel.test_round_trip import LABEL_RULES, LABELS, comparable
 
 pytestmark = pytest.mark.kernel
 
@@ -121,6 +129,20 @@ async def test_a_tuple_that_is_used_again_becomes_the_new_flow(pair: Pair) -> No
     assert (await backup.flow()).mark is None
 
 
+async def test_a_master_that_is_created_anew_keeps_what_it_expects(pair: Pair) -> None:
+    active, backup = pair
+    backup.nft(LABEL_RULES)
+    capture = Capture(active, journal=True)
+    active.put(FTP)
+    put_expectation(active, PLAIN)
+    await follow(backup, capture.take())
+    backup.change(both(TCP, 5000, 21) + labels(LABELS))  # cannot be taken away again
+    active.change(both(TCP, 5000, 21) + mark(1))
+    outcome = await follow(backup, capture.take())
+    assert (outcome.deleted, outcome.failed) == (1, {})
+    assert len((await backup.snapshot()).expectations) == 1
+
+
 async def test_repin(pair: Pair) -> None:
     """Timers are wound up again, those of GRE too although they cannot be set."""
     active, backup = pair
@@ -131,7 +153,7 @@ async def test_repin(pair: Pair) -> None:
     await backup.commit(store)
     assert max(map(left, (await table(backup)).values())) < PINNED_S - 3
     with backup:
-        await takeover.repin(store, backup.injector)
+        await takeover.repin(store, backup.injector, Outcome())
     there = await table(backup)
     assert set(there) == {1, 2, 5}
     assert min(map(left, there.values())) > PINNED_S - 3
@@ -152,10 +174,11 @@ async def test_settle_gives_each_timer_what_its_state_would(pair: Pair) -> None:
     follower.add_snapshot(await active.dump())
     follower.end_snapshot()
     await follow(backup, follower)
-    backup.put(udp(6) + u32(uapi.CTA_TIMEOUT, PINNED_S))  # nobody's
+    backup.put(udp(6) + u32(uapi.CTA_TIMEOUT, PINNED_S))  # an earlier daemon's
     backup.change(both(UDP, 2, 53) + u32(uapi.CTA_TIMEOUT, 77))  # as a packet has set it
     with backup:
-        await takeover.settle(store, backup.injector, selector())
+        await takeover.settle(store, backup.injector, selector(), outcome := Outcome())
+    assert outcome == Outcome()
     there = await table(backup)
     defaults = Timeouts()
     for sport, seconds in (
@@ -164,13 +187,79 @@ async def test_settle_gives_each_timer_what_its_state_would(pair: Pair) -> None:
         (3, defaults.tcp_established),
         (4, 50),
         (5, defaults.gre_stream),
-        (6, PINNED_S),
+        (6, defaults.udp_stream),
         (5000, defaults.tcp_established),
     ):
         assert seconds - 3 <= left(there[sport]) <= seconds, sport
     (expected,) = (await backup.snapshot()).decoded_expectations()
     assert expected.timeout is not None
     assert expected.timeout <= 60
+
+
+async def test_settle_takes_what_an_earlier_daemon_left_for_its_own(pair: Pair) -> None:
+    """A hot backup was killed and started as active: it holds nothing, its kernel has two weeks for everything."""
+    active, backup = pair
+    capture = Capture(active, journal=True)
+    active.put(udp(1))
+    active.put(both(TCP, 2, 80) + alive() + tcp("FIN_WAIT") + mark(3))
+    active.put(both(GRE, 5, 5) + alive())
+    active.put(FTP + zone(9))
+    put_expectation(active, PLAIN + u16(uapi.CTA_EXPECT_ZONE, 9))
+    await follow(backup, capture.take())
+    with backup:
+        await takeover.settle(Store(), backup.injector, selector(), outcome := Outcome())
+    assert outcome == Outcome()
+    there = await table(backup)
+    defaults = Timeouts()
+    for sport, seconds in (
+        (1, defaults.udp_stream),
+        (2, ENDING_S),
+        (5, defaults.gre_stream),
+        (5000, defaults.tcp_established),
+    ):
+        assert seconds - 3 <= left(there[sport]) <= seconds, sport
+    assert there[2].mark == 3
+    (expected,) = (await backup.snapshot()).decoded_expectations()
+    assert expected.timeout is not None
+    assert expected.timeout <= 300
+
+
+async def test_settle_puts_in_what_somebody_has_removed(pair: Pair) -> None:
+    active, backup = pair
+    capture = Capture(active, journal=True)
+    active.put(FTP)
+    put_expectation(active, PLAIN)
+    active.put(both(TCP, 5001, 20000) + alive() + tcp() + master(CLIENT, SERVER, TCP, ports(5000, 21)))
+    active.put(udp(1))
+    active.put(both(UDP, 2, 53) + alive() + snat(OUTSIDE, 7))
+    await follow(backup, capture.take())
+    backup.run("conntrack", "-F")
+    backup.put(both(UDP, 3, 53) + alive() + snat(OUTSIDE, 7))  # traffic that came since: it keeps its place
+    with backup:
+        await takeover.settle(capture.store, backup.injector, selector(), outcome := Outcome())
+    assert (outcome.created, outcome.deleted, outcome.failed) == (4, 0, {"exists": 1})
+    there = await table(backup)
+    assert set(there) == {1, 3, 5000, 5001}
+    assert there[5001].master == there[5000].original
+    assert left(there[1]) <= Timeouts().udp_stream
+    assert len((await backup.snapshot()).expectations) == 1
+
+
+async def test_what_was_refused_is_tried_again_at_a_promotion(pair: Pair) -> None:
+    active, backup = pair
+    capture = Capture(active, journal=True)
+    active.put(FTP)
+    await follow(backup, capture.take())
+    backup.put(both(TCP, 5000, 21), kind=uapi.CT_DELETE, flags=0)
+    put_expectation(active, PLAIN)
+    capture.take().take_changes()
+    capture.store.put_back(set(capture.store.expectations))  # and not the master, which was read along
+    outcome = await follow(backup, capture.store)
+    assert outcome.failed == {"expectation_not_found": 1}
+    backup.put(FTP)
+    done = await takeover.commit_rest(capture.store, backup.injector, outcome.refused)
+    assert (done.outcome.created, done.outcome.failed) == (1, {})
+    assert len((await backup.snapshot()).expectations) == 1
 
 
 async def test_settle_does_not_bring_back_an_expectation_that_was_met(pair: Pair) -> None:
@@ -181,7 +270,7 @@ async def test_settle_does_not_bring_back_an_expectation_that_was_met(pair: Pair
     await follow(backup, capture.take())
     backup.put(PLAIN, kind=uapi.EXP_DELETE, flags=0)  # as its flow does when it comes
     with backup:
-        await takeover.settle(capture.store, backup.injector, selector())
+        await takeover.settle(capture.store, backup.injector, selector(), Outcome())
     assert not (await backup.snapshot()).expectations
 
 
@@ -215,7 +304,7 @@ async def test_a_promotion_in_a_snapshot_waits_for_no_master(pair: Pair) -> None
     _, backup = pair
     store, _ = await snapshot_without_masters(pair)
     with backup:
-        done = await takeover.commit_rest(store, backup.injector, Outcome())
+        done = await takeover.commit_rest(store, backup.injector, set())
     assert done.outcome.remedied == {"master_missing": 1}
     assert done.outcome.failed == {"expectation_not_found": 1}
     assert set(await table(backup)) == {5001}
@@ -236,9 +325,29 @@ async def test_purge(pair: Pair, keep_held: bool, stays: set[int]) -> None:
     chosen = selector()
     chosen.excluded = frozenset({ip_address(INNER).packed})
     with backup:
-        gone = await takeover.purge(store, backup.injector, chosen, keep_held=keep_held)
+        await takeover.purge(store, backup.injector, chosen, outcome := Outcome(), keep_held=keep_held)
     assert set(await table(backup)) == stays
-    assert gone == 5 - len(stays)
+    assert (outcome.deleted, outcome.failed) == (5 - len(stays), {})
+
+
+@pytest.mark.parametrize("keep_held", [True, False], ids=["hot", "warm"])
+async def test_purge_of_expectations(pair: Pair, keep_held: bool) -> None:
+    """One that ended while nobody listened would stay for as long as timers are pinned."""
+    active, backup = pair
+    capture = Capture(active, journal=True)
+    active.put(FTP)
+    put_expectation(active, PLAIN)
+    active.put(both(TCP, 5002, 21) + alive() + tcp() + helper("ftp"))
+    other = expectation(master=expect_master(CLIENT, SERVER, TCP, ports(5002, 21)), dport=20001)
+    put_expectation(active, other)
+    await follow(backup, capture.take())
+    active.put(other, kind=uapi.EXP_DELETE, flags=0)
+    store = await active.snapshot()
+    with backup:
+        await takeover.purge(store, backup.injector, selector(), outcome := Outcome(), keep_held=keep_held)
+    assert not outcome.failed
+    there = [expected.expected["dport"] for expected in (await backup.snapshot()).decoded_expectations()]
+    assert there == ([20000] if keep_held else [])
 
 
 async def test_commit_rest_brings_what_came_last(pair: Pair) -> None:
@@ -247,7 +356,7 @@ async def test_commit_rest_brings_what_came_last(pair: Pair) -> None:
     active.put(udp(1))
     await follow(backup, capture.take())
     active.put(udp(2))
-    done = await takeover.commit_rest(capture.take(), backup.injector, Outcome())
+    done = await takeover.commit_rest(capture.take(), backup.injector, set())
     assert (done.outcome.created, set(await table(backup))) == (1, {1, 2})
 
 
@@ -304,7 +413,7 @@ async def test_gre_lives_while_packets_come(pair: Pair, monkeypatch: pytest.Monk
     """A committed GRE flow cannot renew its timer: it is created again while it is used, and runs out when not."""
     monkeypatch.setattr(takeover, "GRE_CHECK_S", 0.4)
     _, backup = pair
-    store = await gre_pair(pair)
+    await gre_pair(pair)
     assert backup.get_sysctl("nf_conntrack_acct") == 0, "left as it was found"
     with backup:
         tunnel = socket.socket(socket.AF_INET, socket.SOCK_RAW, GRE)
@@ -317,7 +426,7 @@ async def test_gre_lives_while_packets_come(pair: Pair, monkeypatch: pytest.Monk
         return await ends(backup)
 
     with tunnel, trio.fail_after(4 * LIMIT_S), backup:
-        keeper = takeover.GreKeeper(store, backup.injector)
+        keeper = takeover.GreKeeper(backup.injector, selector(), Outcome())
         async with trio.open_nursery() as nursery:
             nursery.start_soon(keeper.run)
             for _ in range(2):  # until the timer of the flow that is used has been wound up, and once more
@@ -330,6 +439,71 @@ async def test_gre_lives_while_packets_come(pair: Pair, monkeypatch: pytest.Monk
                 pass
             # No more packets: it runs out, and the keeper has nothing left to do.
     assert not await ends(backup)
+
+
+@pytest.mark.parametrize("work", ["repin", "settle"])
+async def test_a_gre_flow_is_not_lost_when_its_new_timer_is_interrupted(
+    pair: Pair, work: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    active, backup = pair
+    capture = Capture(active, journal=True)
+    active.put(both(GRE, 5, 5) + alive())
+    await follow(backup, capture.take())
+    delete = backup.injector.delete
+    with backup, trio.CancelScope() as scope:
+
+        async def delete_and_end(keys: Iterable[bytes], outcome: Outcome) -> None:
+            await delete(keys, outcome)
+            scope.cancel()
+
+        monkeypatch.setattr(backup.injector, "delete", delete_and_end)
+        if work == "repin":
+            await takeover.repin(capture.store, backup.injector, Outcome())
+        else:
+            await takeover.settle(capture.store, backup.injector, selector(), Outcome())
+    assert scope.cancelled_caught
+    assert set(await table(backup)) == {5}
+
+
+async def test_a_read_only_sysctl_costs_gre_its_counters_and_nothing_else(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(_path: Path, _text: str) -> int:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    active, backup = pair
+    active.put(udp(1))
+    active.put(both(GRE, 5, 5) + alive())
+    store = await active.snapshot()
+    monkeypatch.setattr(Path, "write_text", refuse)
+    outcome = await backup.commit(store)
+    assert (outcome.created, outcome.failed) == (2, {})
+    assert "nf_conntrack_acct = 1" in caplog.text
+
+
+async def test_sorting_lets_others_work(pair: Pair) -> None:
+    active, _ = pair
+    active.put(FTP)
+    active.put(both(TCP, 5001, 20000) + alive() + tcp() + master(CLIENT, SERVER, TCP, ports(5000, 21)))
+    (related,) = [flow for flow in (await active.snapshot()).rich.items() if b"ftp\0" not in flow[1]]
+    key, value = related
+    many = [(key.replace((5001).to_bytes(2, "big"), n.to_bytes(2, "big")), value) for n in range(6000, 8000)]
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count_turns)
+        assert len((await takeover._sort(many)).related) == 2000
+        assert turns >= 2000 // takeover.SORTED_AT_ONCE // 2
+        turns = 0
+        assert len(await in_order(many)) == 2000
+        assert turns >= 2000 // RESOLVE_BATCH
+        nursery.cancel_scope.cancel()
 
 
 async def test_gre_without_counters_would_not_be_known_to_live(pair: Pair) -> None:

@@ -191,7 +191,8 @@ def difference(held_: Rows, table: Rows) -> str:
     """What a backup holds that the active's table does not have, and the other way round."""
     keys = [key for key in held_.keys() | table.keys() if held_.get(key) != table.get(key)]
     first = keys[0] if keys else b""
-    return f"in sync with a table that never was: {len(keys)} differ; {first.hex()}: {held_.get(first)} is {table.get(first)}"
+    one, other = held_.get(first), table.get(first)
+    return f"in sync with a table that never was: {len(keys)} differ; {first.hex()}: {one} is {other}"
 
 
 def held(store: Store) -> Rows:

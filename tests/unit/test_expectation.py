@@ -6,7 +6,7 @@ from hypothesis import given
 
 from ftfw.kernel import entry, expectation, uapi
 from ftfw.kernel.attributes import MalformedError
-from ftfw.kernel.rewrite import PINNED_S
+from ftfw.kernel.rewrite import DOUBTED_S, PINNED_S
 from tests.unit.conntrack import TCP, UDP, End, Expect, be16, be32, conn, expectations, walk
 
 AWAITED = Expect(TCP, replace(UDP, source_port=0), timeout=17, class_=1)
@@ -53,6 +53,14 @@ def test_what_was_announced_is_created_twice_for_its_timeout(each: Expect) -> No
     assert (uapi.CTA_EXPECT_FN in first) == bool(each.function)
     assert first.get(uapi.CTA_EXPECT_NAT) == (told.get(uapi.CTA_EXPECT_NAT) if each.function else None)
     assert uapi.CTA_EXPECT_ZONE not in first
+
+
+@pytest.mark.parametrize(("told", "given"), [(DOUBTED_S - 1, DOUBTED_S - 1), (DOUBTED_S, 300), (PINNED_S, 300)])
+def test_a_hot_backups_pinned_timer_is_not_believed(told: int, given: int) -> None:
+    each = replace(AWAITED, timeout=told)
+    key, value = held(each)
+    for body in (*made(each), walk(expectation.set_timeout(key, value, b"")[20:])):
+        assert int.from_bytes(body[uapi.CTA_EXPECT_TIMEOUT], "big") == given
 
 
 def test_the_masters_zone_goes_along() -> None:

@@ -19,6 +19,7 @@ from tests.unit.conntrack import TCP, UDP, conn
 from tests.unit.table import Dump, Table, held, without_empty_marks
 
 STEP_S = 0.02
+PEER = b"p" * 32  # the epoch under which backups speak
 Drop = Callable[[], bool]
 
 
@@ -109,7 +110,7 @@ class Cluster:
         message = messages.unpack(body)
         assert isinstance(message, Ack | Resync | Heartbeat)
         self.requests += isinstance(message, Resync)
-        self.active.receive(message, self.now)
+        self.active.receive(message.name.encode(), message, self.now)
 
     def settle(self) -> None:
         """Let everything come to rest; `drop` is over."""
@@ -271,7 +272,7 @@ def ack(
 
 def test_no_more_than_a_window_of_a_snapshot_is_under_way_to_a_live_backup() -> None:
     active = begun()
-    active.receive(ack(0), 0.0)
+    active.receive(PEER, ack(0), 0.0)
     active.begin_snapshot(0.0)
     sent = 0
     while active.may_snapshot(0.0):
@@ -279,7 +280,7 @@ def test_no_more_than_a_window_of_a_snapshot_is_under_way_to_a_live_backup() -> 
         sent += 1
         assert sent <= SNAPSHOT_WINDOW
     assert active.sequence == SNAPSHOT_WINDOW
-    active.receive(ack(1), 0.0)
+    active.receive(PEER, ack(1), 0.0)
     assert active.may_snapshot(0.0)
     active.add_snapshot([[conn().full()]], 0.0)
     assert not active.may_snapshot(0.0)
@@ -287,29 +288,31 @@ def test_no_more_than_a_window_of_a_snapshot_is_under_way_to_a_live_backup() -> 
 
 def test_the_slowest_live_backup_counts_and_one_that_vanished_does_not() -> None:
     active = begun()
-    active.receive(ack(0, name="slow"), 0.0)
-    active.receive(ack(0), 0.0)
+    active.receive(PEER, ack(0, name="slow"), 0.0)
+    active.receive(PEER, ack(0), 0.0)
     for _ in range(SNAPSHOT_WINDOW):
         active.add_snapshot([[conn().full()]], 0.0)
-    active.receive(ack(SNAPSHOT_WINDOW), 1.0)
+    active.receive(PEER, ack(SNAPSHOT_WINDOW), 1.0)
     assert not active.may_snapshot(1.0)
-    active.receive(ack(SNAPSHOT_WINDOW), PEER_LOST_S)
+    active.receive(PEER, ack(SNAPSHOT_WINDOW), PEER_LOST_S)
     assert [backup.name for backup in active.live(PEER_LOST_S)] == ["fw2"]
     assert active.may_snapshot(PEER_LOST_S)
 
 
 def test_whoever_follows_another_active_or_nobody_holds_no_snapshot_up() -> None:
     active = begun()
-    active.receive(ack(0), 0.0)
+    active.receive(PEER, ack(0), 0.0)
     for _ in range(SNAPSHOT_WINDOW):
         active.add_snapshot([[conn().full()]], 0.0)
-    active.receive(ack(SNAPSHOT_WINDOW), 0.0)
-    active.receive(ack(9, name="fw3", epoch=b"x" * 32), 0.0)
-    active.receive(Heartbeat(name="fw4", role="backup", byte_order="little", sequence=0, oldest=0, version="1"), 0.0)
+    active.receive(PEER, ack(SNAPSHOT_WINDOW), 0.0)
+    active.receive(PEER, ack(9, name="fw3", epoch=b"x" * 32), 0.0)
+    active.receive(
+        PEER, Heartbeat(name="fw4", role="backup", byte_order="little", sequence=0, oldest=0, version="1"), 0.0
+    )
     assert len(active.live(0.0)) == 3
     assert active.may_snapshot(0.0)
     assert active.synced(0.0) is False
-    active.receive(Resync(name="fw3", epoch=active.epoch, sequence=active.sequence), 0.0)
+    active.receive(PEER, Resync(name="fw3", epoch=active.epoch, sequence=0), 0.0)
     assert not active.may_snapshot(0.0)
 
 
@@ -320,9 +323,9 @@ def test_a_backup_that_turns_to_another_active_or_starts_anew_is_not_in_sync_any
         Resync(name="fw2", epoch=b"x" * 32, sequence=0),
     ):
         active = begun()
-        active.receive(ack(0), 0.0)
+        active.receive(PEER, ack(0), 0.0)
         assert active.synced(0.0) is True
-        active.receive(turn, 0.0)
+        active.receive(PEER, turn, 0.0)
         assert active.synced(0.0) is False
         assert not active.snapshot_wanted
 
@@ -330,11 +333,11 @@ def test_a_backup_that_turns_to_another_active_or_starts_anew_is_not_in_sync_any
 def test_an_active_is_in_sync_when_every_live_backup_is() -> None:
     active = begun()
     assert active.synced(0.0) is None
-    active.receive(ack(0), 0.0)
+    active.receive(PEER, ack(0), 0.0)
     assert active.synced(0.0) is True
-    active.receive(ack(0, name="fw3", synced=False), 1.0)
+    active.receive(PEER, ack(0, name="fw3", synced=False), 1.0)
     assert active.synced(1.0) is False
-    active.receive(ack(0), PEER_LOST_S + 1.0)
+    active.receive(PEER, ack(0), PEER_LOST_S + 1.0)
     assert active.synced(PEER_LOST_S + 1.0) is True
     assert active.synced(3 * PEER_LOST_S) is None
 
@@ -342,50 +345,61 @@ def test_an_active_is_in_sync_when_every_live_backup_is() -> None:
 def test_acknowledgements_of_another_epoch_and_of_the_future_count_for_nothing() -> None:
     active = begun()
     active.offer([[conn().new()]], 0.0)
-    active.receive(ack(1, epoch=b"x" * 32), 0.0)
+    active.receive(PEER, ack(1, epoch=b"x" * 32), 0.0)
     assert active.backups["fw2"].acked == 0
     assert not active.backups["fw2"].synced
-    active.receive(ack(2), 0.0)
+    active.receive(PEER, ack(2), 0.0)
     assert active.backups["fw2"].acked == 0
-    active.receive(ack(1), 0.0)
-    active.receive(ack(0), 0.0)
+    active.receive(PEER, ack(1), 0.0)
+    active.receive(PEER, ack(0), 0.0)
     assert active.backups["fw2"].acked == 1
 
 
 def test_lag_is_the_age_of_the_first_frame_that_is_not_acknowledged() -> None:
     active = begun()
-    active.receive(ack(0), 0.0)
+    active.receive(PEER, ack(0), 0.0)
     backup = active.backups["fw2"]
     assert active.lag_s(backup, 0.5) == 0.0
     for now in (1.0, 2.0, 3.0):
         active.offer([[conn().new()]], now)
     assert active.lag_s(backup, 3.0) == 2.0
-    active.receive(ack(2), 3.5)
+    active.receive(PEER, ack(2), 3.5)
     assert active.lag_s(backup, 3.5) == 0.5
     assert active.lag_s(backup, 4.5) == 1.5  # it grows while nothing comes
-    active.receive(ack(3), 5.0)
+    active.receive(PEER, ack(3), 5.0)
     assert active.lag_s(backup, 9.0) == 0.0
 
 
 def test_a_backup_that_went_silent_is_soon_not_in_sync() -> None:
     active = begun()
-    active.receive(ack(0), 0.0)
+    active.receive(PEER, ack(0), 0.0)
     active.offer([[conn().new()]], 0.0)
     assert active.synced(0.5) is True
     assert active.synced(active_module.FRESH_S) is False
 
 
+def test_a_backup_that_was_started_again_counts_from_where_it_begins() -> None:
+    active = begun()
+    for _ in range(5):
+        active.offer([[conn().new()]], 0.0)
+    active.receive(PEER, ack(5), 0.0)
+    assert active.backups["fw2"].acked == 5
+    active.receive(b"n" * 32, Resync(name="fw2", epoch=active.epoch, sequence=3), 0.1)
+    assert active.backups["fw2"].acked == 3
+    assert not active.backups["fw2"].synced
+
+
 def test_frames_are_kept_until_every_live_backup_has_them() -> None:
     active = begun()
     for name in ("fw2", "fw3"):
-        active.receive(ack(0, name=name), 0.0)
+        active.receive(PEER, ack(0, name=name), 0.0)
     for _ in range(5):
         active.offer([[conn().new()]], 0.0)
-    active.receive(ack(4), 0.1)
-    active.receive(ack(2, name="fw3"), 0.1)
+    active.receive(PEER, ack(4), 0.1)
+    active.receive(PEER, ack(2, name="fw3"), 0.1)
     active.tick(0.1)
     assert active.oldest == 3
-    active.receive(ack(5), PEER_LOST_S + 1)
+    active.receive(PEER, ack(5), PEER_LOST_S + 1)
     active.tick(PEER_LOST_S + 1)  # fw3 is lost, and holds nobody up
     assert active.oldest == 6
 
@@ -393,32 +407,32 @@ def test_frames_are_kept_until_every_live_backup_has_them() -> None:
 def test_a_frame_is_sent_again_as_it_was_but_not_twice_in_a_moment() -> None:
     active = begun()
     for name in ("fw2", "fw3"):
-        active.receive(ack(0, name=name), 0.0)
+        active.receive(PEER, ack(0, name=name), 0.0)
     for _ in range(5):
         active.offer([[conn().new()]], 0.0)
     sent = list(active.outgoing)
     active.outgoing.clear()
-    active.receive(ack(1, (2, 2), (4, 4)), 0.1)
-    active.receive(ack(1, (2, 4), name="fw3"), 0.1)
+    active.receive(PEER, ack(1, (2, 2), (4, 4)), 0.1)
+    active.receive(PEER, ack(1, (2, 4), name="fw3"), 0.1)
     assert active.outgoing == [sent[1], sent[3], sent[2]]
-    active.receive(ack(1, (2, 2), (0, 1 << 62)), 0.1 + active_module.RESEND_S / 2)
+    active.receive(PEER, ack(1, (2, 2), (0, 1 << 62)), 0.1 + active_module.RESEND_S / 2)
     assert active.outgoing == [sent[1], sent[3], sent[2], sent[0], sent[4]]
 
 
 def test_only_a_request_for_this_epoch_starts_a_snapshot() -> None:
     other = begun()
-    other.receive(Resync(name="fw2", epoch=b"x" * 32, sequence=0), 0.0)
+    other.receive(PEER, Resync(name="fw2", epoch=b"x" * 32, sequence=0), 0.0)
     assert not other.snapshot_wanted
     active = begun()
-    active.receive(ack(0), 0.0)
-    active.receive(Resync(name="fw2", epoch=b"e" * 32, sequence=0), 0.0)
+    active.receive(PEER, ack(0), 0.0)
+    active.receive(PEER, Resync(name="fw2", epoch=b"e" * 32, sequence=0), 0.0)
     assert active.snapshot_wanted
     assert active.synced(0.0) is False
 
 
 def test_a_snapshot_that_begins_answers_all_requests_so_far() -> None:
     active = begun()
-    active.receive(Resync(name="fw2", epoch=b"e" * 32, sequence=0), 0.0)
+    active.receive(PEER, Resync(name="fw2", epoch=b"e" * 32, sequence=0), 0.0)
     active.begin_snapshot(0.0)
     assert not active.snapshot_wanted
 

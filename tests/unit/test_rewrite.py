@@ -1,15 +1,16 @@
 import struct
 from dataclasses import replace
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ftfw.kernel import rewrite, uapi
-from ftfw.kernel.attributes import split
+from ftfw.kernel.attributes import nested, split
 from ftfw.kernel.bulk import BATCH, Creator
-from ftfw.kernel.rewrite import CREATE, FALLBACK_TIMEOUT_S, PINNED_S, Timeouts
+from ftfw.kernel.rewrite import CREATE, DOUBTED_S, FALLBACK_TIMEOUT_S, PINNED_S, Timeouts
 from tests.unit.conntrack import (
     PORTS,
     TCP,
@@ -40,8 +41,10 @@ def created(each: Conn, *, pinned: bool = False) -> dict[int, bytes]:
     return walk(rewrite.create(each.key, each.held(), timeouts=TIMEOUTS, pinned=pinned))
 
 
-def updated(each: Conn, *, expected: bool = False) -> dict[int, bytes]:
-    return walk(rewrite.update(each.key, each.held(), timeouts=TIMEOUTS, expected=expected))
+def updated(each: Conn, found: Conn | None = None) -> dict[int, bytes]:
+    """What makes the entry `found` equal to `each`; without one, an entry that is equal already."""
+    there = split((found or each).full()[20:])
+    return walk(rewrite.update(each.key, each.held(), there, timeouts=TIMEOUTS))
 
 
 def status(attributes: dict[int, bytes]) -> int:
@@ -129,8 +132,8 @@ def test_the_status_of_a_created_entry(each: Conn, bits: int) -> None:
 
 def test_an_update_sends_expected_as_the_kernel_has_it() -> None:
     child = conn(master=UDP, status=uapi.IPS_EXPECTED | uapi.IPS_CONFIRMED)
-    assert status(updated(child, expected=True)) & uapi.IPS_EXPECTED
-    assert not status(updated(child, expected=False)) & uapi.IPS_EXPECTED
+    assert status(updated(child)) & uapi.IPS_EXPECTED
+    assert not status(updated(child, replace(child, status=uapi.IPS_CONFIRMED))) & uapi.IPS_EXPECTED
     assert not status(updated(replace(child, status=uapi.IPS_DYING))) & uapi.IPS_DYING
 
 
@@ -140,8 +143,13 @@ def test_an_update_has_nothing_that_the_kernel_refuses(each: Conn) -> None:
     refused = {uapi.CTA_NAT_SRC, uapi.CTA_NAT_DST, uapi.CTA_TUPLE_MASTER, uapi.CTA_TUPLE_REPLY}
     assert not attributes.keys() & refused
     assert (uapi.CTA_TIMEOUT in attributes) == (each.original.protocol != uapi.IPPROTO_GRE)
-    for kind in (uapi.CTA_HELP, uapi.CTA_MARK, uapi.CTA_LABELS, uapi.CTA_SEQ_ADJ_ORIG, uapi.CTA_SYNPROXY):
+    for kind in (uapi.CTA_HELP, uapi.CTA_LABELS, uapi.CTA_SEQ_ADJ_ORIG, uapi.CTA_SYNPROXY):
         assert attributes.get(kind) == each.table_row().get(kind)
+
+
+def test_an_update_takes_a_mark_back() -> None:
+    assert updated(conn(mark=5))[uapi.CTA_MARK] == bytes((0, 0, 0, 5))
+    assert updated(conn(), conn(mark=5))[uapi.CTA_MARK] == bytes(4)
 
 
 # Protocol state
@@ -234,6 +242,24 @@ def test_an_entry_gets_at_least_what_a_packet_would_give_it(each: Conn, least: i
     assert only.keys() <= {uapi.CTA_TUPLE_ORIG, uapi.CTA_ZONE, uapi.CTA_TIMEOUT}
 
 
+@pytest.mark.parametrize(
+    ("each", "instead"),
+    [
+        (conn(), 1000),
+        (conn(UDP, status=8), 31),
+        (conn(protoinfo=tcp_info(7)), rewrite.ENDING_S),
+        (conn(SCTP, protoinfo=sctp_info(5)), rewrite.ENDING_S),
+    ],
+)
+def test_a_hot_backups_pinned_timer_is_not_believed(each: Conn, instead: int) -> None:
+    """An active that was one streams what is left of two weeks until its timers are settled."""
+    for left in (PINNED_S, PINNED_S - 86400, DOUBTED_S):
+        assert timeout(created(replace(each, timeout=left))) == instead
+        only = rewrite.set_timeout(each.key, replace(each, timeout=left).held(), TIMEOUTS, pinned=False)
+        assert timeout(walk(only)) == instead
+    assert timeout(created(replace(each, timeout=DOUBTED_S - 1))) == DOUBTED_S - 1
+
+
 @given(connections())
 def test_a_pinned_entry_does_not_run_out(each: Conn) -> None:
     assert timeout(created(each, pinned=True)) == PINNED_S
@@ -252,19 +278,55 @@ def test_an_entry_that_tells_no_timeout_gets_one() -> None:
 # Entries that are there already
 
 
+def updatable(held: Conn, found: Conn) -> bool:
+    return rewrite.updatable(held.held(), split(found.full()[20:]))
+
+
 def test_an_update_can_do_it_when_translation_and_helper_are_the_same() -> None:
     held = conn(helper=b"ftp")
-    assert rewrite.replaceable(held.held(), split(held.full()[20:]))
-    assert not rewrite.replaceable(held.held(), split(conn().full()[20:]))
-    assert not rewrite.replaceable(held.held(), split(conn(helper=b"sip").full()[20:]))
+    assert updatable(held, held)
+    assert not updatable(held, conn())
+    assert not updatable(held, conn(helper=b"sip"))
     translated = replace(inverse(TCP), destination="203.0.113.1")
-    assert not rewrite.replaceable(held.held(), split(conn(helper=b"ftp", reply=translated).full()[20:]))
+    assert not updatable(held, conn(helper=b"ftp", reply=translated))
 
 
-def test_expected_is_read_from_the_kernels_entry() -> None:
-    assert rewrite.expected_in(split(conn(status=uapi.IPS_EXPECTED | 8).full()[20:]))
-    assert not rewrite.expected_in(split(conn().full()[20:]))
-    assert not rewrite.expected_in({})
+def test_the_helper_that_pptp_goes_without_is_not_missed_and_may_stay() -> None:
+    held = conn(helper=b"pptp", status=8 | uapi.IPS_SRC_NAT)
+    injected = replace(held, helper=b"")
+    for found in (held, injected):
+        assert updatable(held, found)
+        assert (uapi.CTA_HELP in updated(held, found)) == (found is held)
+    assert not updatable(conn(helper=b"pptp"), injected)
+
+
+@pytest.mark.parametrize(
+    "left",
+    [{"labels": bytes(15) + b"\x01"}, {"sequence": seq_adjust(15, 16)}, {"synproxy": synproxy_info()}, {"master": UDP}],
+    ids=["labels", "sequence adjustment", "synproxy", "master"],
+)
+def test_an_update_takes_away_nothing_but_a_mark(left: dict[str, Any]) -> None:
+    assert not updatable(conn(), conn(**left))
+    assert updatable(conn(**left), conn(**left))
+    assert updatable(conn(**left), conn())
+    assert updatable(conn(), conn(mark=5))
+
+
+def test_another_master_is_no_update() -> None:
+    assert not updatable(conn(master=UDP), conn(master=replace(UDP, source_port=9)))
+
+
+def test_an_extension_that_says_nothing_need_not_go() -> None:
+    """As every entry that a process created has, and one with sequence adjustment in the other direction only."""
+    nothing = split(conn(sequence=seq_adjust(15, 16), labels=bytes(16), synproxy=synproxy_info()).full()[20:])
+    for kind, told in nothing.items():
+        if kind == uapi.CTA_LABELS:
+            nothing[kind] = told[:4] + bytes(16)
+        elif kind in rewrite.LASTING:
+            inner = (data[:4] + bytes(len(data) - 4) for data in nested(told).values())
+            nothing[kind] = told[:4] + b"".join(inner)
+    assert nothing.keys() >= {uapi.CTA_LABELS, uapi.CTA_SEQ_ADJ_ORIG, uapi.CTA_SYNPROXY}
+    assert rewrite.updatable(conn().held(), nothing)
 
 
 # In bulk
@@ -290,7 +352,7 @@ def test_the_fast_way_equals_the_slow_one(some: list[Conn], pinned: bool, sequen
         assert_same(each, creator, sequence, pinned=pinned)
 
 
-@given(connections(plain=True, protocols=(6, 17, 132)), st.sampled_from((0, 30, 5000)))
+@given(connections(plain=True, protocols=(6, 17, 132)), st.sampled_from((0, 30, 5000, DOUBTED_S - 1, DOUBTED_S)))
 def test_also_for_entries_that_were_restored_before(each: Conn, seconds: int) -> None:
     """Their flags need no rewriting: they may go out as they are held."""
     restored = replace(each, timeout=seconds)

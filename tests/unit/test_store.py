@@ -341,10 +341,10 @@ def use_everything(store: Store) -> None:
         creator = Creator(Timeouts(), pinned=False)
         assert len(b"".join(creator.message_parts(key, value, 1))) > 20
         assert rewrite.without(rewrite.create(key, value, timeouts=Timeouts()), uapi.CTA_TUPLE_MASTER)
-        assert rewrite.update(key, value, timeouts=Timeouts(), expected=True)
+        assert rewrite.update(key, value, split(value), timeouts=Timeouts())
         assert rewrite.set_timeout(key, value, Timeouts(), pinned=True)
         assert entry.family_of(key)
-        rewrite.replaceable(value, split(value))
+        rewrite.updatable(value, split(value))
         master = split(value).get(uapi.CTA_TUPLE_MASTER)
         assert master is None or entry.master_key(key, master)
     for key, value in store.expectations.items():
