@@ -3,11 +3,12 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 import trio
 
-from ftfw.link.multicast import Multicast
+from ftfw.link.base import Link, Taken
 from ftfw.replication import messages
 from ftfw.replication.messages import BodyError, Message
 from ftfw.seal import EPOCH_SIZE, OVERHEAD, Opener, RefusedError, Sealer
@@ -15,22 +16,35 @@ from ftfw.seal import EPOCH_SIZE, OVERHEAD, Opener, RefusedError, Sealer
 Receive = Callable[[bytes, Message, float], None]
 """Told the epoch and the message of an authentic frame, and the time."""
 
+# What whoever has no key of ours can bring about; under all other reasons, what is refused is authentic.
+STRANGE: Final = frozenset({"short", "foreign", "version", "own_name", "unknown_key", "forged"})
+SILENT_S: Final = 3.0  # a link on which nobody was heard for so long is down if somebody is heard on another one
+KEY_ID: Final = slice(4, 8)  # in a frame
+
 
 class Wire:
     """A node's links under one seal.  Every frame goes to every link."""
 
-    def __init__(self, links: Sequence[Multicast], keys: Sequence[bytes], *, name: str) -> None:
+    def __init__(self, links: Sequence[Link], keys: Sequence[bytes], *, name: str) -> None:
         self.links = links
         self._keys = keys
         self._name = name
         self._opener = Opener(keys, name=name)
         self.epoch = b""
+        self.admit()
         self.begin_epoch()
 
     def begin_epoch(self) -> None:
         """Speak under a new key from now on: a new stream begins."""
         self.epoch = os.urandom(EPOCH_SIZE)
         self._sealer = Sealer(self._keys[0], name=self._name, epoch=self.epoch)
+
+    def admit(self) -> None:
+        """Have the kernel drop what comes under none of the keys."""
+        sealers = (Sealer(key, name=self._name, epoch=bytes(EPOCH_SIZE)) for key in self._keys)
+        key_ids = [sealer.seal(b"")[KEY_ID] for sealer in sealers]
+        for link in self.links:
+            link.admit(key_ids)
 
     @property
     def body_limit(self) -> int:
@@ -47,40 +61,39 @@ class Wire:
                 link.send(frame)
         bodies.clear()
 
-    async def receive_all(self, link: Multicast, receive: Receive, after: Callable[[], None]) -> None:
+    async def receive_all(self, link: Link, receive: Receive, after: Callable[[], None]) -> None:
         """Hand every authentic message of a link to `receive`; call `after` when a batch is through."""
-        while True:
-            await link.wait()
-            now = trio.current_time()
-            for frame in link.drain():
-                self._open(link, frame, receive, now)
-            after()
+        await link.run(partial(self._take, link, receive, after))
 
-    def _open(self, link: Multicast, frame: bytes, receive: Receive, now: float) -> None:
-        try:
-            opened = self._opener.open(frame)
-            message = messages.unpack(opened.body)
-        except (RefusedError, BodyError) as refused:
-            link.dropped[refused.reason] += 1
-            return
-        receive(opened.epoch, message, now)
+    def _take(self, link: Link, receive: Receive, after: Callable[[], None], frames: list[bytes]) -> Taken:
+        now = trio.current_time()
+        authentic = len(frames)
+        name = None
+        for frame in frames:
+            try:
+                opened = self._opener.open(frame)
+                message = messages.unpack(opened.body)
+            except (RefusedError, BodyError) as refused:
+                link.dropped[refused.reason] += 1
+                authentic -= refused.reason in STRANGE
+            else:
+                name = getattr(message, "name", name)
+                receive(opened.epoch, message, now)
+        if authentic:
+            link.heard_at = now
+        after()
+        return Taken(authentic, name)
 
-    def status(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    def status(self, now: float) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """`link` and `links` of the status."""
-        each = [_counts(link) for link in self.links]
+        each = [link.counts() for link in self.links]
         total: dict[str, Any] = {
             name: sum(counts[name] for counts in each) for name in ("sent", "received", "bytes_sent", "bytes_received")
         }
-        total["dropped"] = dict(sum((link.dropped for link in self.links), Counter[str]()))
-        named = [{"name": link.name, "up": link.up, **counts} for link, counts in zip(self.links, each, strict=True)]
-        return total, named
-
-
-def _counts(link: Multicast) -> dict[str, Any]:
-    return {
-        "sent": link.sent,
-        "received": link.received,
-        "bytes_sent": link.bytes_sent,
-        "bytes_received": link.bytes_received,
-        "dropped": dict(link.dropped),
-    }
+        total["dropped"] = dict(sum((Counter(counts["dropped"]) for counts in each), Counter[str]()))
+        somebody_is_heard = any(now - link.heard_at < SILENT_S for link in self.links)
+        links = [
+            {"name": link.name, "up": link.up and (now - link.heard_at < SILENT_S or not somebody_is_heard), **counts}
+            for link, counts in zip(self.links, each, strict=True)
+        ]
+        return total, links
