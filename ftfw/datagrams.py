@@ -1,11 +1,18 @@
-"""Many datagrams by one system call (recvmmsg(2)): what reading costs is mostly the call."""
+"""Sockets that get datagrams by the thousand: read many by one system call, let the kernel drop what nobody wants."""
 
 import ctypes
 import errno
 import os
 import socket
 import struct
+from collections.abc import Sequence
 from typing import Final
+
+SO_ATTACH_FILTER: Final = 26
+SO_SNDBUFFORCE: Final = 32  # beyond net.core.wmem_max
+SO_RCVBUFFORCE: Final = 33
+Instruction = tuple[int, int, int, int]
+"""Of classic BPF (struct sock_filter): code, jump if true, jump if false, operand."""
 
 _IOVEC: Final = struct.Struct("@PN")  # struct iovec
 # struct mmsghdr: name, its length, iovec, count, control, its length, flags, length
@@ -13,8 +20,15 @@ _MMSGHDR: Final = struct.Struct("@PIPNPNi4xI4x")
 _RECVMMSG: Final = ctypes.CDLL(None, use_errno=True).recvmmsg
 
 
+def attach_filter(sock: socket.socket, program: Sequence[Instruction]) -> None:
+    """Have the kernel drop what `program` returns 0 for, from now on; it takes the place of an earlier one."""
+    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *each) for each in program))
+    descriptor = struct.pack("@HP", len(program), ctypes.addressof(code))
+    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, descriptor)
+
+
 class BatchReader:
-    """Reads up to `slots` datagrams of up to `size` bytes at once.
+    """Reads up to `slots` datagrams of up to `size` bytes at once (recvmmsg(2)): what reading costs is mostly the call.
 
     Most are expected to have no more than `usual` bytes: these lie close together, and are copied at one go.
     """

@@ -8,8 +8,11 @@ from ftfw import keyfile
 from ftfw.check import probes
 from ftfw.check.finding import Context, Finding, ok, problem, warning
 from ftfw.config import ConfigError, Link, MulticastLink, require_complete
+from ftfw.link.interface import interface
 
 PEER_SILENT_S = 3.0
+COPIES = frozenset({"duplicate"})  # of frames that came over another link first
+LINK_REMEDY = "look at the interface, the cable and the packet filter, on the other node too"
 PORT_REMEDY = "see that the other node runs, has the same key and link, and that UDP or TCP port {port} is let in"
 
 
@@ -52,18 +55,18 @@ def _interface_faults(subject: str, link: Link) -> Iterator[Finding]:
     name = link.interface
     if name is None:
         return
-    interface = probes.interface(name)
-    if interface is None:
+    state = interface(name)
+    if state is None:
         yield problem(subject, f"no interface {name}", f"create it, or mend {subject}.interface")
         return
-    if not interface.up:
+    if not state.up:
         yield problem(subject, f"{name} is down", f"`ip link set {name} up`")
-    elif not interface.running:
+    elif not state.running:
         yield problem(subject, f"{name} has no carrier", "look at the cable, and at the other end")
-    if isinstance(link, MulticastLink) and not interface.multicast:
+    if isinstance(link, MulticastLink) and not state.multicast:
         yield problem(subject, f"{name} does not do multicast", f"`ip link set {name} multicast on`")
-    if link.mtu is not None and link.mtu > interface.mtu:
-        found = f"{subject}.mtu is {link.mtu}, but {name} takes {interface.mtu}"
+    if link.transport != "tcp" and link.mtu is not None and link.mtu > state.mtu:
+        found = f"{subject}.mtu is {link.mtu}, but {name} takes {state.mtu}"
         yield problem(subject, found, f"`ip link set {name} mtu {link.mtu}`, or take the key out")
 
 
@@ -75,7 +78,7 @@ def _address_faults(subject: str, link: Link) -> Iterator[Finding]:
 def check_gate(context: Context) -> Iterator[Finding]:
     """Find whether the interfaces are there on which traffic waits during a takeover."""
     for name in context.config.takeover.gate_interfaces if context.config else ():
-        if probes.interface(name) is None:
+        if interface(name) is None:
             yield problem("takeover.gate_interfaces", f"no interface {name}", "create it, or mend the key")
 
 
@@ -106,11 +109,14 @@ def check_daemon(context: Context) -> Iterator[Finding]:
         return
     if status.get("conflict"):
         yield problem("roles", "this node and a peer are both active", "`ftfw demote` on the one without the addresses")
+    for link in status.get("links") or []:
+        if link.get("up") is False:
+            yield problem(link.get("name"), "nothing gets through", LINK_REMEDY)
     if status.get("role") == "backup" and not status.get("synced"):
         yield warning("sync", "this node does not hold all that the active has", "wait, or `ftfw resync`")
-    dropped = {reason: count for reason, count in (status.get("link") or {}).get("dropped", {}).items() if count}
-    if dropped:
-        counts = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
+    dropped = (status.get("link") or {}).get("dropped", {})
+    counts = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count and reason not in COPIES)
+    if counts:
         yield warning("links", f"frames were dropped: {counts}", "the reasons are told in docs/commands.md")
     if overruns := (status.get("kernel") or {}).get("overruns"):
         yield warning("events", f"the kernel dropped events {overruns} times", "raise kernel.event_buffer_bytes")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import shutil
@@ -11,7 +10,6 @@ import socket
 import struct
 import subprocess
 from pathlib import Path
-from typing import NamedTuple
 
 from ftfw.kernel import uapi
 from ftfw.kernel.attributes import message
@@ -20,12 +18,6 @@ SYSCTLS = Path("/proc/sys/net/netfilter")
 CT_GET_STATS = 0x105  # IPCTNL_MSG_CT_GET_STATS: changes nothing, and is short
 NETLINK_TIMEOUT_S = 2.0
 NFT_TIMEOUT_S = 30.0
-SIOCGIFFLAGS = 0x8913
-SIOCGIFMTU = 0x8921
-IFF_UP = 0x1
-IFF_RUNNING = 0x40
-IFF_MULTICAST = 0x1000
-IFREQ = struct.Struct("16s24x")
 
 # The kernel's helpers, as CTA_HELP and `ct helper` name them, each with a protocol that it serves.
 HELPERS = {
@@ -41,15 +33,6 @@ HELPERS = {
     "snmp": "udp",
     "netbios-ns": "udp",
 }
-
-
-class Interface(NamedTuple):
-    """What decides whether a link can run over an interface."""
-
-    up: bool
-    running: bool
-    multicast: bool
-    mtu: int
 
 
 def sysctl(name: str) -> int | None:
@@ -75,18 +58,6 @@ def conntrack_errno() -> int:
         return errno.ETIMEDOUT
     except OSError as error:
         return error.errno or errno.EIO
-
-
-def interface(name: str) -> Interface | None:
-    """Return the interface's state; None if there is none of that name."""
-    request = IFREQ.pack(name.encode())
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-        try:
-            flags = struct.unpack_from("=H", fcntl.ioctl(asking, SIOCGIFFLAGS, request), 16)[0]
-            mtu = struct.unpack_from("=i", fcntl.ioctl(asking, SIOCGIFMTU, request), 16)[0]
-        except OSError:
-            return None
-    return Interface(bool(flags & IFF_UP), bool(flags & IFF_RUNNING), bool(flags & IFF_MULTICAST), mtu)
 
 
 def has_address(address: str) -> bool:

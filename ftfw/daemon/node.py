@@ -13,6 +13,7 @@ import trio
 from ftfw import control, keyfile
 from ftfw.check import requirements
 from ftfw.config import Config, MulticastLink
+from ftfw.config import Link as LinkConfig
 from ftfw.control import ControlError, Progress
 from ftfw.daemon import host, takeover
 from ftfw.daemon.standby import Standby
@@ -23,7 +24,10 @@ from ftfw.kernel import entry
 from ftfw.kernel.inject import Injector, Outcome
 from ftfw.kernel.netlink import EventSocket, RequestSocket, dump_expectations, dump_flows
 from ftfw.kernel.select import Selector
+from ftfw.link.base import Link
 from ftfw.link.multicast import Multicast
+from ftfw.link.tcp import Tcp
+from ftfw.link.udp import Udp
 from ftfw.replication import messages
 from ftfw.replication.active import Active
 from ftfw.replication.backup import HEARTBEAT_S, Backup
@@ -79,19 +83,35 @@ def _first(group: BaseExceptionGroup[Any]) -> BaseException:
     return error
 
 
-def _open_links(config: Config) -> list[Multicast]:
-    links = []
+def _open_links(config: Config) -> list[Link]:
+    links: list[Link] = []
     for index, link in enumerate(config.link):
-        if not isinstance(link, MulticastLink):
-            raise StartError(f'link[{index}].transport: "{link.transport}" is not supported yet; use "multicast"')
         try:
-            links.append(Multicast(link))
+            links.append(_open_link(link, config.node.name))
         except OSError as error:
-            raise StartError(
-                f"link[{index}]: {link.group} on {link.interface}: {error.strerror};"
-                " check that the interface exists, is up and has an address"
-            ) from None
+            for opened in links:
+                opened.close()
+            raise StartError(f"link[{index}]: {_link_trouble(link, error)}") from None
     return links
+
+
+def _open_link(link: LinkConfig, node: str) -> Link:
+    if isinstance(link, MulticastLink):
+        return Multicast(link)
+    return Udp(link) if link.transport == "udp" else Tcp(link, node=node)
+
+
+def _link_trouble(link: LinkConfig, error: OSError) -> str:
+    if isinstance(link, MulticastLink):
+        return (
+            f"{link.group} on {link.interface}: {error.strerror};"
+            " check that the interface exists, is up and has an address"
+        )
+    place = f"{link.bind} port {link.port}" + (f" on {link.interface}" if link.interface else "")
+    return (
+        f"{link.transport} at {place}: {error.strerror};"
+        " check that the address is one of this host's and nobody else has the port"
+    )
 
 
 class Node:
@@ -158,7 +178,7 @@ class Node:
         except keyfile.KeyFileError as error:
             log.warning("SIGHUP: the keys stay as they are: %s", error)
             return
-        self._wire.conversation.rekey(keys)
+        self._wire.rekey(keys)
         log.info("SIGHUP: %d keys read", len(keys))
 
     def _learn_addresses(self, own: frozenset[bytes]) -> None:
@@ -401,7 +421,7 @@ class Node:
     async def _status(self) -> dict[str, Any]:
         flows, expectations = await self._count_entries()
         now = trio.current_time()
-        link, links = self._wire.status()
+        link, links = self._wire.status(now)
         standby, streaming = self._standby, self._streaming
         dropped = self._dropped + self._member.dropped + (standby.store.dropped if standby else Counter[str]())
         failed = self._inject_failed + (standby.outcome.failed if standby is not None else Counter[str]())

@@ -4,14 +4,15 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 import trio
 
 from ftfw.conversation import Conversation
-from ftfw.link.multicast import Multicast
+from ftfw.link.base import Link, Taken
 from ftfw.replication.messages import BodyError, Message
-from ftfw.seal import OVERHEAD, VERSION, RefusedError
+from ftfw.seal import OVERHEAD, VERSION, RefusedError, key_id
 
 log = logging.getLogger(__name__)
 
@@ -25,15 +26,27 @@ SHOUTED = {
 Receive = Callable[[bytes, Message, float], None]
 """Told the epoch and the message of an authentic frame, and the time."""
 
+# What whoever has no key of ours can bring about; under all other reasons, what is refused is authentic.
+STRANGE: Final = frozenset({"short", "foreign", "version", "own_name", "own_frame", "unknown_key", "forged"})
+SILENT_S: Final = 3.0  # a link on which nobody was heard for so long is down if somebody is heard on another one
+
 
 class Wire:
     """A node's links under one seal.  Every frame goes to every link."""
 
-    def __init__(self, links: Sequence[Multicast], keys: Sequence[bytes], *, name: str) -> None:
+    def __init__(self, links: Sequence[Link], keys: Sequence[bytes], *, name: str) -> None:
         self.links = links
         self._name = name
         self._shouted_at: dict[str, float] = {}
         self.conversation = Conversation(keys, name=name, links=len(links), random=os.urandom)
+        self.rekey(keys)
+
+    def rekey(self, keys: Sequence[bytes]) -> None:
+        """Seal with the first of `keys` and open with all; have the kernel drop what comes under none of them."""
+        self.conversation.rekey(keys)
+        key_ids = list(map(key_id, keys))
+        for link in self.links:
+            link.admit(key_ids)
 
     @property
     def body_limit(self) -> int:
@@ -49,49 +62,49 @@ class Wire:
                 link.send(frame)
         bodies.clear()
 
-    async def receive_all(self, link: Multicast, receive: Receive, after: Callable[[], None]) -> None:
+    async def receive_all(self, link: Link, receive: Receive, after: Callable[[], None]) -> None:
         """Hand every authentic message of a link to `receive`; call `after` when a batch is through."""
-        while True:
-            await link.wait()
-            now = trio.current_time()
-            for frame in link.drain():
-                self._open(link, frame, receive, now)
-            self.send(self.conversation.outgoing)
-            after()
+        number = self.links.index(link)
+        await link.run(partial(self._take, link, number, receive, after))
 
-    def _open(self, link: Multicast, frame: bytes, receive: Receive, now: float) -> None:
-        try:
-            heard = self.conversation.hear(frame, self.links.index(link), now)
-        except (RefusedError, BodyError) as refused:
-            link.dropped[refused.reason] += 1
-            self._shout(refused.reason, link, now)
-            return
-        if heard is not None:
-            receive(heard.epoch, heard.message, now)
+    def _take(self, link: Link, number: int, receive: Receive, after: Callable[[], None], frames: list[bytes]) -> Taken:
+        now = trio.current_time()
+        authentic = len(frames)
+        name = None
+        for frame in frames:
+            try:
+                heard = self.conversation.hear(frame, number, now)
+            except (RefusedError, BodyError) as refused:
+                link.dropped[refused.reason] += 1
+                authentic -= refused.reason in STRANGE
+                self._shout(refused.reason, link, now)
+                continue
+            if heard is not None:
+                name = getattr(heard.message, "name", name)
+                receive(heard.epoch, heard.message, now)
+        if authentic:
+            link.heard_at = now
+        self.send(self.conversation.outgoing)
+        after()
+        return Taken(authentic, name)
 
-    def _shout(self, reason: str, link: Multicast, now: float) -> None:
+    def _shout(self, reason: str, link: Link, now: float) -> None:
         """Tell of what will not mend itself, once in a while."""
         text = SHOUTED.get(reason)
         if text is not None and now - self._shouted_at.get(reason, float("-inf")) >= SHOUT_S:
             self._shouted_at[reason] = now
             log.error("%s: %s", link.name, text.format(name=self._name))
 
-    def status(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    def status(self, now: float) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """`link` and `links` of the status."""
-        each = [_counts(link) for link in self.links]
+        each = [link.counts() for link in self.links]
         total: dict[str, Any] = {
             name: sum(counts[name] for counts in each) for name in ("sent", "received", "bytes_sent", "bytes_received")
         }
-        total["dropped"] = dict(sum((link.dropped for link in self.links), Counter[str]()))
-        named = [{"name": link.name, "up": link.up, **counts} for link, counts in zip(self.links, each, strict=True)]
-        return total, named
-
-
-def _counts(link: Multicast) -> dict[str, Any]:
-    return {
-        "sent": link.sent,
-        "received": link.received,
-        "bytes_sent": link.bytes_sent,
-        "bytes_received": link.bytes_received,
-        "dropped": dict(link.dropped),
-    }
+        total["dropped"] = dict(sum((Counter(counts["dropped"]) for counts in each), Counter[str]()))
+        somebody_is_heard = any(now - link.heard_at < SILENT_S for link in self.links)
+        links = [
+            {"name": link.name, "up": link.up and (now - link.heard_at < SILENT_S or not somebody_is_heard), **counts}
+            for link, counts in zip(self.links, each, strict=True)
+        ]
+        return total, links

@@ -4,7 +4,6 @@ Dumps and requests answer while they are being made, so a call takes as long as 
 batches to about a millisecond, or make the call in a thread.
 """
 
-import ctypes
 import errno
 import socket
 import struct
@@ -12,7 +11,7 @@ from collections.abc import AsyncGenerator, Iterable
 
 import trio
 
-from ftfw.datagrams import BatchReader
+from ftfw.datagrams import SO_RCVBUFFORCE, SO_SNDBUFFORCE, BatchReader, attach_filter
 
 from . import uapi
 from .attributes import MESSAGE, MESSAGE_SIZE, MalformedError, message, u32
@@ -23,9 +22,6 @@ SLOT_SIZE = 1024  # an event is one message of a few hundred bytes
 SLOT_USUAL = 320  # one without helper and labels has at most so many
 REQUEST_BUFFER = 4 << 20  # bytes: room for a batch on its way in, and for an error for each of its messages
 CHECKPOINT_EVERY = 8  # datagrams of a dump read between two checkpoints
-SO_ATTACH_FILTER = 26
-SO_RCVBUFFORCE = 33
-SO_SNDBUFFORCE = 32
 
 
 class OverrunError(Exception):
@@ -81,10 +77,8 @@ class EventSocket:
     def _attach(self, own_port: int) -> None:
         """Classic BPF: load nlmsg_pid (in network order, as BPF loads), drop what equals `own_port`, pass the rest."""
         port = struct.unpack(">I", struct.pack("=I", own_port))[0]
-        instructions = ((0x20, 0, 0, 12), (0x15, 0, 1, port), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
-        program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *i) for i in instructions))
-        descriptor = struct.pack("@HP", len(instructions), ctypes.addressof(program))
-        self._socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, descriptor)
+        program = ((0x20, 0, 0, 12), (0x15, 0, 1, port), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
+        attach_filter(self._socket, program)
 
     async def wait(self) -> None:
         """Return when there is something to `drain`."""

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 CLONE_NEWNET = 0x40000000
 LIMIT_S = 20.0
+INTERFACES = ("sync", "spare")  # that nodes may be connected by
+MULTICAST = '[[link]]\ntransport = "multicast"\ninterface = "sync"\ngroup = "225.0.0.50"\n'
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -49,11 +51,11 @@ class Node:
         self.log = workdir / "daemon.log"
         self.process: subprocess.Popen[bytes] | None = None
 
-    def configure(self, key: Path, *, mode: str = "warm", more: str = "") -> None:
+    def configure(self, key: Path, *, mode: str = "warm", links: str = MULTICAST, more: str = "") -> None:
         self.workdir.mkdir(exist_ok=True)
         self.config.write_text(
             f'[node]\nname = "{self.name}"\n'
-            '[[link]]\ntransport = "multicast"\ninterface = "sync"\ngroup = "225.0.0.50"\n'
+            f"{links}"
             f'[security]\nkey_files = ["{key}"]\n'
             f'[standby]\nmode = "{mode}"\n'
             f'[control]\nsocket = "{self.workdir}/control.sock"\n{more}'
@@ -134,31 +136,61 @@ def flow_arguments(number: int) -> list[str]:
     return ["-p", "tcp", "-s", "192.0.2.10", "-d", "198.51.100.10", "--sport", str(10000 + number), "--dport", "80"]
 
 
+def unicast(transport: str, number: int, *, interface: str = "sync", version: int = 4) -> str:
+    """A link of node `number`, 1 or 2, to the other one."""
+    own, peer = (address(interface, each, version) for each in (number, 3 - number))
+    return f'[[link]]\ntransport = "{transport}"\ninterface = "{interface}"\nbind = "{own}"\npeers = ["{peer}"]\n'
+
+
+def address(interface: str, number: int, version: int = 4) -> str:
+    network = INTERFACES.index(interface)
+    return f"203.0.113.{64 * network + number}" if version == 4 else f"2001:db8:{network + 1}::{number}"
+
+
+def connect(nodes: tuple[Node, Node], interface: str) -> None:
+    """Lay a cable between the nodes."""
+    first, second = (node.namespace for node in nodes)
+    run(
+        *("ip", "link", "add", interface, "netns", first, "type", "veth"),
+        *("peer", "name", interface, "netns", second),
+    )
+    for number, node in enumerate(nodes, start=1):
+        node.exec("ip", "address", "add", f"{address(interface, number)}/26", "dev", interface)
+        node.exec("ip", "address", "add", f"{address(interface, number, 6)}/64", "dev", interface, "nodad")
+        node.exec("ip", "link", "set", interface, "up")
+
+
 def comparable(flow: dict[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in flow.items() if name not in ("timeout", "tcp")}
     return kept | {"state": (flow.get("tcp") or {}).get("state")}
 
 
 @contextmanager
-def pair(workdir: Path, *, mode: str = "warm", more: str = "") -> Iterator[tuple[Node, Node]]:
-    """Two nodes, configured and not started; everything is removed afterwards."""
+def pair(
+    workdir: Path,
+    *,
+    mode: str = "warm",
+    more: str = "",
+    links: Callable[[int], str] = lambda _: MULTICAST,
+    interfaces: Sequence[str] = ("sync",),
+    names: tuple[str, str] = ("fw1", "fw2"),
+) -> Iterator[tuple[Node, Node]]:
+    """Two nodes, configured and not started; everything is removed afterwards.
+
+    `links` gives the configuration of the links of node 1 and node 2.
+    """
     token = secrets.token_hex(3)
-    nodes = [Node(name, f"ftfw-{token}-{name}", workdir / name) for name in ("fw1", "fw2")]
+    first, second = nodes = tuple(Node(name, f"ftfw-{token}-{name}", workdir / name) for name in names)
     key = workdir / "link.key"
     try:
         for node in nodes:
             run("ip", "netns", "add", node.namespace)
             node.exec("ip", "link", "set", "lo", "up")
             node.exec("sysctl", "-qw", "net.netfilter.nf_conntrack_events=1")  # entries from before would stay mute
-        first, second = nodes
-        run(
-            *("ip", "link", "add", "sync", "netns", first.namespace, "type", "veth"),
-            *("peer", "name", "sync", "netns", second.namespace),
-        )
+        for interface in interfaces:
+            connect((first, second), interface)
         for number, node in enumerate(nodes, start=1):
-            node.exec("ip", "address", "add", f"203.0.113.{number}/24", "dev", "sync")
-            node.exec("ip", "link", "set", "sync", "up")
-            node.configure(key, mode=mode, more=more)
+            node.configure(key, mode=mode, links=links(number), more=more)
         first.ftfw("keygen", str(key))
         yield first, second
     finally:

@@ -1,7 +1,7 @@
 """The daemon's node in this process, on a real kernel: when a step of a role change fails or is slow."""
 
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from ftfw.control import ControlError
 from ftfw.daemon import takeover
 from ftfw.daemon.node import Node
 from ftfw.daemon.wire import Wire
+from ftfw.link.base import Link, Received
 from ftfw.replication import messages
 from ftfw.replication.messages import Heartbeat
 from ftfw.seal import Opener
@@ -26,27 +27,27 @@ pytestmark = pytest.mark.kernel
 KEY = b"k" * 32
 
 
-class Silence:
+class Silence(Link):
     """A link on which nobody else speaks."""
 
-    name = "silence"
-    frame_limit = 1400
     up = True
-    received = bytes_sent = bytes_received = 0
 
     def __init__(self) -> None:
+        super().__init__(name="silence", pinned_to=None, version=4)
+        self.frame_limit = 1400
         self.frames: list[bytes] = []
-        self.dropped: Counter[str] = Counter()
-
-    @property
-    def sent(self) -> int:
-        return len(self.frames)
 
     def send(self, frame: bytes) -> None:
         self.frames.append(frame)
 
-    async def wait(self) -> None:
+    def admit(self, key_ids: Iterable[bytes]) -> None:
+        pass
+
+    async def run(self, _: Received) -> None:
         await trio.sleep_forever()
+
+    def _make(self) -> socket.socket:
+        raise NotImplementedError
 
     def heartbeats(self) -> list[Heartbeat]:
         opener = Opener([KEY])
@@ -68,12 +69,13 @@ def configuration(directory: Path) -> Config:
 async def running(directory: Path) -> AsyncIterator[tuple[Node, Silence, Path]]:
     config = configuration(directory)
     link = Silence()
-    node = Node(config, Wire([link], [KEY], name="fw1"))  # type: ignore[list-item]
+    node = Node(config, Wire([link], [KEY], name="fw1"))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(node.run, "backup")
         await until(config.control.socket.exists)
         yield node, link, config.control.socket
         nursery.cancel_scope.cancel()
+    node._requests.close()
 
 
 async def until(true: Callable[[], bool]) -> None:

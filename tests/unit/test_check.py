@@ -15,6 +15,7 @@ from ftfw.check.ruleset import Ruleset, RulesetError, parse, read_ruleset
 from ftfw.cli import main
 from ftfw.config import Config, load
 from ftfw.keyfile import generate
+from ftfw.link.interface import Interface
 
 MULTICAST = '[[link]]\ntransport = "multicast"\ninterface = "sync"\ngroup = "225.0.0.50"\n'
 HEALTHY_SYSCTLS = {
@@ -35,7 +36,7 @@ class FakeHost:
         self.sysctls = dict(HEALTHY_SYSCTLS)
         self.errno = 0
         self.helpers = set(probes.HELPERS)
-        self.interfaces = {"sync": probes.Interface(up=True, running=True, multicast=True, mtu=1500)}
+        self.interfaces = {"sync": Interface(up=True, running=True, multicast=True, mtu=1500)}
         self.addresses = {"203.0.113.1"}
         self.version = (6, 1, 0)
         self.modules: frozenset[str] = frozenset()
@@ -44,7 +45,7 @@ class FakeHost:
     def sysctl(self, name: str) -> int | None:
         return self.sysctls.get(name)
 
-    def interface(self, name: str) -> probes.Interface | None:
+    def interface(self, name: str) -> Interface | None:
         return self.interfaces.get(name)
 
 
@@ -55,7 +56,7 @@ def fake_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeHost:
     monkeypatch.setattr(probes, "sysctl", fake.sysctl)
     monkeypatch.setattr(probes, "conntrack_errno", lambda: fake.errno)
     monkeypatch.setattr(probes, "helper_works", lambda name: name in fake.helpers)
-    monkeypatch.setattr(probes, "interface", fake.interface)
+    monkeypatch.setattr(links, "interface", fake.interface)
     monkeypatch.setattr(probes, "has_address", lambda address: address in fake.addresses)
     monkeypatch.setattr(probes, "kernel_version", lambda: fake.version)
     monkeypatch.setattr(probes, "loaded_modules", lambda: fake.modules)
@@ -392,17 +393,17 @@ def test_nft_fails(nft: Path, script: str | None, message: str) -> None:
     ("interface", "message"),
     [
         (None, "no interface sync"),
-        (probes.Interface(up=False, running=False, multicast=True, mtu=1500), "sync is down"),
-        (probes.Interface(up=True, running=False, multicast=True, mtu=1500), "sync has no carrier"),
-        (probes.Interface(up=True, running=True, multicast=False, mtu=1500), "sync does not do multicast"),
+        (Interface(up=False, running=False, multicast=True, mtu=1500), "sync is down"),
+        (Interface(up=True, running=False, multicast=True, mtu=1500), "sync has no carrier"),
+        (Interface(up=True, running=True, multicast=False, mtu=1500), "sync does not do multicast"),
         (
-            probes.Interface(up=True, running=True, multicast=True, mtu=1280),
+            Interface(up=True, running=True, multicast=True, mtu=1280),
             "link[0].mtu is 1400, but sync takes 1280",
         ),
     ],
 )
 def test_a_link_that_cannot_work(
-    fake_host: FakeHost, tmp_path: Path, interface: probes.Interface | None, message: str
+    fake_host: FakeHost, tmp_path: Path, interface: Interface | None, message: str
 ) -> None:
     if interface is None:
         fake_host.interfaces.clear()
@@ -419,6 +420,8 @@ def test_links_that_work(fake_host: FakeHost, tmp_path: Path) -> None:
         ("ok", "link[0]: multicast over sync: up"),
         ("ok", "link[1]: udp over any interface: up"),
     ]
+    tcp = udp.replace("udp", "tcp") + 'interface = "sync"\nmtu = 16000\n'  # of frames: TCP cuts its packets itself
+    assert the(findings(links.check_links, config=config_of(tmp_path, tcp))).level is Level.OK
     fake_host.addresses.clear()
     assert told(findings(links.check_links, config=config))[1] == (
         "problem",
@@ -458,16 +461,19 @@ def test_what_the_daemon_complains_about() -> None:
         "role": "backup",
         "synced": False,
         "conflict": True,
-        "link": {"dropped": {"forged": 3, "replayed": 0}},
+        "link": {"dropped": {"forged": 3, "replayed": 0, "duplicate": 900}},
+        "links": [{"name": "udp 203.0.113.1", "up": False}, {"name": "tcp 203.0.113.1", "up": True}],
         "kernel": {"overruns": 2},
     }
     assert [finding.subject for finding in findings(links.check_daemon, status=status)] == [
         "roles",
+        "udp 203.0.113.1",
         "sync",
         "links",
         "events",
     ]
-    assert "frames were dropped: 3 forged" in told(findings(links.check_daemon, status=status))[2][1]
+    told_of_links = told(findings(links.check_daemon, status=status))[3][1]
+    assert told_of_links == "links: frames were dropped: 3 forged"
 
 
 # What the daemon asks for

@@ -1,0 +1,42 @@
+"""Frames in a stream of bytes: each behind its length, four bytes in network order.  Pure."""
+
+from struct import Struct
+from typing import Final
+
+from ftfw.seal import OVERHEAD
+
+FRAME_MAX: Final = 65535  # bytes; no `mtu` allows more
+_LENGTH: Final = Struct(">I")
+
+
+class FramingError(Exception):
+    """The stream says a length that no frame has: whoever speaks there is no node."""
+
+
+def framed(frame: bytes) -> bytes:
+    """The frame with its length before it."""
+    return _LENGTH.pack(len(frame)) + frame
+
+
+class Splitter:
+    """Cuts a stream into its frames, however its bytes arrive.  Holds no more than one frame."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The frames that `data` completes.  Raises FramingError, after which the stream is of no use."""
+        data = self._rest + data
+        frames = []
+        start, end = 0, len(data)
+        while start + _LENGTH.size <= end:
+            length = _LENGTH.unpack_from(data, start)[0]
+            if not OVERHEAD <= length <= FRAME_MAX:
+                raise FramingError(f"a frame of {length} bytes")
+            first, last = start + _LENGTH.size, start + _LENGTH.size + length
+            if last > end:
+                break
+            frames.append(data[first:last])
+            start = last
+        self._rest = data[start:]
+        return frames

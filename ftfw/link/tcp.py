@@ -1,0 +1,305 @@
+"""A link over TCP: one connection with each peer, IPv4 or IPv6.
+
+Both ends listen.  The node with the smaller name dials; until a node has learnt a peer's name from an authentic frame,
+it dials as well.  So there may be two connections with a peer for a moment: the one that the smaller name has dialled
+stays, or the newer one of two in the same direction.
+
+What was accepted gets nothing sent, and has a few seconds, until its first authentic frame.  A frame that is not
+authentic ends a connection: TCP loses and mangles nothing, so whoever speaks there has no key.
+"""
+
+import socket
+from collections import deque
+from collections.abc import Iterable
+from typing import Final
+
+import trio
+
+from ftfw.config import UnicastLink
+from ftfw.link.base import Link, Received, socket_address, survived
+from ftfw.link.framing import FramingError, Splitter, framed
+
+FRAME_USUAL: Final = 8192  # bytes; large enough for what is paid per frame, small enough to delay nobody
+CHUNK: Final = 1 << 15  # bytes read between two checkpoints
+SEND_QUEUE_MAX: Final = 4 << 20  # bytes, for each connection, beside the kernel's buffer
+UNPROVEN_MAX: Final = 4  # accepted connections of a peer's address that have not sent an authentic frame
+BACKLOG: Final = 16
+FIRST_FRAME_S: Final = 3.0  # nodes send a frame every 0.1 s
+SILENCE_S: Final = 5.0  # then the other end is gone, whatever TCP believes
+LINGER_S: Final = 1.0  # for what is still under way on a connection that another one has replaced
+CONNECT_S: Final = 3.0
+RETRY_MIN_S: Final = 0.1
+RETRY_MAX_S: Final = 5.0
+
+
+class _Connection:
+    """Frames over one connection."""
+
+    def __init__(self, connected: socket.socket, *, dialled: bool) -> None:
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.dialled = dialled
+        self.proven = False  # an authentic frame has come
+        self.scope = trio.CancelScope()
+        self._socket = connected
+        self._splitter = Splitter()
+        self._queue: deque[bytes] = deque()
+        self._queued = 0  # bytes
+        self._replaced = False
+        self._stuck = trio.Event()  # the kernel's buffer is full; replaced when it is not any more
+
+    @property
+    def carries(self) -> bool:
+        """Whether frames are to be sent here.  One that was dialled has to prove itself by them."""
+        return (self.proven or self.dialled) and not self._replaced
+
+    @property
+    def chosen_from(self) -> bool:
+        """Whether it may be the one that stays."""
+        return self.proven and not self._replaced
+
+    def send(self, frame: bytes) -> bool:
+        """Send or queue a frame; False if there is no room for it."""
+        if self._queued + len(frame) > SEND_QUEUE_MAX:
+            return False
+        self._queue.append(framed(frame))
+        self._queued += len(self._queue[-1])
+        if not self._stuck.is_set():
+            self._flush()
+        return True
+
+    def _flush(self) -> None:
+        try:
+            while self._queue:
+                first = self._queue[0]
+                count = self._socket.send(first)
+                self._queued -= count
+                if count < len(first):
+                    self._queue[0] = first[count:]
+                else:
+                    self._queue.popleft()
+            if self._replaced:
+                self._socket.shutdown(socket.SHUT_WR)
+        except BlockingIOError:
+            self._stuck.set()
+        except OSError as error:
+            survived(error)
+            self.scope.cancel()
+
+    async def write(self) -> None:
+        """Send what had to be queued, until cancelled."""
+        while True:
+            await self._stuck.wait()
+            await trio.lowlevel.wait_writable(self._socket)
+            self._stuck = trio.Event()
+            self._flush()
+
+    async def frames(self) -> list[bytes]:
+        """The next frames, at least one; none at the end.  Raises FramingError, and OSError that a link survives."""
+        while True:
+            await trio.lowlevel.wait_readable(self._socket)
+            try:
+                data = self._socket.recv(CHUNK)
+            except BlockingIOError:
+                continue
+            if not data:
+                return []
+            if frames := self._splitter.feed(data):
+                return frames
+
+    def expect(self, seconds: float) -> None:
+        """End unless something comes within this time."""
+        if not self._replaced:
+            self.scope.deadline = trio.current_time() + seconds
+
+    def replace(self) -> None:
+        """Send no more frames; take those that are under way."""
+        self.expect(LINGER_S)
+        self._replaced = True
+        if not self._stuck.is_set():
+            self._flush()
+
+    def close(self) -> None:
+        """Close the socket."""
+        trio.lowlevel.notify_closing(self._socket)
+        self._socket.close()
+
+
+class _Peer:
+    """Another node's address, and what is known of the node."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        self.address = address
+        self.name: str | None = None  # as last heard from there
+        self.connections: list[_Connection] = []
+        self.news = trio.Event()  # replaced each time
+
+    def tell(self) -> None:
+        """Wake who waits: a connection has proven itself, or the name is another."""
+        self.news.set()
+        self.news = trio.Event()
+
+
+class Tcp(Link):
+    """Sends each frame to every peer."""
+
+    def __init__(self, config: UnicastLink, *, node: str) -> None:
+        super().__init__(name=f"tcp {config.bind}", pinned_to=config.interface, version=config.bind.version)
+        self.frame_limit = config.mtu or FRAME_USUAL
+        self._node = node
+        self._own = socket_address(config.bind, config.port)
+        addresses = [socket_address(peer, config.port) for peer in config.peers]
+        self._peers = {address[0]: _Peer(address) for address in addresses}
+        self._open()
+
+    def _make(self) -> socket.socket:
+        made = self._new_socket(socket.SOCK_STREAM)
+        try:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.bind(self._own)
+            made.listen(BACKLOG)
+        except BaseException:
+            made.close()
+            raise
+        return made
+
+    def _shut(self) -> None:
+        for peer in self._peers.values():
+            for connection in peer.connections:
+                connection.scope.cancel()
+        super()._shut()
+
+    @property
+    def up(self) -> bool:
+        """Whether there is a connection on which a peer has shown that it has the key."""
+        return self._running and any(
+            connection.proven for peer in self._peers.values() for connection in peer.connections
+        )
+
+    def admit(self, key_ids: Iterable[bytes]) -> None:
+        """A stream has no datagrams that the kernel could tell; frames under other keys end their connection."""
+
+    def send(self, frame: bytes) -> None:
+        """Send a frame to each peer that there is a connection with."""
+        for peer in self._peers.values():
+            carriers = [connection for connection in peer.connections if connection.carries]
+            if not carriers:
+                self.dropped["send_unconnected"] += 1
+            for connection in carriers:
+                if connection.send(frame):
+                    self.sent += 1
+                    self.bytes_sent += len(frame)
+                else:
+                    self.dropped["send_queue_full"] += 1
+
+    async def run(self, received: Received) -> None:
+        """Listen, dial, and hand what comes in to `received`, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_open)
+            for peer in self._peers.values():
+                nursery.start_soon(self._dial, peer, received)
+            while True:
+                self._accept(await self._readable(), nursery, received)
+
+    def _accept(self, listener: socket.socket, nursery: trio.Nursery, received: Received) -> None:
+        try:
+            accepted, address = listener.accept()
+        except OSError as error:
+            survived(error)
+            return
+        accepted.setblocking(False)
+        peer = self._peers.get(address[0].partition("%")[0])
+        if peer is None:
+            self.dropped["tcp_stranger"] += 1
+        elif sum(not (c.proven or c.dialled) for c in peer.connections) >= UNPROVEN_MAX:
+            self.dropped["tcp_too_many"] += 1
+        else:
+            connection = _Connection(accepted, dialled=False)
+            peer.connections.append(connection)
+            nursery.start_soon(self._serve, peer, connection, received)
+            return
+        accepted.close()
+
+    async def _dial(self, peer: _Peer, received: Received) -> None:
+        """Have a connection with the peer as long as it is this node's to dial."""
+        pause = RETRY_MIN_S
+        while True:
+            while peer.name is not None and peer.name < self._node:
+                await peer.news.wait()
+            connected = await self._connect(peer)
+            proven = False
+            if connected is not None:
+                connection = _Connection(connected, dialled=True)
+                peer.connections.append(connection)
+                await self._serve(peer, connection, received)
+                proven = connection.proven
+            pause = RETRY_MIN_S if proven else min(2 * pause, RETRY_MAX_S)
+            with trio.move_on_after(pause):
+                await peer.news.wait()  # whoever is there can be dialled
+                pause = RETRY_MIN_S
+
+    async def _connect(self, peer: _Peer) -> socket.socket | None:
+        try:
+            dialling = self._new_socket(socket.SOCK_STREAM)
+        except OSError as error:
+            survived(error)
+            return None
+        try:
+            dialling.bind((self._own[0], 0))  # the peer knows this node by its address
+            with trio.move_on_after(CONNECT_S) as limit:
+                await trio.socket.from_stdlib_socket(dialling).connect(peer.address)
+        except BaseException as error:
+            dialling.close()
+            if not isinstance(error, OSError):
+                raise
+            survived(error)
+            return None
+        if limit.cancelled_caught:
+            dialling.close()
+            return None
+        return dialling
+
+    async def _serve(self, peer: _Peer, connection: _Connection, received: Received) -> None:
+        """Hand the connection's frames to `received` until it ends."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(connection.write)
+                connection.expect(FIRST_FRAME_S)
+                with connection.scope:
+                    await self._read(peer, connection, received)
+                if connection.scope.cancelled_caught and not connection.proven:
+                    self.dropped["tcp_silent"] += 1
+                nursery.cancel_scope.cancel()
+        finally:
+            peer.connections.remove(connection)
+            connection.close()
+
+    async def _read(self, peer: _Peer, connection: _Connection, received: Received) -> None:
+        try:
+            while frames := await connection.frames():
+                self.received += len(frames)
+                self.bytes_received += sum(map(len, frames))
+                taken = received(frames)
+                if taken.authentic < len(frames):
+                    self.dropped["tcp_garbage"] += 1
+                    return
+                connection.expect(SILENCE_S)
+                if not connection.proven or (taken.name is not None and taken.name != peer.name):
+                    self._learn(peer, connection, taken.name)
+        except FramingError:
+            self.dropped["tcp_garbage"] += 1
+        except OSError as error:
+            survived(error)
+
+    def _learn(self, peer: _Peer, connection: _Connection, name: str | None) -> None:
+        """A connection has proven itself or told its node's name: one of those that have stays."""
+        connection.proven = True
+        peer.name = name or peer.name
+        peer.tell()
+        choice = [each for each in peer.connections if each.chosen_from]
+        if peer.name is None or not choice:
+            return
+        dials = self._node < peer.name
+        stays = max(enumerate(choice), key=lambda each: (each[1].dialled == dials, each[0]))[1]
+        for other in choice:
+            if other is not stays:
+                other.replace()
