@@ -86,12 +86,16 @@ class Run:
         for _ in range(self.random.choice((0, 0, 1, 3, 10))):
             kernel.change()
             self.events += 1
-        for key, row in kernel.rows.items():
+        self._remember()
+        if not self.nodes[self.primary].up:
+            kernel.drop_pending()  # nobody listens
+
+    def _remember(self) -> None:
+        """What a promotion may find in a store."""
+        for key, row in self.nodes[self.primary].kernel.rows.items():
             versions = self.known.setdefault(key, [])
             if not versions or versions[-1] != row:
                 versions.append(row)
-        if not self.nodes[self.primary].up:
-            kernel.drop_pending()  # nobody listens
 
     # Faults
 
@@ -126,6 +130,9 @@ class Run:
     def _overrun(self) -> None:
         node = self.nodes[self.primary]
         if node.up and node.member.active is not None:
+            for _ in range(self.random.randrange(1, 30)):
+                node.kernel.change()
+            self._remember()
             node.kernel.drop_pending()
             node.member.active.lose(self.now)
 

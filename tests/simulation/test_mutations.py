@@ -1,0 +1,173 @@
+"""The checkers bite: a protocol with a piece left out is caught by some seed.  `test_simulation` is the control."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ftfw import conversation
+from ftfw.conversation import Conversation
+from ftfw.kernel import select
+from ftfw.replication import active, backup, messages
+from ftfw.replication.active import Active
+from ftfw.replication.backup import Backup
+from ftfw.store import Store
+from ftfw.window import ReplayWindow
+from tests.simulation.cluster import Run
+
+SEEDS = 60
+
+
+def believe_replays(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(ReplayWindow, "is_fresh", lambda *_: True)
+
+
+def believe_recordings(patch: pytest.MonkeyPatch) -> None:
+    """Every authentic epoch is taken for proved."""
+    real = Conversation._sender
+
+    def anybody(self: Conversation, identity: bytes) -> Any:
+        sender = real(self, identity)
+        sender.epoch = Epochs()
+        return sender
+
+    class Epochs(bytes):
+        def __eq__(self, _other: object) -> bool:
+            return True
+
+        def __ne__(self, _other: object) -> bool:
+            return False
+
+        __hash__ = bytes.__hash__
+
+    patch.setattr(Conversation, "_sender", anybody)
+
+
+def free_before_the_acknowledgement(patch: pytest.MonkeyPatch) -> None:
+    def free(self: Active, _now: float) -> None:
+        for sequence in range(self.oldest, self.sequence + 1):
+            self._forget(sequence)
+
+    patch.setattr(Active, "_free", free)
+
+
+def apply_stale_snapshot_entries(patch: pytest.MonkeyPatch) -> None:
+    real = Store.add_snapshot
+
+    def add(self: Store, found: Any) -> None:
+        live, self._live = self._live, set()
+        real(self, found)
+        self._live = live
+
+    patch.setattr(Store, "add_snapshot", add)
+
+
+def forget_tombstones(patch: pytest.MonkeyPatch) -> None:
+    def note(self: Store, touched: list[bytes]) -> None:
+        if self._live is not None:
+            self._live.update(key for key in touched if key in self.plain or key in self.rich)
+
+    patch.setattr(Store, "_note", note)
+
+
+def keep_what_the_snapshot_does_not_name(patch: pytest.MonkeyPatch) -> None:
+    def end(self: Store) -> int:
+        self.abort_snapshot()
+        return 0
+
+    patch.setattr(Store, "end_snapshot", end)
+
+
+def apply_behind_a_gap(patch: pytest.MonkeyPatch) -> None:
+    def take(self: Backup, frame: messages.Stream, now: float) -> None:
+        self._known = max(self._known, frame.sequence)
+        if frame.sequence > self._applied:
+            self._apply(frame, now)
+
+    patch.setattr(Backup, "_take", take)
+
+
+def apply_in_the_order_of_arrival(patch: pytest.MonkeyPatch) -> None:
+    def take(self: Backup, frame: messages.Stream, now: float) -> None:
+        self._known = max(self._known, frame.sequence)
+        before = self._applied
+        self._apply(frame, now)
+        self._applied = max(before, frame.sequence)
+
+    patch.setattr(Backup, "_take", take)
+
+
+def acknowledge_what_was_announced(patch: pytest.MonkeyPatch) -> None:
+    def acknowledge(self: Backup, _now: float) -> None:
+        self._applied = max(self._applied, self._known)
+        self.outgoing.append(messages.ack(self.name, self.epoch or b"", self._applied, (), synced=self._complete))
+
+    patch.setattr(Backup, "_acknowledge", acknowledge)
+
+
+def ignore_that_events_were_lost(patch: pytest.MonkeyPatch) -> None:
+    real = Backup._apply
+
+    def apply(self: Backup, frame: messages.Stream, now: float) -> None:
+        real(self, frame._replace(kind=messages.EVENTS) if frame.kind == messages.LOST else frame, now)
+
+    patch.setattr(Backup, "_apply", apply)
+
+
+def ignore_gaps_that_cannot_be_filled(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(active, "KEPT_BYTES", 3000)
+
+    def give_up(self: Backup, sequence: int, now: float) -> None:
+        self._waiting = {number: frame for number, frame in self._waiting.items() if number > sequence}
+        self._applied = sequence
+        self._apply_waiting(now)
+
+    patch.setattr(Backup, "_give_up", give_up)
+
+
+def never_send_again(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Active, "_resend", lambda *_: None)
+
+
+def never_challenge(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(conversation, "CHALLENGE_S", 1e9)
+
+
+def never_ask_for_a_snapshot(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(backup, "RESYNC_RETRY_S", 1e9)
+
+
+def put_new_before_destroy_whatever_happened(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(select, "_entangled", lambda _groups: False)
+
+
+MUTATIONS: list[Callable[[pytest.MonkeyPatch], None]] = [
+    believe_replays,
+    believe_recordings,
+    free_before_the_acknowledgement,
+    apply_stale_snapshot_entries,
+    forget_tombstones,
+    keep_what_the_snapshot_does_not_name,
+    apply_behind_a_gap,
+    apply_in_the_order_of_arrival,
+    acknowledge_what_was_announced,
+    ignore_that_events_were_lost,
+    ignore_gaps_that_cannot_be_filled,
+    never_send_again,
+    never_challenge,
+    never_ask_for_a_snapshot,
+    put_new_before_destroy_whatever_happened,
+]
+
+
+@pytest.mark.parametrize("mutate", MUTATIONS, ids=lambda mutate: mutate.__name__)
+def test_what_is_left_out_is_missed(
+    mutate: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mutate(monkeypatch)
+    for seed in range(SEEDS):
+        try:
+            Run(seed).go()
+        except AssertionError:
+            return
+    pytest.fail(f"{SEEDS} seeds ended well without it")
