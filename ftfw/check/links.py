@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from ftfw import keyfile
 from ftfw.check import probes
 from ftfw.check.finding import Context, Finding, ok, problem, warning
+from ftfw.check.requirements import not_yet
 from ftfw.config import ConfigError, Link, MulticastLink, require_complete
 
 PEER_SILENT_S = 3.0
 PORT_REMEDY = "see that the other node runs, has the same key and link, and that UDP or TCP port {port} is let in"
+
+REASONS_REMEDY = "docs/commands.md tells what each reason means, and what to do"
+COUNTERS = (
+    ("links", "frames were dropped", ("link", "dropped")),
+    ("events", "messages were dropped", ("kernel", "dropped")),
+    ("injection", "the kernel refused entries", ("kernel", "inject_failed")),
+    ("injection", "the last commit put entries in otherwise than asked for", ("last_commit", "otherwise")),
+)
 
 
 def check_config(context: Context) -> Iterator[Finding]:
@@ -26,6 +36,14 @@ def check_config(context: Context) -> Iterator[Finding]:
     for line in problems.splitlines():
         found, _, expected = line.partition("; ")
         yield problem("configuration", found, expected)
+
+
+def check_not_yet(context: Context) -> Iterator[Finding]:
+    """Find what the configuration asks for in vain."""
+    for line in not_yet(context.config) if context.config else ():
+        subject, _, told = line.partition(": ")
+        found, _, remedy = told.partition("; ")
+        yield warning(subject, found, remedy)
 
 
 def check_keys(context: Context) -> Iterator[Finding]:
@@ -99,6 +117,10 @@ def check_peers(context: Context) -> Iterator[Finding]:
             yield ok(f"peer {name}", f"{peer.get('role')}, last heard {seen:.1f} s ago")
 
 
+def _counted(status: dict[str, Any], section: str, counter: str) -> Iterable[tuple[str, int]]:
+    return ((status.get(section) or {}).get(counter) or {}).items()
+
+
 def check_daemon(context: Context) -> Iterator[Finding]:
     """Find what the running daemon complains about."""
     status = context.status
@@ -108,9 +130,9 @@ def check_daemon(context: Context) -> Iterator[Finding]:
         yield problem("roles", "this node and a peer are both active", "`ftfw demote` on the one without the addresses")
     if status.get("role") == "backup" and not status.get("synced"):
         yield warning("sync", "this node does not hold all that the active has", "wait, or `ftfw resync`")
-    dropped = {reason: count for reason, count in (status.get("link") or {}).get("dropped", {}).items() if count}
-    if dropped:
-        counts = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
-        yield warning("links", f"frames were dropped: {counts}", "the reasons are told in docs/commands.md")
+    for subject, what, (section, counter) in COUNTERS:
+        counts = [f"{count} {reason}" for reason, count in _counted(status, section, counter) if count]
+        if counts:
+            yield warning(subject, f"{what}: {', '.join(counts)}", REASONS_REMEDY)
     if overruns := (status.get("kernel") or {}).get("overruns"):
         yield warning("events", f"the kernel dropped events {overruns} times", "raise kernel.event_buffer_bytes")
