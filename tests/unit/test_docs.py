@@ -5,7 +5,13 @@ import errno
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args
 
+import pytest
+from pydantic import BaseModel
+
+from ftfw.check.requirements import not_yet
+from ftfw.config import Config, load, require_complete
 from ftfw.kernel.netlink import errno_name
 
 ROOT = Path(__file__).parents[2]
@@ -39,3 +45,54 @@ def test_every_reason_is_told() -> None:
     assert {"forged", "too_long", "byte_order", "table_full", "helper_lost"} <= known
     assert known - told == set()
     assert told - known == set()
+
+
+# conf/
+
+
+def switched_on(text: str) -> str:
+    """A file of conf/ with everything in it that is commented out."""
+    return re.sub(r"^#(?=[\w\[])", "", text, flags=re.MULTILINE)
+
+
+def sections_of(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for part in get_args(annotation) for section in sections_of(part)]
+
+
+def test_the_configuration_loads_as_it_is_and_with_everything_switched_on(tmp_path: Path) -> None:
+    text = (ROOT / "conf/ftfw.toml").read_text()
+    require_complete(load(ROOT / "conf/ftfw.toml"), ROOT)
+    whole = tmp_path / "ftfw.toml"
+    whole.write_text(switched_on(text))
+    assert [link.transport for link in load(whole).link] == ["multicast", "udp", "tcp"]
+
+
+def test_the_configuration_as_it_is_has_the_defaults_and_asks_for_nothing_that_is_not_there_yet() -> None:
+    config = load(ROOT / "conf/ftfw.toml")
+    given = {"link", "security"}
+    assert config.model_dump(exclude=given) == Config().model_dump(exclude=given)
+    assert not_yet(config) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "form"), [("conf/ftfw.toml", r"^#?{key} = "), ("docs/configuration.md", r"^\| `{key}` \|")]
+)
+def test_every_key_is_explained_under_its_section(file: str, form: str) -> None:
+    parts = re.split(r"^[#` ]*\[+(\w+)\]+`?$", (ROOT / file).read_text(), flags=re.MULTILINE)
+    told: dict[str, str] = {}
+    for name, text in zip(parts[1::2], parts[2::2], strict=True):
+        told[name] = told.get(name, "") + text
+    for name, field in Config.model_fields.items():
+        for model in sections_of(field.annotation):
+            for key in model.model_fields:
+                assert re.search(form.format(key=key), told[name], flags=re.MULTILINE), f"{name}.{key}"
+
+
+def test_the_sysctls_are_those_that_a_check_looks_at() -> None:
+    text = switched_on((ROOT / "conf/sysctl.conf").read_text())
+    found = dict(re.findall(r"^net\.netfilter\.(\w+) = (\d+)$", text, flags=re.MULTILINE))
+    assert len(found) == len([line for line in text.splitlines() if line and not line.startswith("# ")])
+    looked_at = "".join(path.read_text() for path in ROOT.glob("ftfw/check/*.py"))
+    assert [name for name in found if name.removeprefix("nf_conntrack_") not in looked_at] == []
