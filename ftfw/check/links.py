@@ -15,6 +15,7 @@ PEER_SILENT_S = 3.0
 PORT_REMEDY = "see that the other node runs, has the same key and link, and that UDP or TCP port {port} is let in"
 
 REASONS_REMEDY = "docs/commands.md tells what each reason means, and what to do"
+WANTED = frozenset({"duplicate"})  # what comes over one link is there from another already
 COUNTERS = (
     ("links", "frames were dropped", ("link", "dropped")),
     ("events", "messages were dropped", ("kernel", "dropped")),
@@ -131,7 +132,11 @@ def check_daemon(context: Context) -> Iterator[Finding]:
     if status.get("role") == "backup" and not status.get("synced"):
         yield warning("sync", "this node does not hold all that the active has", "wait, or `ftfw resync`")
     for subject, what, (section, counter) in COUNTERS:
-        counts = [f"{count} {reason}" for reason, count in _counted(status, section, counter) if count]
+        counts = [
+            f"{count} {reason}"
+            for reason, count in _counted(status, section, counter)
+            if count and reason not in WANTED
+        ]
         if counts:
             yield warning(subject, f"{what}: {', '.join(counts)}", REASONS_REMEDY)
     if overruns := (status.get("kernel") or {}).get("overruns"):

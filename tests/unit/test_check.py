@@ -492,6 +492,7 @@ def test_what_the_daemon_complains_about() -> None:
     assert "frames were dropped: 3 forged" in told(findings(links.check_daemon, status=status))[2][1]
     status = {
         "role": "active",
+        "link": {"dropped": {"duplicate": 7}},
         "kernel": {"dropped": {"malformed": 1}, "inject_failed": {"table_full": 2, "busy": 1}},
         "last_commit": {"otherwise": {"master_missing": 4}},
     }

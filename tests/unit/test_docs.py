@@ -18,6 +18,16 @@ ROOT = Path(__file__).parents[2]
 COUNTERS = {"dropped", "failed", "remedied"}
 
 
+def _strings_in(expression: ast.expr) -> list[str]:
+    """The outcomes of an expression that is one string or chooses among several."""
+    match expression:
+        case ast.Constant(value=str(value)):
+            return [value]
+        case ast.IfExp(body=one, orelse=other):
+            return _strings_in(one) + _strings_in(other)
+    return []
+
+
 def reasons() -> Iterator[str]:
     """Every reason that the code counts something under, as far as it is written out."""
     for path in ROOT.glob("ftfw/**/*.py"):
@@ -30,8 +40,8 @@ def reasons() -> Iterator[str]:
                 ):
                     if name.strip("_") in COUNTERS:
                         yield key
-                case ast.Call(func=ast.Name(id="RefusedError" | "BodyError"), args=[ast.Constant(value=str(key)), *_]):
-                    yield key
+                case ast.Call(func=ast.Name(id="RefusedError" | "BodyError"), args=[reason]):
+                    yield from _strings_in(reason)
     yield from (name for name in map(errno_name, errno.errorcode) if name.upper() not in errno.errorcode.values())
 
 
