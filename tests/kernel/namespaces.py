@@ -1,6 +1,5 @@
 """Network namespaces for tests, and what tests do in them: capture, inject, read back."""
 
-import ctypes
 import os
 import socket
 import subprocess
@@ -25,17 +24,11 @@ from ftfw.kernel.rewrite import Timeouts
 from ftfw.kernel.select import Selector
 from ftfw.model import Flow
 from ftfw.store import Store
+from tests.kernel import netns
 from tests.kernel.entries import ADDRESSES
 
-CLONE_NEWNET = 0x40000000
 CREATE = uapi.NLM_F_CREATE | uapi.NLM_F_EXCL
 LIMIT_S = 5.0
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def _checked(result: int) -> None:
-    if result:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 class Namespace:
@@ -49,7 +42,7 @@ class Namespace:
         made: list[int] = []
 
         def make() -> None:
-            _checked(_libc.unshare(CLONE_NEWNET))
+            netns.leave()
             made.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
 
         maker = threading.Thread(target=make)
@@ -66,12 +59,12 @@ class Namespace:
 
     def __enter__(self) -> "Namespace":
         self._outside.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
-        _checked(_libc.setns(self._descriptor, CLONE_NEWNET))
+        netns.enter(self._descriptor)
         return self
 
     def __exit__(self, _type: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None) -> None:
         outside = self._outside.pop()
-        _checked(_libc.setns(outside, CLONE_NEWNET))
+        netns.enter(outside)
         os.close(outside)
 
     def close(self) -> None:

@@ -1,8 +1,6 @@
 """Two nodes in network namespaces of their own with a sync link between them, and real daemons in them."""
 
-import ctypes
 import json
-import os
 import secrets
 import signal
 import subprocess
@@ -14,11 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-T = TypeVar("T")
-CLONE_NEWNET = 0x40000000
-LIMIT_S = 20.0
+from tests.kernel import netns
 
-_LIBC = ctypes.CDLL(None, use_errno=True)
+T = TypeVar("T")
+LIMIT_S = 20.0
 
 
 def until(met: Callable[[], T], what: str) -> T:
@@ -117,7 +114,7 @@ class Node:
         def enter() -> None:
             try:
                 with Path(f"/run/netns/{self.namespace}").open() as namespace:
-                    assert _LIBC.setns(namespace.fileno(), CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+                    netns.enter(namespace.fileno())
                 results.append(work())
             except BaseException as error:
                 errors.append(error)
