@@ -201,27 +201,40 @@ def _listen(path: Path) -> socket.socket:
     try:
         # Two daemons that start together must not take each other's fresh socket for a stale one.
         fcntl.flock(directory, fcntl.LOCK_EX)
-        _remove_stale(path)
+        if _is_stale(path):
+            path.unlink(missing_ok=True)
         return _bind(path)
+    except OSError as error:
+        raise ControlError(
+            f"{path}: cannot tell who uses it, or remove it: {error.strerror}; run ftfw as the user that owns it and"
+            " its directory, or set control.socket to another path"
+        ) from None
     finally:
         os.close(directory)
 
 
-def _remove_stale(path: Path) -> None:
+def _is_stale(path: Path) -> bool:
+    """Whether there is a socket file that nobody answers on; ControlError if somebody does, or it is no such file."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
-        return
+        return False
     if not stat.S_ISSOCK(mode):
         raise ControlError(f"{path}: exists and is not a socket; move it away, or set control.socket to another path")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         try:
             probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-            return
+        except (ConnectionRefusedError, FileNotFoundError):
+            return True
         except BlockingIOError:
             pass  # its queue of clients is full: somebody is there
+        except OSError as error:
+            if error.errno != errno.EPROTOTYPE:
+                raise
+            raise ControlError(
+                f"{path}: another program's socket, of another kind; end that one, or set control.socket to another"
+                " path"
+            ) from None
     raise ControlError(f"{path}: another ftfw answers here; end it first, or set control.socket to another path")
 
 

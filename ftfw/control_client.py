@@ -5,6 +5,7 @@ Nothing heavy is imported here: `ftfw notify` and `ftfw promote` are on the fail
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 import tomllib
@@ -93,6 +94,8 @@ def _why_not_connected(path: Path, error: OSError) -> str:
             return f"{path}: permission denied; run this as root, or as the user that ftfw runs as"
         case BlockingIOError() | TimeoutError():
             return f"{path}: the daemon does not take connections; it hangs: see its log, restart it"
+    if error.errno == errno.EPROTOTYPE:
+        return f"{path}: another program's socket, of another kind; set control.socket to another path"
     return f"{path}: {error.strerror or error}"
 
 

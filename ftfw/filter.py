@@ -1,6 +1,7 @@
 """Which flows the configuration replicates.  Pure."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from ipaddress import ip_address
 
 from ftfw.config import Replicate
@@ -9,8 +10,25 @@ from ftfw.model import Flow, Tuple
 _NUMBERS = {"icmp": 1, "tcp": 6, "udp": 17, "dccp": 33, "gre": 47, "icmpv6": 58, "sctp": 132, "udplite": 136}
 
 
-def compile_filter(replicate: Replicate) -> Callable[[Flow], bool] | None:
-    """The test for `[replicate]`: a flow passes if it meets every key that is given.  None: all flows pass."""
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """`[replicate]`: a flow passes if it meets every key that is given."""
+
+    tests: tuple[Callable[[Flow], bool], ...]
+    marks: bool  # whether marks decide
+    tcp_states: bool  # whether TCP's states do
+
+    def __call__(self, flow: Flow, /) -> bool:
+        """Whether the flow passes."""
+        return all(test(flow) for test in self.tests)
+
+    def may_begin(self, flow: Flow, /) -> bool:
+        """Whether a flow that passes now may not have passed before: only its mark and its TCP state change."""
+        return self.marks or (self.tcp_states and flow.protocol == "tcp")
+
+
+def compile_filter(replicate: Replicate) -> Filter | None:
+    """The test for `[replicate]`.  None: all flows pass."""
     tests: list[Callable[[Flow], bool]] = []
     if replicate.protocols:
         tests.append(lambda flow: _protocol(flow) in replicate.protocols)
@@ -23,9 +41,11 @@ def compile_filter(replicate: Replicate) -> Callable[[Flow], bool] | None:
     if (mark := replicate.mark) is not None:
         tests.append(lambda flow: (flow.mark or 0) & mark.mask == mark.value)
     if replicate.tcp_states:
-        # An event that does not tell the state changes none: the flow passes if it did before.
+        # An UPDATE that does not tell the state passes; the answer to its hint tells, and ends what should not have.
         tests.append(lambda flow: flow.tcp is None or flow.tcp["state"] in replicate.tcp_states)
-    return (lambda flow: all(test(flow) for test in tests)) if tests else None
+    if not tests:
+        return None
+    return Filter(tuple(tests), marks=mark is not None, tcp_states=bool(replicate.tcp_states))
 
 
 def _tuples(flow: Flow) -> tuple[Tuple, Tuple]:

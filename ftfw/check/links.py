@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from ftfw import keyfile
 from ftfw.check import probes
 from ftfw.check.finding import Context, Finding, ok, problem, warning
+from ftfw.check.requirements import not_yet
 from ftfw.config import ConfigError, Link, MulticastLink, require_complete
 from ftfw.link.interface import interface
 
 PEER_SILENT_S = 3.0
-COPIES = frozenset({"duplicate"})  # of frames that came over another link first
 LINK_REMEDY = "look at the interface, the cable and the packet filter, on the other node too"
 PORT_REMEDY = "see that the other node runs, has the same key and link, and that UDP or TCP port {port} is let in"
+
+REASONS_REMEDY = "docs/commands.md tells what each reason means, and what to do"
+WANTED = frozenset({"duplicate"})  # what comes over one link is there from another already
+COUNTERS = (
+    ("links", "frames were dropped", ("link", "dropped")),
+    ("events", "messages were dropped", ("kernel", "dropped")),
+    ("injection", "the kernel refused entries", ("kernel", "inject_failed")),
+    ("injection", "the last commit put entries in otherwise than asked for", ("last_commit", "otherwise")),
+)
 
 
 def check_config(context: Context) -> Iterator[Finding]:
@@ -29,6 +39,14 @@ def check_config(context: Context) -> Iterator[Finding]:
     for line in problems.splitlines():
         found, _, expected = line.partition("; ")
         yield problem("configuration", found, expected)
+
+
+def check_not_yet(context: Context) -> Iterator[Finding]:
+    """Find what the configuration asks for in vain."""
+    for line in not_yet(context.config) if context.config else ():
+        subject, _, told = line.partition(": ")
+        found, _, remedy = told.partition("; ")
+        yield warning(subject, found, remedy)
 
 
 def check_keys(context: Context) -> Iterator[Finding]:
@@ -102,6 +120,10 @@ def check_peers(context: Context) -> Iterator[Finding]:
             yield ok(f"peer {name}", f"{peer.get('role')}, last heard {seen:.1f} s ago")
 
 
+def _counted(status: dict[str, Any], section: str, counter: str) -> Iterable[tuple[str, int]]:
+    return ((status.get(section) or {}).get(counter) or {}).items()
+
+
 def check_daemon(context: Context) -> Iterator[Finding]:
     """Find what the running daemon complains about."""
     status = context.status
@@ -114,9 +136,13 @@ def check_daemon(context: Context) -> Iterator[Finding]:
             yield problem(link.get("name"), "nothing gets through", LINK_REMEDY)
     if status.get("role") == "backup" and not status.get("synced"):
         yield warning("sync", "this node does not hold all that the active has", "wait, or `ftfw resync`")
-    dropped = (status.get("link") or {}).get("dropped", {})
-    counts = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count and reason not in COPIES)
-    if counts:
-        yield warning("links", f"frames were dropped: {counts}", "the reasons are told in docs/commands.md")
+    for subject, what, (section, counter) in COUNTERS:
+        counts = [
+            f"{count} {reason}"
+            for reason, count in _counted(status, section, counter)
+            if count and reason not in WANTED
+        ]
+        if counts:
+            yield warning(subject, f"{what}: {', '.join(counts)}", REASONS_REMEDY)
     if overruns := (status.get("kernel") or {}).get("overruns"):
         yield warning("events", f"the kernel dropped events {overruns} times", "raise kernel.event_buffer_bytes")

@@ -130,6 +130,7 @@ class Node:
             passes=compile_filter(config.replicate),
             expectations=config.replicate.expectations,
             dropped=self._dropped,
+            read=self._injector.read,
         )
         self._member = Member()
         self._standby: Standby | None = None

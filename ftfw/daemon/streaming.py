@@ -96,7 +96,7 @@ class Streaming:
         """Read flows that changed without an event, and stream all there is of them."""
         for start in range(0, len(keys), HINTS_PER_REQUEST):
             found = self._injector.read(keys[start : start + HINTS_PER_REQUEST])
-            selected = self._selector.select(list(map(entry.as_full, found)))
+            selected = self._selector.answers(list(map(entry.as_full, found)))
             self.active.offer(selected.parts, trio.current_time())
             self.send()
             await trio.lowlevel.checkpoint()

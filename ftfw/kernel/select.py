@@ -1,24 +1,46 @@
 """Which of the kernel's messages concern the peer.  Pure; on the active's hot path.
 
-Never the peer's: flows whose original or reply source is in `excluded`, the addresses of this host and of the links'
-groups.  The rest is asked of `passes`, if there is one, with the flow decoded.
+Never the peer's: loopback, and flows whose original or reply source is in `excluded`, the addresses of this host and of
+the links' groups.  The rest is asked of `passes`, if there is one, with the flow decoded.
 """
 
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from itertools import chain, combinations
+from typing import Final, Protocol
 
 from ftfw.model import Flow
 
 from . import decode, entry, expectation, run, uapi
 from .attributes import BODY, MESSAGE, MESSAGE_SIZE, MalformedError, message, nested, payload, split
 from .entry import Kind
-from .layout import DESTROY, NEW, SHAPES, Shape
+from .layout import DESTROY, NEW, PREFIX, SHAPES, Shape
 from .run import Part, Run
 from .wellformed import Checker
 
 RUN_MIN = 4  # messages; fewer are shorter one by one
+LOOPBACK: Final = 127  # the first byte of 127.0.0.0/8, of which any address may be used without standing on `lo`
+IPV4_SIZE: Final = 4  # bytes of an address
+LOOPBACK6: Final = ip_address("::1").packed
+
+Read = Callable[[list[bytes]], list[bytes]]
+"""The kernel's answers to GETs of flows by these keys; flows that it lacks are left out."""
+
+
+class Filter(Protocol):
+    """The test that flows have to pass."""
+
+    def __call__(self, flow: Flow, /) -> bool:
+        """Whether the flow is the peer's."""
+
+    def may_begin(self, flow: Flow, /) -> bool:
+        """Whether an UPDATE of this flow may be the first that passes, since what it is judged by can change."""
+
+
+def _unread(_keys: list[bytes]) -> list[bytes]:
+    return []
 
 
 @dataclass(slots=True)
@@ -42,23 +64,53 @@ class Selected:
 
 
 class Selector:
-    """Selects messages; `dropped` counts by reason what was no message of ours at all."""
+    """Selects messages; `dropped` counts by reason what was no message of ours at all.
+
+    `read` asks the kernel for the masters of expectations, which are selected by them; without it all are.
+    """
 
     def __init__(
-        self, *, passes: Callable[[Flow], bool] | None, expectations: bool | tuple[str, ...], dropped: Counter[str]
+        self,
+        *,
+        passes: Filter | None,
+        expectations: bool | tuple[str, ...],
+        dropped: Counter[str],
+        read: Read = _unread,
     ) -> None:
-        self.excluded: frozenset[bytes] = frozenset()  # packed addresses
+        self.excluded = frozenset()
         self._passes = passes
         self._expectations = expectations
         self._dropped = dropped
+        self._read = read
+        self._masters: dict[bytes, bool] = {}  # within one call: what was found of masters
         self._checker = Checker()
         self._helper_zones: set[bytes] = {b""}  # CTA_ZONE attributes of flows with helpers
+
+    @property
+    def excluded(self) -> frozenset[bytes]:
+        """Packed addresses whose flows end on this host; ::1 is always among them."""
+        return self._excluded
+
+    @excluded.setter
+    def excluded(self, addresses: frozenset[bytes]) -> None:
+        self._excluded = addresses | {LOOPBACK6}
+
+    def answers(self, messages: Sequence[bytes]) -> Selected:
+        """What to stream of the kernel's answers about hinted flows (`entry.as_full`).
+
+        One that does not pass ends the flow for the peer: an UPDATE that did not tell all had passed.
+        """
+        selected = Selected()
+        for found in messages:
+            self._select_slowly(found, selected, ends=True)
+        return selected
 
     def select(self, messages: Sequence[bytes]) -> Selected:
         """The messages to stream.
 
         Those about one flow keep their order.  Otherwise plain ones are gathered by shape, between others that are not.
         """
+        self._masters.clear()
         selected = Selected()
         groups: dict[bytes, list[bytes]] = {}
         grouped = 0  # messages before this one are in `selected` already
@@ -91,18 +143,25 @@ class Selector:
             for message_ in group:
                 self._select_slowly(message_, selected)
             return
-        excluded = self.excluded
+        excluded = self._excluded
         if not (
-            excluded.isdisjoint(map(shape.source_of, group)) and excluded.isdisjoint(map(shape.reply_source_of, group))
+            excluded.isdisjoint(map(shape.source_of, group))
+            and excluded.isdisjoint(map(shape.reply_source_of, group))
+            and not _has_loopback(found)
         ):
-            group = [m for m in group if excluded.isdisjoint((shape.source_of(m), shape.reply_source_of(m)))]
+            group = [m for m in group if not self._ends_here(shape.source_of(m), shape.reply_source_of(m))]
             found = Run(shape, b"".join(group))
         if len(group) >= RUN_MIN:
             selected.parts.append(found)
         elif group:
             selected.take(group)
 
-    def _select_slowly(self, found: bytes, selected: Selected) -> None:
+    def _ends_here(self, *sources: bytes) -> bool:
+        return any(
+            source in self._excluded or (len(source) == IPV4_SIZE and source[0] == LOOPBACK) for source in sources
+        )
+
+    def _select_slowly(self, found: bytes, selected: Selected, *, ends: bool = False) -> None:
         try:
             if len(found) > MESSAGE_SIZE and found[8:MESSAGE_SIZE] != bytes(8):  # an administrator's has a port id
                 length, kind, flags, _, _ = MESSAGE.unpack_from(found)
@@ -112,28 +171,35 @@ class Selector:
             if parsed.kind in (Kind.EXPECT_NEW, Kind.EXPECT_DESTROY):
                 self._select_expectation(found, parsed, selected)
             else:
-                self._select_flow(found, parsed, selected)
+                self._select_flow(found, parsed, selected, ends=ends)
         except MalformedError:
             self._dropped["malformed"] += 1
 
-    def _select_flow(self, found: bytes, parsed: entry.Parsed, selected: Selected) -> None:
+    def _select_flow(self, found: bytes, parsed: entry.Parsed, selected: Selected, *, ends: bool) -> None:
         attributes = parsed.attributes
         key = entry.key_of(attributes)
-        if _source(key) in self.excluded or _source(attributes[uapi.CTA_TUPLE_REPLY]) in self.excluded:
-            return
-        if self._passes is not None and parsed.kind is not Kind.DESTROY:
-            value = entry.value_of({k: v for k, v in attributes.items() if k in entry.ORDER}, self._dropped)
-            if not self._passes(decode.flow(key, value)):
-                if parsed.kind is Kind.UPDATE:  # it passed once, perhaps: for the peer it ends here
-                    selected.take([message(uapi.CT_DELETE, 0, parsed.family, key + attributes[uapi.CTA_TUPLE_REPLY])])
-                return
-        selected.take([found])
-        if parsed.kind is Kind.DESTROY:
-            return
         if uapi.CTA_HELP in attributes:
             self._helper_zones.add(entry.zone_of(key))
+        if self._ends_here(_source(key), _source(attributes[uapi.CTA_TUPLE_REPLY])):
+            return
+        if parsed.kind is Kind.DESTROY:
+            selected.take([found])
+            return
+        if self._passes is not None:
+            flow = self._flow(key, attributes)
+            if not self._passes(flow):
+                if ends or parsed.kind is Kind.UPDATE:  # it passed once, perhaps: for the peer it ends here
+                    selected.take([message(uapi.CT_DELETE, 0, parsed.family, key + attributes[uapi.CTA_TUPLE_REPLY])])
+                return
+            if parsed.kind is Kind.UPDATE and self._passes.may_begin(flow):
+                selected.hints.add(key)
+        selected.take([found])
         if parsed.kind is not Kind.FULL:
             self._hint(key, attributes, selected)
+
+    def _flow(self, key: bytes, attributes: dict[int, bytes]) -> Flow:
+        value = entry.value_of({k: v for k, v in attributes.items() if k in entry.ORDER}, self._dropped)
+        return decode.flow(key, value)
 
     def _hint(self, key: bytes, attributes: dict[int, bytes], selected: Selected) -> None:
         """A flow that announces another, or whose sequence numbers shift, has changed without an event."""
@@ -145,16 +211,45 @@ class Selector:
     def _select_expectation(self, found: bytes, parsed: entry.Parsed, selected: Selected) -> None:
         key = expectation.key_of(parsed.attributes)
         master = expectation.master_of(key)
-        if _source(master) in self.excluded or not self._wanted(parsed.attributes):
+        if self._ends_here(_source(master)) or not self._wanted(parsed.attributes):
             return
-        selected.take([found])
         if parsed.kind is Kind.EXPECT_NEW:
+            if not self._is_selected(master):
+                return
             selected.hints.update(master + zone for zone in self._helper_zones)
+        selected.take([found])
+
+    def _is_selected(self, master: bytes) -> bool:
+        """Whether the flow that announced an expectation is the peer's; one that cannot be found counts as such.
+
+        The expectation tells the master's original tuple only: not its zone, nor how it is translated.
+        """
+        if master not in self._masters:
+            answers = self._read([master + zone for zone in self._helper_zones])
+            found = [entry.parse(entry.as_full(answer)).attributes for answer in answers]
+            helped = [attributes for attributes in found if uapi.CTA_HELP in attributes]
+            self._masters[master] = not helped or any(map(self._is_peers, helped))
+        return self._masters[master]
+
+    def _is_peers(self, attributes: dict[int, bytes]) -> bool:
+        key = entry.key_of(attributes)
+        if self._ends_here(_source(key), _source(attributes[uapi.CTA_TUPLE_REPLY])):
+            return False
+        return self._passes is None or self._passes(self._flow(key, attributes))
 
     def _wanted(self, attributes: dict[int, bytes]) -> bool:
         if isinstance(self._expectations, bool):
             return self._expectations
         return expectation.helper_name(expectation.value_of(attributes)) in self._expectations
+
+
+def _has_loopback(found: Run) -> bool:
+    """Whether a source in the run is in 127.0.0.0/8, told by two columns of it."""
+    shape, messages = found.shape, found.messages
+    reply = shape.split + PREFIX - BODY
+    return messages[MESSAGE_SIZE] == uapi.AF_INET and (
+        LOOPBACK in messages[PREFIX :: shape.size] or LOOPBACK in messages[reply :: shape.size]
+    )
 
 
 def _entangled(groups: list[tuple[Shape, list[bytes]]]) -> bool:

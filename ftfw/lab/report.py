@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+import click
 from rich.console import Console
 from rich.text import Text
 
@@ -75,6 +76,12 @@ def as_json(runs: Sequence[Run]) -> str:
     return json.dumps({"runs": [as_dict(run) for run in runs]}, indent=2)
 
 
+def way_in(commands: Sequence[str], failure: str) -> str:
+    """Return what is said of a lab that still stands."""
+    lines = [f"The run failed: {failure}"] if failure else []
+    return "\n".join([*lines, "The lab stands until Ctrl-C. Look around with:", *(f"  {each}" for each in commands)])
+
+
 class Printer(Observer):
     """Prints steps and rows as they come; a row once nothing more will be learned about it."""
 
@@ -102,7 +109,25 @@ class Printer(Observer):
         self._headed = False
         self._console.print(summary(run), soft_wrap=True)
 
-    def kept(self, commands: Sequence[str]) -> None:
-        self._console.print("The lab stands until Ctrl-C. Look around with:")
-        for command in commands:
-            self._console.print(f"  {command}", soft_wrap=True, highlight=False)
+    def kept(self, commands: Sequence[str], failure: str) -> None:
+        super().kept(commands, failure)
+        self._console.print(Text(way_in(commands, failure)), soft_wrap=True)
+
+
+class JsonPrinter(Observer):
+    """Prints all runs as JSON, once nothing more will be learned, and nothing else to standard output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told = False
+
+    def kept(self, commands: Sequence[str], failure: str) -> None:
+        super().kept(commands, failure)
+        self.tell()
+        click.echo(way_in(commands, failure), err=True)
+
+    def tell(self) -> None:
+        """Print what was learned, unless that was done."""
+        if not self._told:
+            self._told = True
+            click.echo(as_json(self.runs))

@@ -3,8 +3,8 @@
 import fnmatch
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,14 +14,14 @@ from . import plan, wire
 from .daemons import DAEMONS, Daemon
 from .flows import catalogue
 from .host import Host, LabError, Site
-from .judge import Outcome, Row, Verdict
+from .judge import Outcome, Row, Verdict, lost
 from .netns import site as netns_site
 from .remote import Remote, agent
 from .servers import real_servers
 
 RULESETS = ("nftables.conf", "lab.nft")
 TAKEOVERS = 2
-OPEN_LIMIT_S, ARM_LIMIT_S = 20.0, 10.0
+OPEN_LIMIT_S, ARM_LIMIT_S, PROVE_LIMIT_S = 20.0, 10.0, 10.0
 ERROR_COUNTERS = ("TcpOutRsts", "IcmpOutDestUnreachs", "Icmp6OutDestUnreachs")
 QUIET_S = 0.5
 """What idle flows have of idleness before a takeover."""
@@ -58,6 +58,7 @@ class Observer:
 
     def __init__(self) -> None:
         self.runs: list[Run] = []
+        self.standing = False
 
     def step(self, text: str) -> None:
         """Tell what begins."""
@@ -72,8 +73,9 @@ class Observer:
         """Tell that everything is known."""
         self.runs.append(run)
 
-    def kept(self, commands: Sequence[str]) -> None:
-        """Tell that the lab still stands, and the commands that lead into it."""
+    def kept(self, commands: Sequence[str], failure: str) -> None:  # noqa: ARG002
+        """Tell that the lab still stands, the commands that lead into it, and why the run failed if it did."""
+        self.standing = True
 
 
 @dataclass(kw_only=True)
@@ -85,7 +87,6 @@ class Lab:
     remotes: dict[str, Remote]
     run: Run
     observer: Observer
-    limit_s: float
     near: dict[str, str]
     """Flow → the host whose agent runs it."""
 
@@ -124,63 +125,86 @@ def select(pattern: str) -> list[tuple[Row, str]]:
     return chosen
 
 
-async def run_lab(
-    *, daemon: str, mode: str, observer: Observer, only: str = "*", limit_s: float = 10.0, keep: bool = False
-) -> Run:
+@dataclass(frozen=True, kw_only=True)
+class Keep:
+    """That a lab is to stay after its run."""
+
+    released: trio.Event
+    """Set when it may go."""
+    failed_only: bool
+    """Only if the run could not be finished, or lost a flow."""
+
+
+async def run_lab(*, daemon: str, mode: str, observer: Observer, only: str = "*", keep: Keep | None = None) -> Run:
     """Run the lab once; LabError if it cannot be built. Everything is removed when this returns or raises."""
     begun = time.monotonic()
     chosen = select(only)
     run = Run(daemon=daemon, mode=mode, rows=[row for row, _ in chosen])
     near = {row.name: host for row, host in chosen}
-    async with _standing(run, near, observer, limit_s) as lab:
-        await _open(lab)
-        active, backup = plan.FIREWALLS
-        await _arm(lab, active, backup)
-        await _take_over(lab, active, backup)
-        if lab.living():
-            await _revive(lab, active)
-            active, backup = backup, active
-            await _arm(lab, active, backup)
-            await _take_over(lab, active, backup)
-        run.seconds = time.monotonic() - begun
-        observer.finished(run)
-        if keep:
-            observer.kept(await lab.site.describe())
-            await trio.sleep_forever()
-    return run
-
-
-@asynccontextmanager
-async def _standing(run: Run, near: dict[str, str], observer: Observer, limit_s: float) -> AsyncIterator[Lab]:
-    """Build everything up to running daemons and servers; the first firewall has the addresses."""
     async with AsyncExitStack() as stack:
         observer.step("building client, server and two firewalls")
         site = await stack.enter_async_context(netns_site())
-        daemon = DAEMONS[run.daemon](run.mode)
-        stack.push_async_callback(_shielded, daemon.kill_all)
-        firewalls = tuple(site.hosts[name] for name in plan.FIREWALLS)
-        for host in firewalls:
-            for ruleset in RULESETS:
-                await host.run("nft", "-f", "-", stdin=Path(__file__).with_name(ruleset).read_text())
-        remotes = {host.name: await stack.enter_async_context(agent(host)) for host in site.hosts.values()}
-        await remotes[plan.FIREWALLS[0]].do("adopt")
-        for name in (plan.CLIENT, plan.SERVER):
-            await remotes[name].do("publish")
-            await remotes[name].do("serve")
-        await stack.enter_async_context(real_servers(site.hosts))
-        observer.step(f"starting {daemon.name} on both firewalls" if run.daemon != "none" else "no daemon")
-        await daemon.prepare(firewalls)
-        for host, role in zip(firewalls, ("active", "backup"), strict=True):
-            await daemon.start(host, role)
-        yield Lab(
-            site=site,
-            daemon=daemon,
-            remotes=remotes,
-            run=run,
-            observer=observer,
-            limit_s=limit_s,
-            near=near,
-        )
+        try:
+            await _play(await _built(stack, site, run, near, observer))
+            run.seconds = time.monotonic() - begun
+            observer.finished(run)
+        except Exception as error:
+            if keep is not None:
+                observer.kept(await site.describe(), str(first_of(error)) or repr(error))
+                await keep.released.wait()
+            raise
+        if keep is not None and (lost(run.rows) or not keep.failed_only):
+            observer.kept(await site.describe(), "")
+            await keep.released.wait()
+    return run
+
+
+def first_of(error: BaseException) -> BaseException:
+    """Return the first error in a group, or the error itself."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+async def _play(lab: Lab) -> None:
+    """Take the lab through both takeovers."""
+    await _open(lab)
+    active, backup = plan.FIREWALLS
+    await _arm(lab, active, backup)
+    await _take_over(lab, active, backup)
+    if lab.living():
+        await _revive(lab, active)
+        active, backup = backup, active
+        await _arm(lab, active, backup)
+        await _take_over(lab, active, backup)
+
+
+async def _built(stack: AsyncExitStack, site: Site, run: Run, near: dict[str, str], observer: Observer) -> Lab:
+    """Start everything up to daemons and servers, which `stack` ends; the first firewall has the addresses."""
+    daemon = DAEMONS[run.daemon](run.mode)
+    stack.push_async_callback(_shielded, daemon.kill_all)
+    firewalls = tuple(site.hosts[name] for name in plan.FIREWALLS)
+    for host in firewalls:
+        for ruleset in RULESETS:
+            await host.run("nft", "-f", "-", stdin=Path(__file__).with_name(ruleset).read_text())
+    remotes = {host.name: await stack.enter_async_context(agent(host)) for host in site.hosts.values()}
+    await remotes[plan.FIREWALLS[0]].do("adopt")
+    for name in (plan.CLIENT, plan.SERVER):
+        await remotes[name].do("publish")
+        await remotes[name].do("serve")
+    await stack.enter_async_context(real_servers(site.hosts))
+    observer.step(f"starting {daemon.name} on both firewalls" if run.daemon != "none" else "no daemon")
+    await daemon.prepare(firewalls)
+    for host, role in zip(firewalls, ("active", "backup"), strict=True):
+        await daemon.start(host, role)
+    return Lab(
+        site=site,
+        daemon=daemon,
+        remotes=remotes,
+        run=run,
+        observer=observer,
+        near=near,
+    )
 
 
 async def _shielded(work: Callable[[], Awaitable[None]]) -> None:
@@ -221,7 +245,7 @@ async def _take_over(lab: Lab, active: str, backup: str) -> None:
         verdict = Verdict.SURVIVED if report.alive else Verdict.LOST
         row.outcomes.append(Outcome(verdict=verdict, pause_s=report.pause_s, reason=report.reason))
 
-    await lab.phase("prove", lab.limit_s, note)
+    await lab.phase("prove", PROVE_LIMIT_S, note)
     takeover.errors_answered = await _errors_answered(lab.firewall(backup)) - answered_before
     takeover.account = await lab.daemon.account(lab.firewall(backup))
     lab.observer.took_over(lab.run)

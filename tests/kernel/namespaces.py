@@ -1,6 +1,5 @@
 """Network namespaces for tests, and what tests do in them: capture, inject, read back."""
 
-import ctypes
 import os
 import socket
 import subprocess
@@ -14,7 +13,9 @@ from typing import Any
 
 import trio
 
+from ftfw.config import Replicate
 from ftfw.daemon import takeover
+from ftfw.filter import compile_filter
 from ftfw.kernel import entry, uapi
 from ftfw.kernel.attributes import message
 from ftfw.kernel.inject import Injector, Outcome
@@ -23,17 +24,11 @@ from ftfw.kernel.rewrite import Timeouts
 from ftfw.kernel.select import Selector
 from ftfw.model import Flow
 from ftfw.store import Store
+from tests.kernel import netns
 from tests.kernel.entries import ADDRESSES
 
-CLONE_NEWNET = 0x40000000
 CREATE = uapi.NLM_F_CREATE | uapi.NLM_F_EXCL
 LIMIT_S = 5.0
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def _checked(result: int) -> None:
-    if result:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 class Namespace:
@@ -47,7 +42,7 @@ class Namespace:
         made: list[int] = []
 
         def make() -> None:
-            _checked(_libc.unshare(CLONE_NEWNET))
+            netns.leave()
             made.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
 
         maker = threading.Thread(target=make)
@@ -64,12 +59,12 @@ class Namespace:
 
     def __enter__(self) -> "Namespace":
         self._outside.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
-        _checked(_libc.setns(self._descriptor, CLONE_NEWNET))
+        netns.enter(self._descriptor)
         return self
 
     def __exit__(self, _type: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None) -> None:
         outside = self._outside.pop()
-        _checked(_libc.setns(outside, CLONE_NEWNET))
+        netns.enter(outside)
         os.close(outside)
 
     def close(self) -> None:
@@ -168,7 +163,7 @@ class Namespace:
         """A store that holds this kernel's table, by the path that a snapshot takes."""
         store = Store()
         store.begin_snapshot()
-        store.add_snapshot(selector().select(await self.dump()).messages)
+        store.add_snapshot(selector(self).select(await self.dump()).messages)
         store.end_snapshot()
         assert not store.dropped
         return store
@@ -187,11 +182,11 @@ class Namespace:
 class Capture:
     """A store that holds what a kernel's events say, by the path that they take through an active."""
 
-    def __init__(self, namespace: Namespace, *, journal: bool = False) -> None:
+    def __init__(self, namespace: Namespace, *, journal: bool = False, only: Replicate | None = None) -> None:
         self.store = Store(journal=journal)
         self.events = namespace.listen()
         self._injector = namespace.injector
-        self._selector = selector()
+        self.selector = selector(namespace, only)
 
     def take(self) -> Store:
         """The store after the events that are there."""
@@ -199,9 +194,9 @@ class Capture:
 
     def apply(self, events: list[bytes]) -> Store:
         """The store after these events."""
-        selected = self._selector.select(events)
+        selected = self.selector.select(events)
         answers = list(map(entry.as_full, self._injector.read(list(selected.hints))))
-        for part in (*selected.parts, *self._selector.select(answers).parts):
+        for part in (*selected.parts, *self.selector.answers(answers).parts):
             self.store.apply(part)
         assert not self.store.dropped
         return self.store
@@ -214,9 +209,14 @@ class Capture:
         return self.store
 
 
-def selector() -> Selector:
-    """A selector that lets everything through."""
-    return Selector(passes=None, expectations=True, dropped=Counter())
+def selector(namespace: Namespace | None = None, only: Replicate | None = None) -> Selector:
+    """A selector as the active in `namespace` has it; without `only` it lets everything through."""
+    return Selector(
+        passes=None if only is None else compile_filter(only),
+        expectations=True,
+        dropped=Counter(),
+        read=(lambda _: []) if namespace is None else namespace.injector.read,
+    )
 
 
 async def ignore_progress(_told: dict[str, Any]) -> None:

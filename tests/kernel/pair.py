@@ -1,8 +1,6 @@
 """Two nodes in network namespaces of their own with a sync link between them, and real daemons in them."""
 
-import ctypes
 import json
-import os
 import secrets
 import signal
 import subprocess
@@ -14,13 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tests.kernel import netns
+
 T = TypeVar("T")
-CLONE_NEWNET = 0x40000000
 LIMIT_S = 20.0
 INTERFACES = ("sync", "spare")  # that nodes may be connected by
 MULTICAST = '[[link]]\ntransport = "multicast"\ninterface = "sync"\ngroup = "225.0.0.50"\n'
-
-_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def until(met: Callable[[], T], what: str) -> T:
@@ -119,7 +116,7 @@ class Node:
         def enter() -> None:
             try:
                 with Path(f"/run/netns/{self.namespace}").open() as namespace:
-                    assert _LIBC.setns(namespace.fileno(), CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+                    netns.enter(namespace.fileno())
                 results.append(work())
             except BaseException as error:
                 errors.append(error)

@@ -17,11 +17,7 @@ from ftfw.keyfile import generate
 pytestmark = pytest.mark.kernel
 
 EVENTS = "net.netfilter.nf_conntrack_events"
-GOOD_SWITCHES = (
-    f"{EVENTS}=1",
-    "net.netfilter.nf_conntrack_tcp_loose=0",
-    "net.netfilter.nf_conntrack_tcp_be_liberal=0",
-)
+GOOD_SWITCHES = Path(__file__).parents[2] / "conf/sysctl.conf"
 GOOD_RULES = """
 table inet t {
     chain input {
@@ -66,7 +62,7 @@ class Namespace:
         return {finding["subject"]: finding for finding in findings}
 
     def make_good(self) -> None:
-        self.run("sysctl", "-qw", *GOOD_SWITCHES)
+        self.run("sysctl", "-q", "--load", str(GOOD_SWITCHES))
         self.run("nft", "-f", "-", stdin=GOOD_RULES)
         self.run("ip", "link", "add", "sync", "type", "veth", "peer", "name", "other")
         self.run("ip", "link", "set", "sync", "up")

@@ -1,11 +1,15 @@
 """Whatever ends the lab, nothing of it stays."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -33,6 +37,35 @@ def namespaces() -> str:
     return subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
 
 
+@contextmanager
+def kept(folder: Path, *arguments: str, **environment: str) -> Iterator["subprocess.Popen[str]"]:
+    """A lab that is to stay; it goes if the test fails."""
+    command = [sys.executable, "-m", "ftfw", "lab", "--keep", *arguments]
+    more = {"TMPDIR": str(folder), "PYTHONUNBUFFERED": "1", **environment}
+    with subprocess.Popen(
+        command, env=os.environ | more, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as lab:
+        try:
+            yield lab
+        finally:
+            lab.terminate()
+
+
+def name_in(told: IO[str]) -> str:
+    """The lab's own name, from the first command that leads into it."""
+    found = re.fullmatch(r"  ip netns exec (ftfw-lab-\w+)-client bash\n", told.readline())
+    assert found is not None
+    return found[1]
+
+
+def nothing_stays(folder: Path, workdir: str) -> None:
+    deadline = time.monotonic() + 5
+    while (left := traces(folder)) and time.monotonic() < deadline:
+        time.sleep(0.1)  # the kernel takes a moment to reap what was killed
+    assert left == []
+    assert workdir not in namespaces()
+
+
 @pytest.mark.parametrize(("ending", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130)])
 @pytest.mark.parametrize("when", ["opening", "takeover"])
 def test_a_signal_ends_the_lab_and_nothing_stays(tmp_path: Path, when: str, ending: signal.Signals, code: int) -> None:
@@ -47,11 +80,47 @@ def test_a_signal_ends_the_lab_and_nothing_stays(tmp_path: Path, when: str, endi
         lab.send_signal(ending)
         lab.stdout.read()
         assert lab.wait(timeout=20) == code
-    deadline = time.monotonic() + 5
-    while (left := traces(tmp_path)) and time.monotonic() < deadline:
-        time.sleep(0.1)  # the kernel takes a moment to reap what was killed
-    assert left == []
-    assert workdir.name not in namespaces()
+    nothing_stays(tmp_path, workdir.name)
+
+
+@pytest.mark.parametrize("as_data", [False, True])
+def test_a_lab_that_is_kept_has_told_its_result_and_stands_until_the_signal(tmp_path: Path, as_data: bool) -> None:
+    with kept(tmp_path, "--mode", "warm", "--only", "udp-v4", *(["--json"] if as_data else [])) as lab:
+        assert lab.stdout is not None
+        assert lab.stderr is not None
+        result = ""
+        while "survived both" not in result and result != "}\n":
+            result = lab.stdout.readline()
+            assert result, lab.stderr.read()
+        told = lab.stderr if as_data else lab.stdout
+        assert told.readline() == "The lab stands until Ctrl-C. Look around with:\n"
+        workdir = name_in(told)
+        assert f"{workdir}-fw1" in namespaces()
+        lab.send_signal(signal.SIGINT)
+        assert lab.wait(timeout=20) == 0
+        assert "survived both" not in lab.stdout.read()
+    nothing_stays(tmp_path, workdir)
+
+
+def test_a_lab_whose_run_breaks_off_is_kept_too_and_says_why(tmp_path: Path) -> None:
+    """Here nft fails, behind the building of the hosts, in the first of two modes."""
+    (tmp_path / "bin").mkdir()
+    nft = tmp_path / "bin/nft"
+    nft.write_text("#!/bin/sh\necho no such table >&2\nexit 1\n")
+    nft.chmod(0o755)
+    with kept(tmp_path, "--only", "udp-v4", PATH=f"{nft.parent}:{os.environ['PATH']}") as lab:
+        assert lab.stdout is not None
+        assert lab.stderr is not None
+        while "The run failed" not in (line := lab.stdout.readline()):
+            assert line, lab.stderr.read()
+        assert line.endswith(" nft -f - failed: no such table\n")
+        assert lab.stdout.readline().startswith("The lab stands until Ctrl-C")
+        workdir = name_in(lab.stdout)
+        assert f"{workdir}-fw1" in namespaces()
+        lab.send_signal(signal.SIGTERM)
+        assert lab.wait(timeout=20) == 1
+        assert lab.stderr.read() == line.replace("The run failed", "Error")
+    nothing_stays(tmp_path, workdir)
 
 
 @pytest.mark.parametrize(

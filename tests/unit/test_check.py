@@ -436,6 +436,28 @@ def test_gate_interfaces(tmp_path: Path) -> None:
     ]
 
 
+NOT_YET = """
+[keepalived]
+fifo = "/run/ftfw/keepalived.fifo"
+instances = ["FW"]
+[takeover]
+gate_interfaces = ["sync"]
+[metrics]
+listen = "127.0.0.1:9166"
+"""
+
+
+def test_what_has_no_effect_yet_is_told_with_what_to_do_instead(tmp_path: Path) -> None:
+    assert requirements.not_yet(config_of(tmp_path, MULTICAST)) == []
+    assert findings(links.check_not_yet) == []
+    config = config_of(tmp_path, MULTICAST + NOT_YET)
+    keys = ["keepalived.fifo", "keepalived.instances", "takeover.gate_interfaces", "metrics.listen"]
+    assert [line.partition(": has no effect yet; ")[0] for line in requirements.not_yet(config)] == keys
+    found = findings(links.check_not_yet, config=config)
+    assert told(found) == [("warning", f"{key}: has no effect yet") for key in keys]
+    assert all(finding.remedy for finding in found)
+
+
 def test_peers(tmp_path: Path) -> None:
     config = config_of(tmp_path, MULTICAST)
     assert the(findings(links.check_peers, why_no_status="no such socket")).level is Level.OK
@@ -472,8 +494,19 @@ def test_what_the_daemon_complains_about() -> None:
         "links",
         "events",
     ]
-    told_of_links = told(findings(links.check_daemon, status=status))[3][1]
-    assert told_of_links == "links: frames were dropped: 3 forged"
+    assert "frames were dropped: 3 forged" in told(findings(links.check_daemon, status=status))[3][1]
+    status = {
+        "role": "active",
+        "link": {"dropped": {"duplicate": 7}},
+        "kernel": {"dropped": {"malformed": 1}, "inject_failed": {"table_full": 2, "busy": 1}},
+        "last_commit": {"otherwise": {"master_missing": 4}},
+    }
+    assert [line for _, line in told(findings(links.check_daemon, status=status))] == [
+        "events: messages were dropped: 1 malformed",
+        "injection: the kernel refused entries: 2 table_full, 1 busy",
+        "injection: the last commit put entries in otherwise than asked for: 4 master_missing",
+    ]
+    assert findings(links.check_daemon, status={"role": "active", "last_commit": None}) == []
 
 
 # What the daemon asks for

@@ -1,4 +1,5 @@
 # ruff: noqa: ASYNC240  (looking whether a file is there is no work)
+import errno
 import json
 import os
 import socket
@@ -254,6 +255,34 @@ async def test_a_file_that_is_no_socket_is_left_alone(path: Path) -> None:
     with pytest.raises(ControlError, match="exists and is not a socket; move it away"):
         await serve(path, answer)
     assert path.read_text() == "precious"
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_SEQPACKET])
+async def test_a_socket_of_another_kind_is_left_alone_while_it_is_used(path: Path, kind: int) -> None:
+    path.parent.mkdir()
+    with socket.socket(socket.AF_UNIX, kind) as other:
+        other.bind(str(path))
+        with pytest.raises(ControlError, match="another program's socket, of another kind; end that one, or set"):
+            await serve(path, answer)
+        with pytest.raises(ControlError, match="another program's socket"):
+            await ask(path, "status")
+    async with serving(path):
+        assert await ask(path, "count", to=0) == {"done": 0}
+
+
+@pytest.mark.parametrize("refusing", ["pathlib.Path.lstat", "pathlib.Path.unlink", "socket.socket.connect"])
+async def test_a_path_that_may_not_be_looked_at_is_an_error_that_says_so(
+    path: Path, refusing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    control._listen(path).close()
+    monkeypatch.setattr(refusing, refuse)
+    with pytest.raises(
+        ControlError, match=r"control\.sock: cannot .*: Permission denied; run ftfw as .* or set control"
+    ):
+        await serve(path, answer)
 
 
 async def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:

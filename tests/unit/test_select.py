@@ -2,6 +2,7 @@ from collections import Counter
 from dataclasses import replace
 from ipaddress import ip_address
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -125,6 +126,28 @@ def test_original_and_reply_source_count_and_destinations_do_not(end: End) -> No
     assert selected(dnat.new(), excluded=(inside,)) == []
 
 
+LOOPBACK = replace(TCP, source="127.0.0.2", destination="127.0.0.3")
+LOOPBACK6 = replace(SIX, source="::1", destination="::1")
+
+
+@pytest.mark.parametrize("count", [1, 8])  # one by one, and as a run
+@pytest.mark.parametrize("end", [LOOPBACK, LOOPBACK6])
+def test_loopback_is_never_selected_whatever_its_addresses(end: End, count: int) -> None:
+    flows = [conn(replace(end, source_port=port)) for port in range(count)]
+    marked = [replace(each, helper=b"ftp") for each in flows]  # no plain shape
+    assert selected(*(each.new() for each in flows + marked)) == []
+
+
+def test_a_run_loses_its_loopback_and_nothing_else() -> None:
+    inside = [conn(replace(LOOPBACK, source_port=port)) for port in range(4)]
+    redirected = [conn(TCP, reply=replace(inverse(TCP), source="127.0.0.1", source_port=port)) for port in range(4)]
+    others = [conn(replace(end, source_port=port)) for end in (TCP, SIX) for port in range(4)]
+    alike = [conn(replace(TCP, source="127.0.0.2".replace("127", "126"), source_port=port)) for port in range(4)]
+    seven = [conn(replace(SIX, source="7f00::1", source_port=port)) for port in range(4)]
+    kept = [each.new() for each in others + alike + seven]
+    assert sorted(selected(*(each.new() for each in inside + redirected), *kept)) == sorted(kept)
+
+
 def test_an_expectation_is_excluded_with_its_master() -> None:
     awaited = Expect(TCP, UDP)
     assert selected(awaited.new(), awaited.destroy(), excluded=(TCP.source,)) == []
@@ -173,6 +196,63 @@ def test_what_is_not_selected_hints_at_nothing() -> None:
     assert made.select([conn(UDP, master=SIX).new(), Expect(UDP, TCP).new()]) == Selected()
 
 
+# Expectations and their masters
+
+
+FTP = conn(TCP, helper=b"ftp")
+
+
+def expected(*known: Conn, excluded: str = "", only: Replicate | None = None) -> list[bytes]:
+    """What is selected of an expectation's beginning and end, with a kernel that has these flows."""
+    dropped: Counter[str] = Counter()
+    kernel = {each.key: each.full() for each in known}
+    made = Selector(
+        passes=compile_filter(only) if only else None,
+        expectations=True,
+        dropped=dropped,
+        read=lambda keys: [kernel[key] for key in keys if key in kernel],
+    )
+    made.excluded = frozenset(ip_address(address).packed for address in excluded.split())
+    made.select([each.new() for each in known])
+    awaited = Expect(TCP, UDP)
+    found = made.select([awaited.new(), awaited.destroy()]).messages
+    assert not dropped
+    return [message for message in found if message == awaited.new()]
+
+
+def test_an_expectation_is_selected_by_its_master_s_reply_too() -> None:
+    inside = replace(FTP, reply=replace(inverse(TCP), source="192.0.2.80"))
+    assert expected(FTP)
+    assert expected(inside, excluded=TCP.destination), "behind this address, not at it"
+    assert not expected(FTP, excluded=TCP.destination)
+    assert not expected(inside, excluded="192.0.2.80")
+
+
+def test_an_expectation_is_filtered_with_its_master() -> None:
+    for keys, passes in (
+        ({"protocols": ["tcp"]}, True),
+        ({"protocols": ["udp"]}, False),
+        ({"addresses": [TCP.destination]}, True),
+        ({"addresses": ["203.0.113.77"]}, False),
+        ({"mark": "1"}, False),
+        ({"zones": [3]}, False),
+        ({"zones": [0]}, True),
+    ):
+        assert bool(expected(FTP, only=Replicate.model_validate(keys))) is passes, keys
+
+
+def test_the_master_is_the_flow_with_the_helper_whatever_its_zone() -> None:
+    zoned = conn(TCP, zone=3, helper=b"ftp")
+    bare = conn(TCP)
+    assert expected(bare, zoned, only=Replicate.model_validate({"zones": [3]}))
+    assert not expected(bare, zoned, only=Replicate.model_validate({"zones": [0]}))
+    assert expected(FTP, zoned, only=Replicate.model_validate({"zones": [3]})), "one of two that may be meant"
+
+
+def test_an_expectation_whose_master_is_not_found_is_selected() -> None:
+    assert expected(only=Replicate.model_validate({"zones": [3]}))
+
+
 # The filter
 
 
@@ -210,6 +290,37 @@ def test_tcp_states() -> None:
         opened.update("protoinfo"),
         silent,
     ]
+
+
+@pytest.mark.parametrize(
+    ("keys", "hinted"),
+    [
+        ({"tcp_states": ["ESTABLISHED"]}, {TCP}),
+        ({"mark": "0x10/0x10"}, {TCP, UDP}),
+        ({"protocols": ["tcp", "udp"], "addresses": ["0.0.0.0/0"], "ports": ["0-65535"], "zones": [0]}, set()),
+    ],
+)
+def test_an_update_that_may_be_the_first_to_pass_hints_at_its_flow(keys: dict[str, Any], hinted: set[End]) -> None:
+    only = Replicate.model_validate(keys)
+    made, _ = selector(only=only)
+    flows = [conn(TCP, protoinfo=tcp_info(3), mark=0x10), conn(UDP, mark=0x10)]
+    assert made.select([each.new() for each in flows]).hints == set(), "a beginning tells all"
+    assert made.select([each.update("protoinfo", "mark") for each in flows]).hints == {conn(end).key for end in hinted}
+    assert made.select([each.full() for each in flows]).hints == set()
+
+
+def test_an_answer_that_does_not_pass_ends_the_flow_for_the_peer() -> None:
+    """An UPDATE that does not tell the state passes: only the answer knows that it should not have."""
+    made, _ = selector(only=Replicate.model_validate({"tcp_states": ["ESTABLISHED"]}))
+    closing = conn(protoinfo=tcp_info(7))
+    store = Store()
+    update = made.select([closing.update("mark")])
+    store.apply(update.messages)
+    assert update.hints == {closing.key}
+    assert store.flow_count() == 1
+    store.apply(made.answers([closing.full()]).messages)
+    assert store.flow_count() == 0
+    assert made.select([closing.full()]).messages == [], "a snapshot names what passes, and nothing else"
 
 
 @pytest.mark.parametrize(

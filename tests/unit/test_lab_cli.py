@@ -1,0 +1,35 @@
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from ftfw.lab import cli
+from ftfw.lab.judge import Row
+from ftfw.lab.run import Observer, Run
+
+
+@pytest.mark.parametrize(("flags", "wanted"), [([], [None, None]), (["--keep"], [True, False])])
+def test_the_last_lab_is_kept_and_others_if_they_fail(
+    monkeypatch: pytest.MonkeyPatch, flags: list[str], wanted: list[bool | None]
+) -> None:
+    asked: list[bool | None] = []
+
+    async def run_lab(*, keep: Any, **_: object) -> None:
+        asked.append(None if keep is None else keep.failed_only)
+
+    monkeypatch.setattr(cli, "run_lab", run_lab)
+    CliRunner().invoke(cli.lab, flags)
+    assert asked == wanted
+
+
+def test_a_lab_that_stood_because_it_lost_a_flow_is_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[str] = []
+
+    async def run_lab(*, mode: str, observer: Observer, **_: object) -> None:
+        modes.append(mode)
+        observer.finished(Run(daemon="ftfw", mode=mode, rows=[Row(name="udp", title="UDP", takeovers=2)]))
+        observer.kept(["ip netns exec a bash"], "")
+
+    monkeypatch.setattr(cli, "run_lab", run_lab)
+    result = CliRunner().invoke(cli.lab, ["--keep"])
+    assert (modes, result.exit_code) == (["warm"], 1)
