@@ -62,6 +62,8 @@ def run(config: Config, role: str) -> None:
                 "net.netfilter.nf_conntrack_events set to 1; entries that were there before may change without an"
                 " event, and reach a backup by snapshots only: let /etc/sysctl.d/ftfw.conf set it to 1 at boot"
             )
+        for line in requirements.not_yet(config):
+            log.warning("%s", line)
         keys = [keyfile.read(path) for path in config.security.key_files]
     except (requirements.RequirementError, keyfile.KeyFileError) as error:
         raise StartError(str(error)) from None
