@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from ftfw.replication import messages
 from ftfw.replication.messages import Heartbeat, Stream
+from ftfw.replication.states import TRANSITIONS, Event, State
 from ftfw.store import Store
 
 HEARTBEAT_S = 0.1
@@ -37,7 +38,7 @@ class Backup:
         self.snapshots = 0  # completed
         self.stale = 0  # entries that went at the end of a snapshot
         self.was_synced = False  # when the active was last heard
-        self._complete = False  # this epoch's snapshot is in, and nothing was lost since
+        self.state = State.IDLE
         self._applied = 0
         self._known = 0  # the highest number that the active is known to have sent
         self._waiting: dict[int, Stream] = {}  # behind a gap
@@ -65,16 +66,27 @@ class Backup:
         """The active that is followed is active no more: nothing more is expected of it, and what there is is taken."""
         for number in sorted(self._waiting):
             self._apply(self._waiting.pop(number), now)
-        if self.store.in_snapshot:
-            self.store.abort_snapshot()
+        self._turn(Event.GONE)
         self.epoch = None
-        self._complete = False
 
     def _follow(self, epoch: bytes, first: Heartbeat, now: float) -> None:
-        self.unfollow(now)
+        for number in sorted(self._waiting):
+            self._apply(self._waiting.pop(number), now)
+        self._turn(Event.INTRODUCED)
         self.epoch, self.active_name = epoch, first.name
         self._applied = self._known = self._acked = first.sequence
         self._resync_at = now
+
+    def _turn(self, event: Event) -> None:
+        """Change the state by the table, and the store with it."""
+        before, self.state = self.state, TRANSITIONS[self.state, event]
+        if event is Event.BEGIN and self.state is State.FILLING:
+            self.store.begin_snapshot()
+        elif before is State.FILLING and event is Event.END:
+            self.stale += self.store.end_snapshot()
+            self.snapshots += 1
+        elif before is State.FILLING:
+            self.store.abort_snapshot()
 
     def _take(self, frame: Stream, now: float) -> None:
         if frame.sequence <= self._applied or frame.sequence in self._waiting:
@@ -100,43 +112,27 @@ class Backup:
         if frame.kind == messages.EVENTS:
             for part in frame.parts:
                 self.store.apply(part)
-        elif frame.kind == messages.LOST:
-            self._need_snapshot(now)
-        else:
-            self._take_snapshot(frame)
-
-    def _take_snapshot(self, frame: Stream) -> None:
-        if frame.kind == messages.SNAPSHOT_BEGIN:
-            if not self._complete:
-                self.store.begin_snapshot()
-        elif not self.store.in_snapshot:
-            return
         elif frame.kind == messages.SNAPSHOT_PART:
-            for part in frame.parts:
+            for part in frame.parts if self.state is State.FILLING else ():
                 self.store.add_snapshot(part)
+        elif frame.kind == messages.LOST:
+            self.request_snapshot(now)
         else:
-            self.stale += self.store.end_snapshot()
-            self.snapshots += 1
-            self._complete = True
+            self._turn(Event.BEGIN if frame.kind == messages.SNAPSHOT_BEGIN else Event.END)
 
     def _give_up(self, sequence: int, now: float) -> None:
         """Frames up to `sequence` are not to be had any more."""
         self.gaps += 1
-        self._need_snapshot(now)
+        self.request_snapshot(now)
         for waiting in [number for number in self._waiting if number <= sequence]:
             del self._waiting[waiting]
         self._applied = sequence
         self._apply_waiting(now)
 
-    def _need_snapshot(self, now: float) -> None:
-        self._complete = False
-        self._resync_at = now
-        if self.store.in_snapshot:
-            self.store.abort_snapshot()
-
     def request_snapshot(self, now: float) -> None:
-        """Ask anew, as an administrator may."""
-        self._need_snapshot(now)
+        """Ask anew: something was lost, or an administrator wants it."""
+        self._turn(Event.LOSS)
+        self._resync_at = now
 
     def tick(self, now: float) -> None:
         """Say what is due: acknowledgements, requests for what is missing, a sign of life."""
@@ -149,7 +145,7 @@ class Backup:
             self._heartbeat_at = now + HEARTBEAT_S
             self._nack_at = now + NACK_S
             self._acknowledge(now)
-        if not self._complete and not self.store.in_snapshot and now >= self._resync_at:
+        if self.state is State.ASKING and now >= self._resync_at:
             self._resync_at = now + RESYNC_RETRY_S
             self.outgoing.append(messages.resync(self.name, self.epoch, self._applied))
 
@@ -175,7 +171,7 @@ class Backup:
     @property
     def complete(self) -> bool:
         """Whether the snapshot of the active that is followed is in."""
-        return self._complete
+        return self.state is State.COMPLETE
 
     @property
     def missing(self) -> bool:
@@ -188,4 +184,4 @@ class Backup:
 
     def synced(self, now: float) -> bool:
         """Whether the store is the active's table, as far as can be known."""
-        return self._complete and self._applied >= self._known and (self.heard(now) or self._heard_at == now)
+        return self.complete and self._applied >= self._known and (self.heard(now) or self._heard_at == now)

@@ -100,7 +100,7 @@ def apply_in_the_order_of_arrival(patch: pytest.MonkeyPatch) -> None:
 def acknowledge_what_was_announced(patch: pytest.MonkeyPatch) -> None:
     def acknowledge(self: Backup, _now: float) -> None:
         self._applied = max(self._applied, self._known)
-        self.outgoing.append(messages.ack(self.name, self.epoch or b"", self._applied, (), synced=self._complete))
+        self.outgoing.append(messages.ack(self.name, self.epoch or b"", self._applied, (), synced=self.complete))
 
     patch.setattr(Backup, "_acknowledge", acknowledge)
 

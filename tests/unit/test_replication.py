@@ -575,6 +575,20 @@ def test_a_gap_within_a_snapshot_that_cannot_be_filled_aborts_it_and_asks_at_onc
     assert not backup.complete
 
 
+def test_a_snapshot_that_begins_anew_forgets_what_the_first_one_named() -> None:
+    backup = followed()
+    backup.receive(b"e" * 32, frame(messages.SNAPSHOT_BEGIN, 1), 0.0)
+    backup.receive(b"e" * 32, frame(messages.SNAPSHOT_PART, 2, conn(TCP).full()), 0.0)
+    for sequence, kind, found in (
+        (4, messages.SNAPSHOT_BEGIN, ()),
+        (5, messages.SNAPSHOT_PART, (conn(UDP).full(),)),
+        (6, messages.SNAPSHOT_END, ()),
+    ):
+        backup.receive(b"e" * 32, frame(kind, sequence, *found), 0.0)
+    backup.unfollow(0.0)  # the third frame, the end of the first snapshot, has not come
+    assert set(held(backup.store)) == {conn(UDP).key}
+
+
 def test_parts_of_a_snapshot_that_began_unheard_are_not_taken() -> None:
     backup = followed()
     backup.receive(b"e" * 32, frame(messages.SNAPSHOT_PART, 1, conn().full()), 0.0)
