@@ -1,0 +1,49 @@
+"""docs/protocol.md says what the code does."""
+
+import re
+from pathlib import Path
+
+from ftfw import conversation, seal
+from ftfw.replication import active, backup, messages, states
+from ftfw.seal import HEADER_SIZE, OVERHEAD, VERSION
+from ftfw.window import SIZE
+
+PAGE = (Path(__file__).parents[2] / "docs/protocol.md").read_text()
+
+
+def rows(section: str) -> list[list[str]]:
+    text = PAGE.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:]]
+
+
+def test_the_states_are_the_tables() -> None:
+    found = PAGE.partition("<!-- states -->\n")[2].partition("<!-- /states -->")[0]
+    assert found.splitlines() == list(states.as_markdown())
+
+
+def test_the_types_are_the_codes() -> None:
+    told = {name: int(number) for number, name, _ in rows("Messages")}
+    names = (
+        *("HEARTBEAT", "EVENTS", "SNAPSHOT_BEGIN", "SNAPSHOT_PART", "SNAPSHOT_END"),
+        *("ACK", "RESYNC", "LOST", "CHALLENGE", "RESPONSE"),
+    )
+    assert told == {name: getattr(messages, name) for name in names}
+
+
+def test_the_limits_are_the_codes() -> None:
+    told = {name.strip("`"): float(value) for name, value, _ in rows("Limits")}
+    modules = (active, backup, conversation, messages, seal)
+    for name, value in told.items():
+        found = {getattr(module, name) for module in modules if hasattr(module, name)}
+        assert found == {value}, name
+    constants = {name for module in (active, backup, conversation) for name in vars(module) if name.endswith("_S")}
+    assert constants <= told.keys()
+
+
+def test_the_header_is_the_codes() -> None:
+    fields = [row[0] for row in rows("Frames")]
+    assert fields[-1] == f"{HEADER_SIZE}–"  # noqa: RUF001
+    assert HEADER_SIZE + 16 == OVERHEAD
+    assert VERSION == 1
+    assert f"a window of {SIZE} counters" in re.sub(r"\s+", " ", PAGE)
