@@ -54,7 +54,7 @@ def test_a_pair_replicates_over(tmp_path: Path, transport: str, version: int) ->
     with pair(tmp_path, links=lambda number: unicast(transport, number, version=version)) as (active, backup):
         start(active, backup)
         for node in (active, backup):
-            assert link(node)["up"]
+            until(lambda node=node: link(node)["up"], "the link is up")  # type: ignore[misc]
             assert node.status()["peers"]
         assert active.flows() == backup.flows()
         active.exec("conntrack", "-D", *flow_arguments(0))
