@@ -66,7 +66,7 @@ def test_a_pair_replicates_over_multicast_ipv6(tmp_path: Path) -> None:
     with pair(tmp_path, links=lambda _: MULTICAST_6) as (active, backup):
         start(active, backup)
         assert link(backup)["name"] == "multicast ff02::50 on sync"
-        assert link(backup)["up"]
+        until(lambda: link(backup)["up"], "the link is up")
 
 
 def two(tmp_path: Path, first: str, second: str) -> Any:
