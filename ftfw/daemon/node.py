@@ -158,10 +158,10 @@ class Node:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(host.watch_addresses, self._learn_addresses)
-            for link in self._wire.links:
-                nursery.start_soon(self._wire.receive_all, link, self._member.receive, self._after_batch)
             async with self._switching:  # commands wait; and where another daemon answers them, no frame is sent
                 await nursery.start(control.serve, self._config.control.socket, self._command)
+                for link in self._wire.links:
+                    nursery.start_soon(self._wire.receive_all, link, self._member.receive, self._after_batch)
                 if role == "active":
                     self._begin_active()
                 else:

@@ -12,11 +12,9 @@ import pytest
 import trio
 
 from ftfw import keyfile
-from ftfw.kernel import attributes, rewrite, uapi
-from ftfw.kernel.inject import Injector, Outcome
-from ftfw.kernel.netlink import RequestSocket
+from ftfw.kernel import rewrite
 from ftfw.seal import key_id
-from ftfw.store import Store
+from tests.kernel.crowd import inject_many
 from tests.kernel.pair import Node, flow_arguments, pair, run, until
 
 pytestmark = pytest.mark.kernel
@@ -133,38 +131,6 @@ def test_an_overrun_costs_a_snapshot_and_nothing_else(tmp_path: Path) -> None:
         until(lambda: active.status()["kernel"]["overruns"] > 0, "an overrun")
         held(backup, 20000)
         assert backup.flows() == active.flows()
-
-
-async def inject_many(count: int) -> None:
-    """Flows that stand for any others, put in faster than a small buffer can take their events."""
-    store = Store()
-    with_ports = [_plain_event(10000 + number % 40000, number // 40000) for number in range(count)]
-    store.apply(with_ports)
-    requests = RequestSocket()
-    outcome = Outcome()
-    await Injector(requests, rewrite.Timeouts(udp=600)).create(store.plain.items(), outcome)
-    requests.close()
-    assert outcome.created == count
-
-
-def _plain_event(source_port: int, host: int) -> bytes:
-    def end(kind: int, source: bytes, destination: bytes, ports: tuple[int, int]) -> bytes:
-        addresses = attributes.pack(uapi.CTA_IP_V4_SRC, source) + attributes.pack(uapi.CTA_IP_V4_DST, destination)
-        protocol = [
-            attributes.u8(uapi.CTA_PROTO_NUM, uapi.IPPROTO_UDP),
-            attributes.u16(uapi.CTA_PROTO_SRC_PORT, ports[0]),
-            attributes.u16(uapi.CTA_PROTO_DST_PORT, ports[1]),
-        ]
-        parts = [attributes.nest(uapi.CTA_TUPLE_IP, [addresses]), attributes.nest(uapi.CTA_TUPLE_PROTO, protocol)]
-        return attributes.nest(kind, parts)
-
-    near, far = bytes((192, 0, 2, 10 + host)), bytes((198, 51, 100, 10))
-    body = end(uapi.CTA_TUPLE_ORIG, near, far, (source_port, 53)) + end(
-        uapi.CTA_TUPLE_REPLY, far, near, (53, source_port)
-    )
-    body += attributes.u32(uapi.CTA_ID, source_port) + attributes.u32(uapi.CTA_STATUS, uapi.IPS_CONFIRMED)
-    body += attributes.u32(uapi.CTA_TIMEOUT, 600)
-    return attributes.message(uapi.CT_NEW, uapi.NLM_F_CREATE | uapi.NLM_F_EXCL, uapi.AF_INET, body)
 
 
 def test_flows_that_end_on_the_node_are_never_replicated(nodes: Pair) -> None:
