@@ -15,7 +15,7 @@ from rich.table import Table
 PLAIN_WIDTH = 200  # columns where the output is no terminal: nothing is to be wrapped
 ABSENT = "-"
 
-HEAD = ("node", "role", "ready", "synced", "conflict", "flows", "expectations")
+HEAD = ("node", "role", "ready", "synced", "why_not_synced", "conflict", "flows", "expectations")
 SECTIONS = ("peers", "link", "links", "kernel", "last_commit")
 
 Section = tuple[str, Table]

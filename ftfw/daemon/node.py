@@ -432,6 +432,7 @@ class Node:
             "node": self._config.node.name,
             "role": self.role,
             "synced": standby.backup.synced(now) if standby else streaming.active.synced(now) if streaming else False,
+            "why_not_synced": self._why_not_synced(now),
             "ready": standby.backup.was_synced if standby is not None else streaming is not None,
             "conflict": self._member.peers.conflict(self.role, now),
             "flows": flows,
@@ -449,10 +450,16 @@ class Node:
             "last_commit": self._last_commit,
         }
 
+    def _why_not_synced(self, now: float) -> str | None:
+        if self._standby is not None:
+            return self._standby.backup.why_not(now)
+        return self._streaming.active.why_not(now) if self._streaming is not None else None
+
     def _stream_status(self) -> dict[str, Any]:
         if self._standby is not None:
             backup = self._standby.backup
             return {
+                "behind": backup.behind,
                 "gaps": backup.gaps,
                 "repeated": backup.repeated,
                 "snapshots": backup.snapshots,

@@ -165,8 +165,12 @@ class Active:
     def synced(self, now: float) -> bool | None:
         """Whether every live backup is in sync; None without any."""
         live = self.live(now)
-        if not live:
-            return None
-        return all(
-            backup.synced and now - backup.last_seen < FRESH_S and self.lag_s(backup, now) < FRESH_S for backup in live
-        )
+        return all(self._is_synced(backup, now) for backup in live) if live else None
+
+    def _is_synced(self, backup: Backup, now: float) -> bool:
+        return backup.synced and now - backup.last_seen < FRESH_S and self.lag_s(backup, now) < FRESH_S
+
+    def why_not(self, now: float) -> str | None:
+        """Which live backups are not in sync; None if all are."""
+        names = [backup.name for backup in self.live(now) if not self._is_synced(backup, now)]
+        return f"not in sync: {', '.join(sorted(names))}" if names else None

@@ -176,7 +176,7 @@ class Backup:
     @property
     def missing(self) -> bool:
         """Whether frames are missing that the active may still have."""
-        return self.epoch is not None and self._known > self._applied
+        return self.epoch is not None and self.behind > 0
 
     def heard(self, now: float) -> bool:
         """Whether the active was heard lately."""
@@ -185,3 +185,22 @@ class Backup:
     def synced(self, now: float) -> bool:
         """Whether the store is the active's table, as far as can be known."""
         return self.complete and self._applied >= self._known and (self.heard(now) or self._heard_at == now)
+
+    def why_not(self, now: float) -> str | None:
+        """Why the store may not be the active's table; None if this backup is in sync."""
+        if self.synced(now):
+            return None
+        if self.state is State.IDLE:
+            return "no active is heard" if self.active_name is None else f"{self.active_name} is active no more"
+        if not self.heard(now):
+            return f"{self.active_name} was last heard {now - self._heard_at:.1f} s ago"
+        if self.state is State.ASKING:
+            return f"a snapshot is asked for; {self.active_name} has not begun one yet"
+        if self.state is State.FILLING:
+            return f"a snapshot of {self.active_name} is coming in"
+        return f"{self.behind} frames of {self.active_name} are missing, and asked for"
+
+    @property
+    def behind(self) -> int:
+        """How many frames of the active, as far as is known, are not applied."""
+        return self._known - self._applied

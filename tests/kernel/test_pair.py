@@ -45,6 +45,9 @@ def test_a_late_backup_gets_the_whole_table_and_then_what_changes(nodes: Pair) -
         active.insert(number)
     backup.start("backup")
     held(backup, 20)
+    assert backup.status()["why_not_synced"] is None
+    until(lambda: active.status()["synced"], "the active knows it")
+    assert active.status()["why_not_synced"] is None
     active.exec("conntrack", "-D", *flow_arguments(3))
     active.insert(20)
     active.exec("conntrack", "-U", *flow_arguments(4), "--mark", "7")

@@ -508,6 +508,32 @@ def test_a_heartbeat_that_announces_more_than_came_ends_sync_and_asks_for_it() -
     assert len(said(backup, 0.001 + backup_module.NACK_S)) == 1
 
 
+def test_a_backup_says_why_it_is_not_in_sync() -> None:
+    backup = Backup(name="fw2", store=Store(), now=0.0)
+    assert backup.why_not(0.0) == "no active is heard"
+    backup.receive(b"e" * 32, heartbeat(0), 0.0)
+    assert backup.why_not(0.0) == "a snapshot is asked for; fw1 has not begun one yet"
+    backup.receive(b"e" * 32, frame(messages.SNAPSHOT_BEGIN, 1), 0.0)
+    assert backup.why_not(0.0) == "a snapshot of fw1 is coming in"
+    backup.receive(b"e" * 32, frame(messages.SNAPSHOT_END, 2), 0.0)
+    assert backup.why_not(0.0) is None
+    backup.receive(b"e" * 32, heartbeat(5), 0.0)
+    assert backup.why_not(0.0) == "3 frames of fw1 are missing, and asked for"
+    assert backup.why_not(2.5) == "fw1 was last heard 2.5 s ago"
+    backup.unfollow(2.5)
+    assert backup.why_not(2.5) == "fw1 is active no more"
+
+
+def test_an_active_names_the_backups_that_are_not_in_sync() -> None:
+    active = begun()
+    assert active.why_not(0.0) is None
+    active.receive(PEER, ack(0), 0.0)
+    active.receive(PEER, ack(0, name="fw3", synced=False), 0.0)
+    assert active.why_not(0.0) == "not in sync: fw3"
+    assert active.why_not(2.0) == "not in sync: fw2, fw3"
+    assert active.why_not(PEER_LOST_S) is None
+
+
 def test_what_the_active_has_no_more_is_not_waited_for() -> None:
     backup = followed()
     complete(backup)
