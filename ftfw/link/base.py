@@ -29,6 +29,9 @@ SURVIVED: Final = frozenset(
         errno.ECONNRESET,
         errno.EHOSTDOWN,
         errno.EHOSTUNREACH,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
         errno.EINVAL,  # the kernel's word for a source address that is gone
         errno.EMSGSIZE,
         errno.ENETDOWN,

@@ -30,6 +30,7 @@ LINGER_S: Final = 1.0  # for what is still under way on a connection that anothe
 CONNECT_S: Final = 3.0
 RETRY_MIN_S: Final = 0.1
 RETRY_MAX_S: Final = 5.0
+EXHAUSTED: Final = frozenset({"emfile", "enfile", "enomem"})  # nothing is left to make a connection of
 
 
 class _Connection:
@@ -198,13 +199,15 @@ class Tcp(Link):
             for peer in self._peers.values():
                 nursery.start_soon(self._dial, peer, received)
             while True:
-                self._accept(await self._readable(), nursery, received)
+                await self._accept(await self._readable(), nursery, received)
 
-    def _accept(self, listener: socket.socket, nursery: trio.Nursery, received: Received) -> None:
+    async def _accept(self, listener: socket.socket, nursery: trio.Nursery, received: Received) -> None:
         try:
             accepted, address = listener.accept()
         except OSError as error:
-            survived(error)
+            if survived(error) in EXHAUSTED:
+                self.dropped["tcp_exhausted"] += 1
+                await trio.sleep(RETRY_MIN_S)  # the connection waits, and wakes this end again at once
             return
         accepted.setblocking(False)
         peer = self._peers.get(address[0].partition("%")[0])

@@ -1,5 +1,9 @@
 """A TCP link against sockets on the loopback, and against another one."""
 
+import contextlib
+import os
+import resource
+import select
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -170,3 +174,25 @@ async def test_no_more_than_a_chunk_is_read_between_two_checkpoints() -> None:
         nursery.cancel_scope.cancel()
     steps = [later - earlier for earlier, later in pairwise(turns)]
     assert max(steps) <= 2 * (1 << 15) // 104 + 2
+
+
+async def test_a_link_for_which_no_descriptor_is_left_waits_for_one() -> None:
+    end, _ = ends()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket() as client:
+        client.bind(("127.0.0.2", 0))
+        async with running(end):
+            await until(lambda: end.link._socket is not None)
+            client.setblocking(False)
+            os.close(free := os.dup(0))  # the lowest one
+            assert end.link._socket is not None
+            try:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+                with contextlib.suppress(BlockingIOError):
+                    client.connect(end.link._socket.getsockname())
+                await until(lambda: end.link.dropped["tcp_exhausted"] > 0)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            await until(lambda: bool(select.select([], [client], [], 0)[1]))
+            client.send(framed(b"hello"))
+            await until(lambda: end.frames == [b"hello"])
