@@ -176,7 +176,8 @@ async def test_no_more_than_a_chunk_is_read_between_two_checkpoints() -> None:
 
 
 async def test_a_link_for_which_no_descriptor_is_left_waits_for_one() -> None:
-    end, _ = ends()
+    end, other = ends()
+    other.link.close()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with socket.socket() as client:
         client.bind(("127.0.0.2", 0))
