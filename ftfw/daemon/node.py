@@ -20,7 +20,6 @@ from ftfw.daemon.standby import Standby
 from ftfw.daemon.streaming import Streaming
 from ftfw.daemon.wire import Wire
 from ftfw.filter import compile_filter
-from ftfw.kernel import entry
 from ftfw.kernel.inject import Injector, Outcome
 from ftfw.kernel.netlink import EventSocket, RequestSocket, dump_expectations, dump_flows
 from ftfw.kernel.select import Selector
@@ -138,7 +137,7 @@ class Node:
         self._standby: Standby | None = None
         self._streaming: Streaming | None = None
         self._last_commit: dict[str, Any] | None = None
-        self._committed: Store | None = None  # between a promotion and what follows it
+        self._unsettled: Store | None = None  # between a promotion and what follows it
         self._switching = trio.Lock()
         self._end_role: Callable[[], Awaitable[None]] | None = None
         self._kernel_counts = (float("-inf"), 0, 0)  # when, flows, expectations
@@ -257,10 +256,10 @@ class Node:
 
         After a start as active as well: an earlier daemon may have left what needs it.
         """
-        committed, self._committed = self._committed, None
-        if self._hot:
-            await self._settle(committed or Store())
-        del committed
+        unsettled, self._unsettled = self._unsettled, None
+        if self._hot or unsettled is not None:
+            await self._settle(unsettled or Store())
+        del unsettled
         await takeover.GreKeeper(self._injector, self._selector, Outcome(failed=self._inject_failed)).run()
 
     async def _settle(self, committed: Store) -> None:
@@ -281,7 +280,11 @@ class Node:
             assert self._end_role is not None
             await self._end_role()
             self._inject_failed.update(standby.outcome.failed)
-            outcome, seconds = await self._commit(standby, progress, warnings)
+            outcome = Outcome()
+            begun = trio.current_time()
+            whole = await self._commit(standby, outcome, progress, warnings)
+            seconds = trio.current_time() - begun
+            self._log_commit(outcome, seconds)
             self._inject_failed.update(outcome.failed)
             self._last_commit = {
                 "seconds": round(seconds, 6),
@@ -291,32 +294,39 @@ class Node:
                 "failed": dict(outcome.failed),
                 "otherwise": dict(outcome.remedied),
             }
-            self._committed = standby.store
+            self._unsettled = standby.store if self._hot or not whole else None
             self._begin_active()
             log.info("%s is active", self._config.node.name)
             return self._change(changed=True, warnings=warnings)
 
-    async def _commit(self, standby: Standby, progress: Progress, warnings: list[str]) -> tuple[Outcome, float]:
-        """Put the store into the kernel, and be heard meanwhile; whatever happens, what is held is not given up."""
-        begun = trio.current_time()
+    async def _commit(self, standby: Standby, outcome: Outcome, progress: Progress, warnings: list[str]) -> bool:
+        """Put the store into the kernel, and be heard meanwhile; whether all of it was tried."""
         self._member.backup = None  # what the stream says from here on comes too late
-        standby.backup.unfollow(begun)
-        outcome = Outcome()
+        standby.backup.unfollow(trio.current_time())
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._stay_heard)
                 if self._hot:
-                    outcome = (
-                        await takeover.commit_rest(standby.store, self._injector, standby.outcome.refused)
-                    ).outcome
+                    await takeover.commit_rest(standby.store, self._injector, outcome, standby.outcome.refused)
                 else:
-                    outcome = (await takeover.commit(standby.store, self._injector, progress)).outcome
+                    await takeover.commit(standby.store, self._injector, outcome, progress)
                 nursery.cancel_scope.cancel()
         except* Exception as failure:
             outcome.failed["commit_broke_off"] += 1
-            warnings.append(f"the commit broke off, not every entry is in the kernel: {_first(failure)}")
-            log.exception("promote: the commit broke off; this node goes on as active with what its kernel has")
-        return outcome, trio.current_time() - begun
+            warnings.append(f"the commit broke off, what is missing is put in behind it: {_first(failure)}")
+            log.exception("promote: the commit broke off; this node goes on as active, and puts in what is missing")
+        return "commit_broke_off" not in outcome.failed
+
+    def _log_commit(self, outcome: Outcome, seconds: float) -> None:
+        log.info(
+            "commit: %d created, %d updated, %d replaced, failed: %s, otherwise than asked for: %s, %.3f s",
+            outcome.created,
+            outcome.updated,
+            outcome.deleted,
+            dict(outcome.failed) or "none",
+            dict(outcome.remedied) or "none",
+            seconds,
+        )
 
     async def _stay_heard(self) -> None:
         while True:
@@ -402,7 +412,7 @@ class Node:
         for dump in (dump_flows, dump_expectations):
             async with aclosing(dump()) as batches:
                 async for batch in batches:
-                    store.add_snapshot(self._selector.select(list(map(entry.as_full, batch))).messages)
+                    store.add_snapshot(self._selector.dumped(batch).messages)
         store.end_snapshot()
         return store
 
@@ -414,9 +424,7 @@ class Node:
             counted = []
             for dump in (dump_flows, dump_expectations):
                 async with aclosing(dump()) as batches:
-                    counted.append(
-                        sum([len(self._selector.select(list(map(entry.as_full, b))).messages) async for b in batches])
-                    )
+                    counted.append(sum([len(self._selector.dumped(b).messages) async for b in batches]))
             flows, expectations = counted
             self._kernel_counts = (trio.current_time(), flows, expectations)
         return flows, expectations

@@ -7,7 +7,6 @@ from contextlib import aclosing
 import trio
 
 from ftfw.daemon.wire import Wire
-from ftfw.kernel import entry
 from ftfw.kernel.inject import Injector
 from ftfw.kernel.netlink import EventSocket, OverrunError, dump_expectations, dump_flows
 from ftfw.kernel.select import Selector
@@ -96,7 +95,7 @@ class Streaming:
         """Read flows that changed without an event, and stream all there is of them."""
         for start in range(0, len(keys), HINTS_PER_REQUEST):
             found = self._injector.read(keys[start : start + HINTS_PER_REQUEST])
-            selected = self._selector.answers(list(map(entry.as_full, found)))
+            selected = self._selector.answers(found)
             self.active.offer(selected.parts, trio.current_time())
             self.send()
             await trio.lowlevel.checkpoint()
@@ -118,7 +117,7 @@ class Streaming:
         for dump in (dump_flows, dump_expectations):
             async with aclosing(dump()) as batches:
                 async for batch in batches:
-                    selected = self._selector.select(list(map(entry.as_full, batch)))
+                    selected = self._selector.dumped(batch)
                     while not self.active.may_snapshot(trio.current_time()):
                         with trio.move_on_after(WINDOW_LOOK_S):
                             await self._heard.wait()

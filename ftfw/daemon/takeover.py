@@ -27,14 +27,6 @@ Zoned = tuple[bytes, bytes, bytes]
 """Key and value of an expectation, and its master's CTA_ZONE attribute or nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """How a commit went."""
-
-    seconds: float
-    outcome: Outcome
-
-
 class _Reporter:
     """Progress in the log and for the client, at most four times a second."""
 
@@ -51,33 +43,17 @@ class _Reporter:
         await self._progress({"done": tried, "total": self._total})
 
 
-async def commit(store: Store, injector: Injector, progress: Progress) -> Commit:
+async def commit(store: Store, injector: Injector, outcome: Outcome, progress: Progress) -> None:
     """Put everything that is held into the kernel in promise 2's order; every entry is tried."""
-    begun = trio.current_time()
-    outcome = Outcome()
     report = _Reporter(store.flow_count() + len(store.expectations), progress)
     await _create(store.plain.items(), await _sort(store.rich.items()), injector, outcome, report=report)
     await injector.expect(_zoned(store, store.expectations), outcome)
-    done = Commit(trio.current_time() - begun, outcome)
-    log.info(
-        "commit: %d created, %d updated, %d replaced, failed: %s, otherwise than asked for: %s, %.3f s",
-        outcome.created,
-        outcome.updated,
-        outcome.deleted,
-        dict(outcome.failed) or "none",
-        dict(outcome.remedied) or "none",
-        done.seconds,
-    )
-    return done
 
 
-async def commit_rest(store: Store, injector: Injector, refused: set[bytes]) -> Commit:
+async def commit_rest(store: Store, injector: Injector, outcome: Outcome, refused: set[bytes]) -> None:
     """Hot: everything is in the kernel but for what came last, and what the kernel `refused`: that is tried again."""
-    begun = trio.current_time()
-    outcome = Outcome()
     store.put_back(refused)
     await follow(store, injector, outcome, whole=True)
-    return Commit(trio.current_time() - begun, outcome)
 
 
 @dataclass(slots=True)
@@ -252,7 +228,7 @@ async def _recreate(gre: Iterable[Flow], injector: Injector, outcome: Outcome, *
 
 
 async def settle(store: Store, injector: Injector, selector: Selector, outcome: Outcome) -> None:
-    """Once a hot node is active: take what was done for the backup out of its kernel, and put in what it lacks.
+    """Behind a hot promotion, or a commit that broke off: take what was done for a backup out, put in what is lacking.
 
     Timers that no packet has set yet get what their state would give them, whether held in `store` or not: a daemon
     that was killed as a backup may have left them.  Flows that are held and not in the kernel, whoever has removed
@@ -263,7 +239,7 @@ async def settle(store: Store, injector: Injector, selector: Selector, outcome: 
     async with aclosing(dump_flows()) as dump:
         async for batch in dump:
             late = []
-            for message in selector.select(list(map(entry.as_full, batch))).messages:
+            for message in selector.dumped(batch).messages:
                 attributes = entry.parse(message).attributes
                 key = entry.key_of(attributes)
                 held = store.plain.pop(key, None) or store.rich.pop(key, None)
@@ -288,7 +264,7 @@ async def _settle_expectations(
     async with aclosing(dump_expectations()) as dump:
         async for batch in dump:
             late = []
-            for message in selector.select(list(map(entry.as_full, batch))).messages:
+            for message in selector.dumped(batch).messages:
                 attributes = entry.parse(message).attributes
                 key = expectation.key_of(attributes)
                 if expectation.timeout_of(attributes) >= DOUBTED_S:
@@ -305,13 +281,13 @@ async def purge(store: Store, injector: Injector, selector: Selector, outcome: O
     stale: list[bytes] = []
     async with aclosing(dump_flows()) as dump:
         async for batch in dump:
-            keys = map(key_in, selector.select(list(map(entry.as_full, batch))).messages)
+            keys = map(key_in, selector.dumped(batch).messages)
             stale += [key for key in keys if not (keep_held and store.get_flow(key) is not None)]
     await injector.delete(stale, outcome)
     expectations: list[bytes] = []  # that have not gone with their masters
     async with aclosing(dump_expectations()) as dump:
         async for batch in dump:
-            messages = selector.select(list(map(entry.as_full, batch))).messages
+            messages = selector.dumped(batch).messages
             found = [expectation.key_of(entry.parse(message).attributes) for message in messages]
             expectations += [key for key in found if not (keep_held and key in store.expectations)]
     await injector.unexpect([(key, store.zone_of(key)) for key in expectations], outcome)
@@ -348,7 +324,7 @@ class GreKeeper:
         keys: list[bytes] = []
         async with aclosing(dump_fixed_flows()) as dump:
             async for batch in dump:
-                for message in self._selector.select(list(map(entry.as_full, batch))).messages:
+                for message in self._selector.dumped(batch).messages:
                     attributes = entry.parse(message).attributes
                     key = entry.key_of(attributes)
                     if entry.is_gre(key) and entry.is_fixed(attributes):

@@ -39,11 +39,14 @@ class Wire:
         self._name = name
         self._shouted_at: dict[str, float] = {}
         self.conversation = Conversation(keys, name=name, links=len(links), random=os.urandom)
-        self.rekey(keys)
+        self._admit(keys)
 
     def rekey(self, keys: Sequence[bytes]) -> None:
         """Seal with the first of `keys` and open with all; have the kernel drop what comes under none of them."""
         self.conversation.rekey(keys)
+        self._admit(keys)
+
+    def _admit(self, keys: Sequence[bytes]) -> None:
         key_ids = list(map(key_id, keys))
         for link in self.links:
             link.admit(key_ids)

@@ -96,14 +96,18 @@ class Selector:
         self._excluded = addresses | {LOOPBACK6}
 
     def answers(self, messages: Sequence[bytes]) -> Selected:
-        """What to stream of the kernel's answers about hinted flows (`entry.as_full`).
+        """What to stream of the kernel's answers about hinted flows.
 
         One that does not pass ends the flow for the peer: an UPDATE that did not tell all had passed.
         """
         selected = Selected()
-        for found in messages:
+        for found in map(entry.as_full, messages):
             self._select_slowly(found, selected, ends=True)
         return selected
+
+    def dumped(self, messages: Sequence[bytes]) -> Selected:
+        """What concerns the peer of a part of a dump, as it travels."""
+        return self.select([entry.as_full(found) for found in messages])
 
     def select(self, messages: Sequence[bytes]) -> Selected:
         """The messages to stream.

@@ -64,18 +64,20 @@ class Backup:
 
     def unfollow(self, now: float) -> None:
         """The active that is followed is active no more: nothing more is expected of it, and what there is is taken."""
-        for number in sorted(self._waiting):
-            self._apply(self._waiting.pop(number), now)
-        self._turn(Event.GONE)
+        self._leave(Event.GONE, now)
         self.epoch = None
 
     def _follow(self, epoch: bytes, first: Heartbeat, now: float) -> None:
-        for number in sorted(self._waiting):
-            self._apply(self._waiting.pop(number), now)
-        self._turn(Event.INTRODUCED)
+        self._leave(Event.INTRODUCED, now)
         self.epoch, self.active_name = epoch, first.name
         self._applied = self._known = self._acked = first.sequence
         self._resync_at = now
+
+    def _leave(self, event: Event, now: float) -> None:
+        """The stream that was followed ends here: what waits behind its gaps is the last of it, and is true."""
+        for number in sorted(self._waiting):
+            self._apply(self._waiting.pop(number), now)
+        self._turn(event)
 
     def _turn(self, event: Event) -> None:
         """Change the state by the table, and the store with it."""

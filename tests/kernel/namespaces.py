@@ -176,7 +176,9 @@ class Namespace:
     async def commit(self, store: Store) -> Outcome:
         """Put a store into this kernel, as a promotion does; only for less than a batch that goes to a thread."""
         with self:
-            return (await takeover.commit(store, self.injector, ignore_progress)).outcome
+            outcome = Outcome()
+            await takeover.commit(store, self.injector, outcome, ignore_progress)
+            return outcome
 
 
 class Capture:

@@ -96,15 +96,21 @@ def in_namespace(work: Callable[[Namespace], Awaitable[None]]) -> None:
 def test_a_commit_that_breaks_off_still_ends_in_an_active_and_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def broken(*_: object) -> takeover.Commit:
+    async def broken(*_: object) -> None:
         await trio.lowlevel.checkpoint()
         raise OSError(30, "Read-only file system")
 
-    async def work(_: Namespace) -> None:
+    async def work(namespace: Namespace) -> None:
         monkeypatch.setattr(takeover, "commit", broken)
-        async with running(tmp_path) as (_node, _link, path):
+        async with running(tmp_path) as (node, _link, path):
+            assert node._standby is not None
+            node._standby.store.apply([conn(TCP).new()])
             done = await command(path, "promote")
             status = await command(path, "status")
+            last_commit = node._last_commit
+            assert last_commit is not None
+            await until(lambda: last_commit["created"] == 1)  # what was held is not given up
+            assert len(await namespace.dump()) == 1
         assert (done["role"], done["changed"]) == ("active", True)
         assert any("Read-only" in warning for warning in done["warnings"])
         assert done["last_commit"]["failed"] == {"commit_broke_off": 1}
@@ -121,9 +127,9 @@ def test_a_node_in_mid_promotion_is_heard_and_ready_and_shows_what_it_holds(
         go_on = trio.Event()
         real = takeover.commit
 
-        async def slow(*arguments: Any) -> takeover.Commit:
+        async def slow(*arguments: Any) -> None:
             await go_on.wait()
-            return await real(*arguments)
+            await real(*arguments)
 
         monkeypatch.setattr(takeover, "commit", slow)
         async with running(tmp_path) as (node, link, path), trio.open_nursery() as nursery:

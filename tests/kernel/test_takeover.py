@@ -257,8 +257,9 @@ async def test_what_was_refused_is_tried_again_at_a_promotion(pair: Pair) -> Non
     outcome = await follow(backup, capture.store)
     assert outcome.failed == {"expectation_not_found": 1}
     backup.put(FTP)
-    done = await takeover.commit_rest(capture.store, backup.injector, outcome.refused)
-    assert (done.outcome.created, done.outcome.failed) == (1, {})
+    again = Outcome()
+    await takeover.commit_rest(capture.store, backup.injector, again, outcome.refused)
+    assert (again.created, again.failed) == (1, {})
     assert len((await backup.snapshot()).expectations) == 1
 
 
@@ -303,10 +304,11 @@ async def test_what_needs_a_master_waits_for_the_snapshots_end(pair: Pair) -> No
 async def test_a_promotion_in_a_snapshot_waits_for_no_master(pair: Pair) -> None:
     _, backup = pair
     store, _ = await snapshot_without_masters(pair)
+    outcome = Outcome()
     with backup:
-        done = await takeover.commit_rest(store, backup.injector, set())
-    assert done.outcome.remedied == {"master_missing": 1}
-    assert done.outcome.failed == {"expectation_not_found": 1}
+        await takeover.commit_rest(store, backup.injector, outcome, set())
+    assert outcome.remedied == {"master_missing": 1}
+    assert outcome.failed == {"expectation_not_found": 1}
     assert set(await table(backup)) == {5001}
 
 
@@ -356,8 +358,9 @@ async def test_commit_rest_brings_what_came_last(pair: Pair) -> None:
     active.put(udp(1))
     await follow(backup, capture.take())
     active.put(udp(2))
-    done = await takeover.commit_rest(capture.take(), backup.injector, set())
-    assert (done.outcome.created, set(await table(backup))) == (1, {1, 2})
+    outcome = Outcome()
+    await takeover.commit_rest(capture.take(), backup.injector, outcome, set())
+    assert (outcome.created, set(await table(backup))) == (1, {1, 2})
 
 
 async def test_progress_tells_of_everything_that_is_tried(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -372,9 +375,10 @@ async def test_progress_tells_of_everything_that_is_tried(pair: Pair, monkeypatc
         told.append(step)
         await trio.lowlevel.checkpoint()
 
-    done = await takeover.commit(store, backup.injector, progress)
+    outcome = Outcome()
+    await takeover.commit(store, backup.injector, outcome, progress)
     assert told[-1] == {"done": 3, "total": 3}
-    assert done.outcome.created == 3
+    assert outcome.created == 3
 
 
 ESTABLISHED_GRE_ONLY = """
