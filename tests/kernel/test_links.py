@@ -152,8 +152,8 @@ def test_the_smaller_name_dials_whoever_starts_first(
         smaller, larger = sorted(nodes, key=lambda node: node.name)
 
         def settled() -> bool:
-            (found,) = connections(smaller) if len(connections(smaller)) == 1 else (None,)
-            return found is not None and found[1] == str(PORT)
+            found = connections(smaller)
+            return [peer_port for _, peer_port in found] == [str(PORT)]
 
         start(active, backup)
         until(settled, "one connection, dialled by the smaller name")
