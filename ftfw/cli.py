@@ -146,6 +146,15 @@ def resync(context: click.Context) -> None:
 
 
 @main.command()
+@config_option
+@click.pass_context
+def scrub(context: click.Context) -> None:
+    """Compare what backups hold with the active's table, and mend what differs."""
+    _ask(context, "scrub")
+    click.echo("asked for a comparison; `ftfw status` on a backup counts them and what they repaired under stream")
+
+
+@main.command()
 @json_option
 @click.option("--ready", is_flag=True, help="Exit 0 if this node may take over or is active, else 1.")
 @config_option

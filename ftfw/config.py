@@ -158,6 +158,7 @@ class Replication(_Section):
     """`[replication]`: how frames are made."""
 
     compress: StrictBool = Field(default=True, description="true or false")
+    scrub_interval_s: StrictInt = Field(default=60, ge=1, le=86400, description="seconds, 1 to 86400")
 
 
 class Kernel(_Section):

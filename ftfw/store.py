@@ -3,14 +3,16 @@
 Snapshot and live events may interleave in any way.  Between `begin_snapshot` and `end_snapshot` an entry that a live
 event has touched is the event's: the snapshot only fills in what the event left out, and does not bring back what was
 destroyed.  What neither has named by the end is gone from the active, and goes.  Until then it stays held, so that a
-promotion in the middle has the most there is.
+promotion in the middle has the most there is.  A snapshot may be of some buckets only; the rest stays as it is then.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain
+from typing import Final
 
-from ftfw.kernel import decode, entry, expectation
+from ftfw.buckets import Scope
+from ftfw.kernel import decode, digest, entry, expectation
 from ftfw.kernel.attributes import BODY, MalformedError
 from ftfw.kernel.entry import Kind
 from ftfw.kernel.layout import DESTROY, PREFIX, SHAPES, Shape, dumped_value
@@ -18,9 +20,14 @@ from ftfw.kernel.run import Run
 from ftfw.kernel.wellformed import Checker
 from ftfw.model import Expectation, Flow
 
+REPAIRS: Final = ("missing", "stale", "different")
+SLICE: Final = 1024  # entries that are looked at between two checkpoints, in work that goes through all of them
+
 
 class Store:
     """Flows and expectations by key; `dropped` counts by reason what could not be held.
+
+    `repaired` counts, by kind, what snapshots that were to repair found: one of `REPAIRS`.
 
     `journal` True: the keys that changed are kept until `take_changes`, for a kernel that follows the store.
     """
@@ -33,7 +40,11 @@ class Store:
         self._helped: dict[bytes, set[bytes]] = {}  # original tuple → keys of the flows with a helper, for their zones
         self._journal: set[bytes] | None = set() if journal else None
         self._checker = Checker()
+        self.repaired: Counter[str] = Counter()
+        self._watched: set[bytes] | None = None  # what live events touched since `watch`
         self._live: set[bytes] | None = None  # while a snapshot is under way: what live events touched
+        self._scope: Scope | None = None  # the entries that the snapshot is of; None: all
+        self._repairs: dict[bytes, str] | None = None  # what it found, by key, unless it is not to repair
         self._present: set[bytes] = set()  # what the snapshot named
         self._doubtful: dict[bytes, frozenset[int]] = {}  # and what live events left of what was held before
 
@@ -54,7 +65,7 @@ class Store:
             messages = messages.split()
         plain, rich, doubtful = self.plain, self.rich, self._doubtful
         touched: list[bytes] = []
-        touch = touched.append if self._live is not None or self._journal is not None else None
+        touch = touched.append if self._notes() else None
         careful = bool(rich or doubtful)
         shape_of, as_number = SHAPES.get, int.from_bytes
         for message in messages:
@@ -80,7 +91,7 @@ class Store:
         ends = run.shape.order == DESTROY
         if run.shape.dump:
             return False
-        if ends or self.rich or self._doubtful or self._live is not None or self._journal is not None:
+        if ends or self.rich or self._doubtful or self._notes():
             keys = run.keys()
             if not (self.rich.keys().isdisjoint(keys) and self._doubtful.keys().isdisjoint(keys)):
                 return False
@@ -92,11 +103,14 @@ class Store:
         self.plain.update(run.pairs())
         return True
 
+    def _notes(self) -> bool:
+        """Whether anybody wants to know what live events touch."""
+        return self._live is not None or self._journal is not None or self._watched is not None
+
     def _note(self, touched: list[bytes]) -> None:
-        if self._live is not None:
-            self._live.update(touched)
-        if self._journal is not None:
-            self._journal.update(touched)
+        for noted in (self._live, self._journal, self._watched):
+            if noted is not None:
+                noted.update(touched)
 
     def _apply_slowly(self, message: bytes, touched: list[bytes]) -> None:
         self._note(touched)  # whether a flow was touched before makes a difference here
@@ -172,9 +186,13 @@ class Store:
         helped = self._helped.get(expectation.master_of(expectation_key), ())
         return entry.zone_of(min(helped, key=len)) if helped else b""
 
-    def begin_snapshot(self) -> None:
-        """A snapshot begins: everything that it and live events do not name will go at its end."""
+    def begin_snapshot(self, scope: Scope | None = None, *, repair: bool = False) -> None:
+        """A snapshot begins: everything in `scope` (None: all) that it and live events do not name goes at its end.
+
+        `repair`: count what it finds wrong in `repaired`.
+        """
         self._live, self._present = set(), set()
+        self._scope, self._repairs = scope, {} if repair else None
         self._doubtful.clear()
 
     def add_snapshot(self, messages: Run | Iterable[bytes]) -> None:
@@ -184,7 +202,7 @@ class Store:
         for message in messages.split() if isinstance(messages, Run) else messages:
             if (shape := _dump_shape(message)) is not None:
                 key = message[BODY : shape.split]
-                if key not in self._live and key not in self.rich:
+                if key not in self._live and key not in self.rich and self._repairs is None:
                     self.plain[key] = dumped_value(message, shape)
                     self._present.add(key)
                     changed.append(key)
@@ -196,16 +214,23 @@ class Store:
                 continue
             self._present.add(key)
             changed.append(key)
-            live = key in self._live
+            if key in self._live:
+                self._fill_in(key, value, kind)
+                continue
+            if self._repairs is not None:
+                self._compare(key, value)
             if kind is Kind.EXPECT_NEW:
-                if not live:
-                    self.expectations[key] = value
-            elif not live:
+                self.expectations[key] = value
+            else:
                 self._hold(key, value)
-            elif (above := self.plain.get(key) or self.rich.get(key)) is not None:
-                self._hold(key, entry.under(value, above, self._doubtful.pop(key, frozenset())))
         if self._journal is not None:
             self._journal.update(changed)
+
+    def _fill_in(self, key: bytes, value: bytes, kind: Kind) -> None:
+        """Put a snapshot's entry below what live events have said of it."""
+        above = self.get_flow(key)
+        if kind is Kind.FULL and above is not None:
+            self._hold(key, entry.under(value, above, self._doubtful.pop(key, frozenset())))
 
     def _snapshot_entry(self, message: bytes) -> tuple[bytes, bytes, Kind]:
         if (shape := _dump_shape(message)) is not None:
@@ -220,24 +245,63 @@ class Store:
             raise MalformedError(f"{parsed.kind} in a snapshot")
         return key, entry.overlay(self.get_flow(key), Kind.FULL, parsed.attributes, self.dropped), Kind.FULL
 
+    def _compare(self, key: bytes, value: bytes) -> None:
+        """Keep account of what a snapshot that is to repair finds."""
+        assert self._repairs is not None
+        held = self.value(key)
+        if held is None:
+            self._repairs[key] = "missing"
+        elif digest.compared(held) != digest.compared(value):
+            self._repairs[key] = "different"
+
     def end_snapshot(self) -> int:
         """The snapshot is complete; returns how many entries went because nobody named them."""
+        return sum(self.sweep())
+
+    def sweep(self) -> Iterator[int]:
+        """Do so a slice at a time; the snapshot ends with the last one."""
         assert self._live is not None
-        named = self._live | self._present
-        stale = [key for key in chain(self.plain, self.rich, self.expectations) if key not in named]
-        for key in stale:
-            if key in self.expectations:
-                del self.expectations[key]
-            else:
-                self._remove(key)
-        if self._journal is not None:
-            self._journal.update(stale)
+        for keys in self._slices():
+            stale = [key for key in keys if not (key in self._live or key in self._present)]
+            if self._scope is not None:
+                stale = [key for key in stale if key in self._scope]
+            for key in stale:
+                if self.expectations.pop(key, None) is None:
+                    self._remove(key)
+            if self._journal is not None:
+                self._journal.update(stale)
+            if self._repairs is not None:
+                self._repairs.update(dict.fromkeys(stale, "stale"))
+            yield len(stale)
+        if self._repairs is not None:
+            self.repaired.update(kind for key, kind in self._repairs.items() if key not in self._live)
         self.abort_snapshot()
-        return len(stale)
+
+    def _slices(self) -> Iterator[list[bytes]]:
+        """The keys of all that is held, as of now; some of them may be gone when their turn comes."""
+        keys = [*self.plain, *self.rich, *self.expectations]
+        for start in range(0, len(keys), SLICE):
+            yield keys[start : start + SLICE]
+
+    def watch(self) -> None:
+        """Note what live events touch from now on."""
+        self._watched = set()
+
+    def unwatch(self) -> set[bytes]:
+        """What they have touched; nothing is noted any more."""
+        watched, self._watched = self._watched, None
+        return watched or set()
+
+    def digests(self, salt: bytes) -> Iterator[Iterator[tuple[bytes, int]]]:
+        """Key and digest of all that is held, a slice at a time."""
+        for keys in self._slices():
+            values = ((key, self.value(key)) for key in keys)
+            yield digest.digests(((key, value) for key, value in values if value is not None), salt)
 
     def abort_snapshot(self) -> None:
         """The snapshot will not be completed; what it brought stays."""
         self._live, self._present = None, set()
+        self._scope = self._repairs = None
         self._doubtful.clear()
 
     def take_changes(self) -> set[bytes]:
@@ -254,6 +318,10 @@ class Store:
     def get_flow(self, key: bytes) -> bytes | None:
         """The value of a held flow."""
         return self.plain.get(key) or self.rich.get(key)
+
+    def value(self, key: bytes) -> bytes | None:
+        """The value of a held flow or expectation."""
+        return self.get_flow(key) or self.expectations.get(key)
 
     def flows(self) -> Iterator[Flow]:
         """The held flows, decoded."""

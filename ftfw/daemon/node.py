@@ -31,7 +31,7 @@ from ftfw.replication import messages
 from ftfw.replication.active import Active
 from ftfw.replication.backup import HEARTBEAT_S, Backup
 from ftfw.replication.member import Member
-from ftfw.store import Store
+from ftfw.store import REPAIRS, Store
 
 log = logging.getLogger(__name__)
 
@@ -230,6 +230,7 @@ class Node:
             epoch=self._wire.conversation.epoch,
             limit=self._wire.body_limit,
             compress=self._config.replication.compress,
+            compare_s=self._config.replication.scrub_interval_s,
             now=trio.current_time(),
         )
         streaming = Streaming(
@@ -302,7 +303,7 @@ class Node:
     async def _commit(self, standby: Standby, outcome: Outcome, progress: Progress, warnings: list[str]) -> bool:
         """Put the store into the kernel, and be heard meanwhile; whether all of it was tried."""
         self._member.backup = None  # what the stream says from here on comes too late
-        standby.backup.unfollow(trio.current_time())
+        standby.backup.unfollow()
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._stay_heard)
@@ -376,8 +377,8 @@ class Node:
                 return await self._promote(progress)
             case {"command": "demote"}:
                 return await self._demote()
-            case {"command": "resync"}:
-                return self._resync()
+            case {"command": "resync" | "scrub" as command}:
+                return self._resync() if command == "resync" else self._scrub()
             case {"command": "show", "what": "flows" | "expectations" as what}:
                 return {"entries": await self._show(what)}
             case {"command": "notify", "state": str(state)}:
@@ -398,6 +399,13 @@ class Node:
             self._standby.backup.request_snapshot(trio.current_time())
         elif self._streaming is not None:
             self._streaming.active.lose(trio.current_time())
+        return {"role": self.role}
+
+    def _scrub(self) -> dict[str, Any]:
+        if self._standby is not None:
+            self._standby.backup.request_comparison(trio.current_time())
+        elif self._streaming is not None:
+            self._streaming.active.comparison_wanted = True
         return {"role": self.role}
 
     async def _show(self, what: str) -> Iterator[dict[str, Any]]:
@@ -464,6 +472,7 @@ class Node:
         return self._streaming.active.why_not(now) if self._streaming is not None else None
 
     def _stream_status(self) -> dict[str, Any]:
+        proofs = dict(self._wire.conversation.counts)
         if self._standby is not None:
             backup = self._standby.backup
             return {
@@ -472,10 +481,14 @@ class Node:
                 "repeated": backup.repeated,
                 "snapshots": backup.snapshots,
                 "stale": backup.stale,
+                "compared": backup.compared,
+                "repaired": {kind: self._standby.store.repaired[kind] for kind in REPAIRS},
+                **proofs,
             }
         if self._streaming is not None:
-            return {"resent": self._streaming.active.resent, "outrun": self._streaming.active.outrun}
-        return {}
+            active = self._streaming.active
+            return {"resent": active.resent, "outrun": active.outrun, "compared": active.compared, **proofs}
+        return proofs
 
     def _peer_status(self, now: float) -> list[dict[str, Any]]:
         active = self._streaming.active if self._streaming is not None else None

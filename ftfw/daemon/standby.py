@@ -1,6 +1,7 @@
 """What a backup does besides listening: acknowledges, keeps a hot kernel in step, cleans up after being active."""
 
 import logging
+from collections import Counter
 
 import trio
 
@@ -9,7 +10,7 @@ from ftfw.daemon.wire import Wire
 from ftfw.kernel.inject import Injector, Outcome
 from ftfw.kernel.select import Selector
 from ftfw.replication.backup import NACK_S, Backup
-from ftfw.store import Store
+from ftfw.store import REPAIRS, Store
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ class Standby:
         self._selector = selector
         self._wire = wire
         self._purged = False
+        self._told: Counter[str] = Counter()  # of repairs
         self._changed = trio.Event()  # hot: the store is ahead of the kernel; replaced by each look at it
 
     async def run(self) -> None:
@@ -39,6 +41,9 @@ class Standby:
         while True:
             self.send()
             self._changed = trio.Event()
+            while self.backup.work(trio.current_time()):
+                await trio.lowlevel.checkpoint()
+            self._tell_of_repairs()
             if self._hot:
                 with trio.CancelScope(shield=True):  # changes that were taken must reach the kernel
                     await takeover.follow(self.store, self._injector, self.outcome)
@@ -50,6 +55,15 @@ class Standby:
             with trio.move_on_after(NACK_S if self.backup.missing else TICK_S):
                 await self._changed.wait()
 
+    def _tell_of_repairs(self) -> None:
+        if self.store.repaired.total() > self._told.total():
+            found = self.store.repaired - self._told
+            log.warning(
+                "a comparison with the active found %d missing, %d stale and %d different entries; they are mended",
+                *(found[kind] for kind in REPAIRS),
+            )
+            self._told = self.store.repaired.copy()
+
     def send(self) -> None:
         """Put what the protocol has to say on the wire."""
         self.backup.tick(trio.current_time())
@@ -58,7 +72,7 @@ class Standby:
     def after_batch(self) -> None:
         """Acknowledgements and requests do not wait for the next tick when frames come thick."""
         self.send()
-        if self._hot:
+        if self._hot or self.backup.has_work:
             self._changed.set()
 
     async def _purge(self) -> None:

@@ -1,16 +1,22 @@
-"""What an active does: kernel events → selection → stream; snapshots when a backup needs one."""
+"""What an active does: kernel events → selection → stream; snapshots and comparisons when they are needed."""
 
 import logging
+import os
 from collections import Counter
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import trio
 
+from ftfw.buckets import Digests
 from ftfw.daemon.wire import Wire
+from ftfw.kernel import digest
+from ftfw.kernel.digest import SALT_SIZE
 from ftfw.kernel.inject import Injector
 from ftfw.kernel.netlink import EventSocket, OverrunError, dump_expectations, dump_flows
-from ftfw.kernel.select import Selector
+from ftfw.kernel.select import Selected, Selector
 from ftfw.replication.active import Active
+from ftfw.replication.states import Reading
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +46,6 @@ class Streaming:
         self._injector = injector
         self._wire = wire
         self._counts = counts  # events, overruns
-        self._snapshot_begun = False
         self._heard = trio.Event()  # replaced whenever a backup has said something
 
     def after_batch(self) -> None:
@@ -54,7 +59,8 @@ class Streaming:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._follow_events)
-                nursery.start_soon(self._keep_time, nursery)
+                nursery.start_soon(self._keep_time)
+                nursery.start_soon(self._read_table)
         finally:
             self._events.close()
 
@@ -100,29 +106,63 @@ class Streaming:
             self.send()
             await trio.lowlevel.checkpoint()
 
-    async def _keep_time(self, nursery: trio.Nursery) -> None:
+    async def _keep_time(self) -> None:
         while True:
-            now = trio.current_time()
-            self.active.tick(now)
+            self.active.tick(trio.current_time())
             self.send()
-            if self.active.snapshot_wanted and not self._snapshot_begun and self.active.live(now):
-                self._snapshot_begun = True
-                nursery.start_soon(self._snapshot)
             await trio.sleep(TICK_S)
 
+    async def _read_table(self) -> None:
+        """Read the kernel's table whenever a backup needs it."""
+        while True:
+            wanted = self.active.wanted() if self.active.live(trio.current_time()) else Reading.NOTHING
+            if wanted is Reading.SNAPSHOT:
+                await self._snapshot()
+            elif wanted is Reading.COMPARISON:
+                await self._compare()
+            else:
+                await trio.sleep(TICK_S)
+
     async def _snapshot(self) -> None:
-        """Stream the whole table: flows first, then expectations."""
-        self.active.begin_snapshot(trio.current_time())
+        """Stream the table, or the buckets of it that are wanted: flows first, then expectations."""
+        scope = self.active.begin_snapshot(trio.current_time())
         self.send()
+        async with aclosing(self._dumped()) as dumped:
+            async for found in dumped:
+                parts = found.parts if scope is None else [digest.within(scope, found.messages, found.parts)]
+                await self._wait_for_room()
+                self.active.add_snapshot(parts, trio.current_time())
+                self.send()
+        await self._catch_up()
+        self.active.end_snapshot(trio.current_time())
+        self.send()
+
+    async def _compare(self) -> None:
+        """Stream the digests of the table."""
+        self.active.begin_comparison(trio.current_time())
+        self.send()
+        salt, digests = os.urandom(SALT_SIZE), Digests()
+        async with aclosing(self._dumped()) as dumped:
+            async for found in dumped:
+                digests.add(digest.digests(digest.dumped(found.parts), salt))
+        await self._catch_up()
+        for _ in self.active.end_comparison(digests, salt, trio.current_time()):
+            self.send()
+            await self._wait_for_room()
+
+    async def _dumped(self) -> AsyncGenerator[Selected, None]:
+        """What concerns the peer of the kernel's table: flows first, then expectations."""
         for dump in (dump_flows, dump_expectations):
             async with aclosing(dump()) as batches:
                 async for batch in batches:
-                    selected = self._selector.dumped(batch)
-                    while not self.active.may_snapshot(trio.current_time()):
-                        with trio.move_on_after(WINDOW_LOOK_S):
-                            await self._heard.wait()
-                    self.active.add_snapshot(selected.parts, trio.current_time())
-                    self.send()
-        self.active.end_snapshot(trio.current_time())
-        self.send()
-        self._snapshot_begun = False
+                    yield self._selector.dumped(batch)
+
+    async def _wait_for_room(self) -> None:
+        while not self.active.may_snapshot(trio.current_time()):
+            with trio.move_on_after(WINDOW_LOOK_S):
+                await self._heard.wait()
+
+    async def _catch_up(self) -> None:
+        """Stream what happened while the table was read, so that nothing in it is ahead of the events."""
+        while await self._take_batch() >= DRAIN_MAX:
+            pass

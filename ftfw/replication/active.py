@@ -3,12 +3,14 @@
 Sans-I/O: time is an argument, bodies to send come out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from ftfw.buckets import Digests, Scope, bits_for
 from ftfw.kernel.run import Part
 from ftfw.replication import messages
-from ftfw.replication.messages import Ack, Heartbeat, Packer, Resync
+from ftfw.replication.messages import Ack, Heartbeat, Packer, Resync, Want
+from ftfw.replication.states import READINGS, Frame, Reading
 
 HEARTBEAT_S = 0.1
 PEER_LOST_S = 3.0  # a backup unheard for so long holds nobody up
@@ -43,16 +45,25 @@ class _Kept:
 class Active:
     """One active's stream.  `outgoing` holds the bodies to send, in their order."""
 
-    def __init__(self, *, name: str, epoch: bytes, limit: int, compress: bool, now: float) -> None:
+    def __init__(self, *, name: str, epoch: bytes, limit: int, compress: bool, compare_s: float, now: float) -> None:
         self.name = name
         self.epoch = epoch
         self.backups: dict[str, Backup] = {}
         self.outgoing: list[bytes] = []
         self.sequence = 0
-        self.snapshot_wanted = False
-        self._begun = 0  # the number of the last snapshot's beginning
+        self.reading = Reading.NOTHING
+        self.snapshot_wanted = False  # a whole one
+        self.comparison_wanted = False
+        self._buckets_wanted: Scope | None = None
+        self._whole = 0  # the number of the last whole snapshot's beginning,
+        self._comparison = 0  # of the last comparison's,
+        self._mended: tuple[int, Scope] | None = None  # of the last snapshot of some buckets, and these
+        self._compare_s = compare_s
+        self._compare_at = now + compare_s
         self.resent = 0  # frames
+        self.compared = 0  # comparisons
         self.outrun = 0  # frames that fell out of what is kept before every live backup had them
+        self._limit = limit
         self._packer = Packer(limit=limit, compress=compress)
         self._kept: dict[int, _Kept] = {}  # in the order of their numbers, without gaps, up to `sequence`
         self._kept_bytes = 0
@@ -66,11 +77,27 @@ class Active:
         """Events were lost: no backup's store can be right before its next snapshot."""
         self._frame(messages.LOST, messages.STORED, b"", now)
 
-    def begin_snapshot(self, now: float) -> None:
-        """Everything in the table, and nothing else, follows until `end_snapshot`; live messages go between."""
-        self.snapshot_wanted = False
-        self._frame(messages.SNAPSHOT_BEGIN, messages.STORED, b"", now)
-        self._begun = self.sequence
+    # What the kernel's table is read for
+
+    def wanted(self) -> Reading:
+        """What it is to be read for next."""
+        if self.snapshot_wanted or self._buckets_wanted is not None:
+            return Reading.SNAPSHOT
+        return Reading.COMPARISON if self.comparison_wanted else Reading.NOTHING
+
+    def begin_snapshot(self, now: float) -> Scope | None:
+        """What is in the table in the buckets that are returned (None: all) follows until `end_snapshot`."""
+        self.reading = READINGS[self.reading, Frame.SNAPSHOT_BEGIN]
+        scope, self._buckets_wanted = self._buckets_wanted, None
+        if scope is None or self.snapshot_wanted:
+            self.snapshot_wanted = self.comparison_wanted = False
+            self._frame(messages.SNAPSHOT_BEGIN, messages.STORED, b"", now)
+            self._whole = self.sequence
+            return None
+        for blob in messages.scopes(scope):
+            self._frame(messages.SCOPE, messages.STORED, blob, now)
+        self._mended = self.sequence, scope
+        return scope
 
     def add_snapshot(self, parts: Sequence[Part], now: float) -> None:
         """Stream a part of the snapshot."""
@@ -78,7 +105,23 @@ class Active:
 
     def end_snapshot(self, now: float) -> None:
         """The snapshot is complete; for a backup that saw events get lost meanwhile it is none."""
+        self.reading = READINGS[self.reading, Frame.SNAPSHOT_END]
         self._frame(messages.SNAPSHOT_END, messages.STORED, b"", now)
+
+    def begin_comparison(self, now: float) -> None:
+        """The table is read for its digests from now on."""
+        self.reading = READINGS[self.reading, Frame.COMPARE]
+        self.comparison_wanted = False
+        self._frame(messages.COMPARE, messages.STORED, b"", now)
+        self._comparison = self.sequence
+
+    def end_comparison(self, digests: Digests, salt: bytes, now: float) -> Iterator[None]:
+        """Stream the digests, a frame at a time; all events from before they were read have been streamed."""
+        for blob in messages.slices(digests.folded(bits_for(digests.count)), salt, self._limit):
+            self._frame(messages.DIGESTS, messages.STORED, blob, now)
+            yield
+        self.compared += 1
+        self.reading = READINGS[self.reading, Frame.LAST_DIGESTS]
 
     def _stream(self, kind: int, parts: Sequence[Part], now: float) -> None:
         for codec, blob in self._packer.blobs(parts):
@@ -109,13 +152,17 @@ class Active:
             self._free(now)
             self.outgoing.append(messages.heartbeat(self.name, "active", self.sequence, self.oldest))
 
+        if now >= self._compare_at:
+            self._compare_at = now + self._compare_s
+            self.comparison_wanted = bool(self._following(now))
+
     def _free(self, now: float) -> None:
         """Frames are kept until every live backup that follows has them."""
         wanted = min((backup.acked for backup in self._following(now)), default=self.sequence)
         for sequence in range(self.oldest, wanted + 1):
             self._forget(sequence)
 
-    def receive(self, epoch: bytes, message: Ack | Resync | Heartbeat, now: float) -> None:
+    def receive(self, epoch: bytes, message: Ack | Resync | Want | Heartbeat, now: float) -> None:
         """Take in what a backup says; `epoch` is that of the frame it came in."""
         backup = self.backups.get(message.name)
         if backup is None or backup.epoch != epoch:
@@ -129,8 +176,22 @@ class Active:
             backup.acked = message.sequence
         if isinstance(message, Ack):
             self._resend(message.missing, now)
-        elif message.sequence >= self._begun:  # an earlier one is answered by the snapshot that is on its way
+        else:
+            self._note(message)
+
+    def _note(self, request: Resync | Want) -> None:
+        """Note what a backup wants, unless what is on its way answers that: it asked before that had begun."""
+        if request.sequence < self._whole:
+            return
+        if isinstance(request, Want):
+            begun, mended = self._mended or (0, None)
+            left = request.scope if mended is None or request.sequence >= begun else request.scope.without(mended)
+            if left is not None:
+                self._buckets_wanted = left.joined(self._buckets_wanted)
+        elif not request.compare:
             self.snapshot_wanted = True
+        elif request.sequence >= self._comparison:
+            self.comparison_wanted = True
 
     def _resend(self, missing: Sequence[tuple[int, int]], now: float) -> None:
         room = RESEND_FRAMES

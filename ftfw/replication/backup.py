@@ -3,10 +3,15 @@
 Sans-I/O: time is an argument, bodies to send come out.
 """
 
+from array import array
+from collections.abc import Iterator
 from itertools import pairwise
+from typing import Final
 
+from ftfw.buckets import Digests, Scope, bucket_of
+from ftfw.kernel.digest import SIZE as DIGEST_SIZE
 from ftfw.replication import messages
-from ftfw.replication.messages import Heartbeat, Stream
+from ftfw.replication.messages import Heartbeat, Piece, Slice, Stream
 from ftfw.replication.states import TRANSITIONS, Event, State
 from ftfw.store import Store
 
@@ -18,13 +23,25 @@ ACK_S = 0.1  # or so often while frames come
 NACK_S = 0.03  # between two requests for frames that are missing
 WAITING_FRAMES = 4096  # frames held behind a gap; more, and a snapshot is the shorter way
 RANGES_MAX = 64  # ranges of missing frames named at once; the rest is asked for when these have come
+WANTED_MAX = 16384  # buckets that differ; more, or more than half of them, and a whole snapshot is the shorter way
+
+
+# What divides the stream while a snapshot or a comparison is under way.
+FOLLOWED_BY: Final = {State.FILLING: messages.SNAPSHOT_END, State.COMPARING: messages.DIGESTS}
+WHY_NOT: Final = {
+    State.ASKING: "a snapshot or a comparison is asked for; {name} has not begun one yet",
+    State.COMPARING: "the store is being compared with the table of {name}",
+    State.MENDING: "the store differs from the table of {name}, and what differs is asked for",
+    State.FILLING: "a snapshot of {name} is coming in",
+}
 
 
 class Backup:
     """Follows an active into `store`.  `outgoing` holds the bodies to send.
 
     Frames are applied in their order.  Those behind a gap wait for it to be filled; if that is too much, or the active
-    does not have the missing ones any more, a snapshot makes up for them.
+    does not have the missing ones any more, a comparison tells what is to be mended, or a snapshot makes up for them.
+    What goes through the whole store is done in slices, by `work`.
     """
 
     def __init__(self, *, name: str, store: Store, now: float) -> None:
@@ -36,12 +53,20 @@ class Backup:
         self.gaps = 0  # that could not be filled
         self.repeated = 0  # frames that were there already
         self.snapshots = 0  # completed
+        self.compared = 0  # comparisons completed
         self.stale = 0  # entries that went at the end of a snapshot
         self.was_synced = False  # when the active was last heard
         self.state = State.IDLE
         self._applied = 0
         self._known = 0  # the highest number that the active is known to have sent
         self._waiting: dict[int, Stream] = {}  # behind a gap
+        self._work: Iterator[int] | None = None  # under way, in slices
+        self._comparable = False  # what is held is of this active's kernel, so that a comparison will find much alike
+        self._compare_wanted = False  # by an administrator
+        self._trusted = False  # before the comparison: what it finds should not have been
+        self._theirs: bytearray | None = None  # the active's digests, as far as they have come
+        self._wanted: Scope | None = None  # what differs
+        self._scope: Scope | None = None  # of the snapshot that is to begin, or under way; None: all
         self._heard_at = float("-inf")
         self._acked = 0
         self._acked_at = now
@@ -62,33 +87,38 @@ class Backup:
         self._heard_at = now
         self.was_synced = self.synced(now)
 
-    def unfollow(self, now: float) -> None:
+    def unfollow(self) -> None:
         """The active that is followed is active no more: nothing more is expected of it, and what there is is taken."""
-        self._leave(Event.GONE, now)
+        self._leave(Event.GONE)
         self.epoch = None
 
     def _follow(self, epoch: bytes, first: Heartbeat, now: float) -> None:
-        self._leave(Event.INTRODUCED, now)
+        self._leave(Event.INTRODUCED)
+        self._comparable = self._comparable and first.name == self.active_name
         self.epoch, self.active_name = epoch, first.name
         self._applied = self._known = self._acked = first.sequence
         self._resync_at = now
 
-    def _leave(self, event: Event, now: float) -> None:
+    def _leave(self, event: Event) -> None:
         """The stream that was followed ends here: what waits behind its gaps is the last of it, and is true."""
         for number in sorted(self._waiting):
-            self._apply(self._waiting.pop(number), now)
+            frame = self._waiting.pop(number)
+            if frame.kind in (messages.EVENTS, messages.SNAPSHOT_PART):
+                self._apply_parts(frame)
         self._turn(event)
 
     def _turn(self, event: Event) -> None:
         """Change the state by the table, and the store with it."""
         before, self.state = self.state, TRANSITIONS[self.state, event]
-        if event is Event.BEGIN and self.state is State.FILLING:
-            self.store.begin_snapshot()
-        elif before is State.FILLING and event is Event.END:
-            self.stale += self.store.end_snapshot()
-            self.snapshots += 1
-        elif before is State.FILLING:
+        if event in (Event.INTRODUCED, Event.LOSS, Event.GONE):
+            self._work = self._theirs = self._wanted = self._scope = None
+            self.store.unwatch()
+        if before is State.FILLING:
             self.store.abort_snapshot()
+        if self.state is State.FILLING:
+            self.store.begin_snapshot(self._scope, repair=self._trusted and self._scope is not None)
+        if self.state is State.COMPLETE:
+            self._comparable, self._wanted = True, None
 
     def _take(self, frame: Stream, now: float) -> None:
         if frame.sequence <= self._applied or frame.sequence in self._waiting:
@@ -111,30 +141,136 @@ class Backup:
 
     def _apply(self, frame: Stream, now: float) -> None:
         self._applied = frame.sequence
+        if frame.kind in (messages.EVENTS, messages.SNAPSHOT_PART):
+            self._apply_parts(frame)
+            return
+        while self.work(now):  # what comes now builds on it
+            pass
+        if frame.kind != FOLLOWED_BY.get(self.state, frame.kind):
+            self._ask(now)  # for the active has broken it off
+        self._mark(frame, now)
+
+    def _mark(self, frame: Stream, now: float) -> None:
+        """Take in what divides the stream."""
+        if frame.kind == messages.LOST:
+            self._ask(now)
+        elif frame.kind == messages.COMPARE:
+            self._begin_comparison()
+        elif isinstance(frame.buckets, Slice):
+            self._add_digests(frame.buckets, now)
+        elif isinstance(frame.buckets, Piece):
+            self._scope = frame.buckets.scope.joined(self._scope)
+            if not frame.buckets.left and (self._scope.meets(self._wanted) or self.state is State.COMPLETE):
+                self._turn(Event.BEGIN)
+        elif frame.kind == messages.SNAPSHOT_BEGIN:
+            self._scope = None
+            self._turn(Event.BEGIN)
+        elif self.state is State.FILLING:
+            self._work = self._fill()
+        else:
+            self._end_snapshot()
+
+    def _apply_parts(self, frame: Stream) -> None:
         if frame.kind == messages.EVENTS:
             for part in frame.parts:
                 self.store.apply(part)
-        elif frame.kind == messages.SNAPSHOT_PART:
-            for part in frame.parts if self.state is State.FILLING else ():
+        elif self.state is State.FILLING:
+            for part in frame.parts:
                 self.store.add_snapshot(part)
-        elif frame.kind == messages.LOST:
-            self.request_snapshot(now)
-        else:
-            self._turn(Event.BEGIN if frame.kind == messages.SNAPSHOT_BEGIN else Event.END)
 
     def _give_up(self, sequence: int, now: float) -> None:
         """Frames up to `sequence` are not to be had any more."""
         self.gaps += 1
-        self.request_snapshot(now)
+        self._ask(now)
         for waiting in [number for number in self._waiting if number <= sequence]:
             del self._waiting[waiting]
         self._applied = sequence
         self._apply_waiting(now)
 
-    def request_snapshot(self, now: float) -> None:
-        """Ask anew: something was lost, or an administrator wants it."""
+    def _ask(self, now: float) -> None:
         self._turn(Event.LOSS)
         self._resync_at = now
+
+    def request_snapshot(self, now: float) -> None:
+        """Ask for everything anew: an administrator wants it."""
+        self._comparable = False
+        self._ask(now)
+
+    def request_comparison(self, now: float) -> None:
+        """Ask to be compared: an administrator wants to know."""
+        self._compare_wanted = True
+        self._resync_at = now
+
+    # Comparisons
+
+    def _begin_comparison(self) -> None:
+        self._trusted = self.state is State.COMPLETE
+        self._turn(Event.COMPARE)
+        self._compare_wanted = False
+        self._theirs = bytearray()
+        self.store.watch()
+
+    def _add_digests(self, found: Slice, now: float) -> None:
+        if self._theirs is None:
+            return
+        self._theirs += found.digests
+        if len(self._theirs) == DIGEST_SIZE << found.bits:
+            self._work = self._compare(found.bits, found.salt, array("I", self._theirs), now)
+
+    def _compare(self, bits: int, salt: bytes, theirs: "array[int]", now: float) -> Iterator[int]:
+        """Find what differs.  What an event has touched meanwhile may differ, unless everything is in doubt anyway."""
+        ours = Digests(bits)
+        for slice_ in self.store.digests(salt):
+            ours.add(slice_)
+            yield 0
+        differing = ours.differing(theirs)
+        touched = self.store.unwatch()
+        if self._trusted:
+            differing -= {bucket_of(key, bits) for key in touched}
+        self._theirs = None
+        self.compared += 1
+        if not differing:
+            self._turn(Event.EQUAL)
+        elif len(differing) > min(WANTED_MAX, 1 << bits >> 1):
+            self.request_snapshot(now)
+        else:
+            self._wanted = Scope(bits, differing)
+            self._turn(Event.DIFFERENT)
+            self._resync_at = now
+
+    # Snapshots
+
+    def _fill(self) -> Iterator[int]:
+        for stale in self.store.sweep():
+            self.stale += stale
+            yield stale
+        self._end_snapshot()
+
+    def _end_snapshot(self) -> None:
+        if self.state is not State.FILLING:
+            self._turn(Event.END)
+        elif self._scope is None:
+            self.snapshots += 1
+            self._turn(Event.END)
+        else:
+            self._wanted = self._wanted and self._wanted.without(self._scope)
+            self._turn(Event.PART if self._wanted else Event.END)
+        self._scope = None
+
+    @property
+    def has_work(self) -> bool:
+        """Whether there is something for `work` to do."""
+        return self._work is not None
+
+    def work(self, now: float) -> bool:
+        """Do a slice of what goes through the whole store; whether there may be more."""
+        if self._work is None:
+            return False
+        if next(self._work, None) is None:
+            self._work = None
+            if self.heard(now):
+                self.was_synced = self.synced(now)
+        return self.has_work
 
     def tick(self, now: float) -> None:
         """Say what is due: acknowledgements, requests for what is missing, a sign of life."""
@@ -147,9 +283,19 @@ class Backup:
             self._heartbeat_at = now + HEARTBEAT_S
             self._nack_at = now + NACK_S
             self._acknowledge(now)
-        if self.state is State.ASKING and now >= self._resync_at:
-            self._resync_at = now + RESYNC_RETRY_S
-            self.outgoing.append(messages.resync(self.name, self.epoch, self._applied))
+        if now >= self._resync_at:
+            self._request(now)
+
+    def _request(self, now: float) -> None:
+        assert self.epoch is not None
+        compare = self._comparable if self.state is State.ASKING else self._compare_wanted
+        if self.state is State.ASKING or compare:
+            self.outgoing.append(messages.resync(self.name, self.epoch, self._applied, compare=compare))
+        elif self.state is State.MENDING and self._wanted is not None:
+            self.outgoing += messages.wants(self.name, self.epoch, self._applied, self._wanted)
+        else:
+            return
+        self._resync_at = now + RESYNC_RETRY_S
 
     def _acknowledgement_due(self) -> float:
         if self.missing:
@@ -196,10 +342,8 @@ class Backup:
             return "no active is heard" if self.active_name is None else f"{self.active_name} is active no more"
         if not self.heard(now):
             return f"{self.active_name} was last heard {now - self._heard_at:.1f} s ago"
-        if self.state is State.ASKING:
-            return f"a snapshot is asked for; {self.active_name} has not begun one yet"
-        if self.state is State.FILLING:
-            return f"a snapshot of {self.active_name} is coming in"
+        if self.state is not State.COMPLETE:
+            return WHY_NOT[self.state].format(name=self.active_name)
         return f"{self.behind} frames of {self.active_name} are missing, and asked for"
 
     @property

@@ -49,7 +49,7 @@ class Member:
         """A backup follows one active at a time, as long as that one is heard; a heartbeat introduces it."""
         if heartbeat.role != "active":
             if heartbeat.name == backup.active_name:
-                backup.unfollow(now)
+                backup.unfollow()
             return
         other = epoch != backup.epoch and heartbeat.name != backup.active_name
         if other and backup.epoch is not None and backup.heard(now):

@@ -2,15 +2,17 @@
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import msgpack
 import zstandard
 
-from ftfw import __version__
+from ftfw import __version__, buckets
+from ftfw.buckets import BITS_MAX, Digests, Scope
 from ftfw.kernel import run
+from ftfw.kernel.digest import SALT_SIZE, SIZE
 from ftfw.kernel.run import Part, Run
 
 HEARTBEAT: Final = 1
@@ -23,11 +25,17 @@ RESYNC: Final = 7
 LOST: Final = 8
 CHALLENGE: Final = 9
 RESPONSE: Final = 10
+COMPARE: Final = 11
+DIGESTS: Final = 12
+SCOPE: Final = 13
+WANT: Final = 14
 
 UNPACKED_MAX: Final = 1 << 20  # bytes of one frame's messages, unpacked: far above what an MTU of 65535 can hold
 STORED: Final = 0
 ZSTD: Final = 1
 FRAMING: Final = 24  # bytes that type, sequence, codec and length take at most around a blob
+SLICE_FRAMING: Final = 40  # and bits, number and salt around digests or buckets
+BUCKETS_MAX: Final = 128  # named in one WANT or SCOPE
 
 
 class BodyError(ValueError):
@@ -50,12 +58,29 @@ class Heartbeat:
     version: str  # of the program
 
 
+class Slice(NamedTuple):
+    """The digests of some of 2^bits buckets, one behind the other from number `first` on."""
+
+    salt: bytes
+    bits: int
+    first: int
+    digests: bytes
+
+
+class Piece(NamedTuple):
+    """Buckets that a snapshot is of; `left` more such frames follow, and behind the last one the snapshot itself."""
+
+    scope: Scope
+    left: int
+
+
 class Stream(NamedTuple):
     """A numbered frame of an active's stream."""
 
-    kind: int  # EVENTS, SNAPSHOT_BEGIN, SNAPSHOT_PART, SNAPSHOT_END, LOST (events were: no store can be right)
+    kind: int  # EVENTS, SNAPSHOT_BEGIN, _PART, _END, LOST (events were: no store can be right), COMPARE, DIGESTS, SCOPE
     sequence: int
     parts: list[Part]
+    buckets: Slice | Piece | None = None  # of DIGESTS, of SCOPE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,11 +96,22 @@ class Ack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resync:
-    """A backup that has applied the stream of `epoch` up to `sequence` asks for a snapshot."""
+    """A backup that has applied the stream of `epoch` up to `sequence` asks for a snapshot, or to be compared."""
 
     name: str
     epoch: bytes
     sequence: int
+    compare: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Want:
+    """A backup that has applied the stream of `epoch` up to `sequence` asks for a snapshot of these buckets."""
+
+    name: str
+    epoch: bytes
+    sequence: int
+    scope: Scope
 
 
 class Challenge(NamedTuple):
@@ -91,7 +127,7 @@ class Response(NamedTuple):
     nonce: bytes
 
 
-Message = Heartbeat | Stream | Ack | Resync
+Message = Heartbeat | Stream | Ack | Resync | Want
 Proof = Challenge | Response
 
 
@@ -110,9 +146,29 @@ def ack(name: str, epoch: bytes, sequence: int, missing: Sequence[tuple[int, int
     return _pack([ACK, name, epoch, sequence, [number for stretch in missing for number in stretch], synced])
 
 
-def resync(name: str, epoch: bytes, sequence: int) -> bytes:
-    """Pack a request for a snapshot."""
-    return _pack([RESYNC, name, epoch, sequence])
+def resync(name: str, epoch: bytes, sequence: int, *, compare: bool) -> bytes:
+    """Pack a request for a snapshot, or for a comparison."""
+    return _pack([RESYNC, name, epoch, sequence, compare])
+
+
+def wants(name: str, epoch: bytes, sequence: int, scope: Scope) -> Iterator[bytes]:
+    """Pack requests for a snapshot of these buckets."""
+    for packed in scope.pack(BUCKETS_MAX):
+        yield _pack([WANT, name, epoch, sequence, scope.bits, packed])
+
+
+def slices(digests: Digests, salt: bytes, limit: int) -> Iterator[bytes]:
+    """Blobs of DIGESTS that fit a frame whose body has `limit` bytes."""
+    step = (limit - FRAMING - SLICE_FRAMING) // digests.numbers.itemsize
+    for first in range(0, len(digests.numbers), step):
+        yield _pack([salt, digests.bits, first, digests.numbers[first : first + step].tobytes()])
+
+
+def scopes(scope: Scope) -> Iterator[bytes]:
+    """Blobs of SCOPE."""
+    pieces = list(scope.pack(BUCKETS_MAX))
+    for number, packed in enumerate(pieces, 1):
+        yield _pack([scope.bits, len(pieces) - number, packed])
 
 
 def challenge(target: bytes, nonce: bytes) -> bytes:
@@ -219,20 +275,58 @@ def _parse(fields: Any) -> Message | Proof:
     match fields:
         case [2, int(sequence), int(codec), bytes(blob)]:  # the one that comes thick stands first, and alone
             return Stream(EVENTS, sequence, _parts(codec, blob))
-        case [3 | 4 | 5 | 8 as kind, int(sequence), int(codec), bytes(blob)]:
-            return Stream(kind, sequence, _parts(codec, blob))
+        case [3 | 4 | 5 | 8 | 11 | 12 | 13 as kind, int(sequence), int(codec), bytes(blob)]:
+            return _parse_stream(kind, sequence, codec, blob)
         case [1, str(name), str(role), str(byte_order), int(sequence), int(oldest), str(version)]:
             return Heartbeat(
                 name=name, role=role, byte_order=byte_order, sequence=sequence, oldest=oldest, version=version
             )
-        case [6, str(name), bytes(epoch), int(sequence), list(missing), bool(synced)]:
-            return Ack(name=name, epoch=epoch, sequence=sequence, missing=_stretches(missing), synced=synced)
-        case [7, str(name), bytes(epoch), int(sequence)]:
-            return Resync(name=name, epoch=epoch, sequence=sequence)
+        case [6 | 7 | 14, str(), bytes(), int(), *_]:
+            return _parse_request(fields)
         case [9 | 10, *_]:
             return _parse_proof(fields)
-        case [int(kind), *_] if kind not in range(HEARTBEAT, RESPONSE + 1):
+        case [int(kind), *_] if kind not in range(HEARTBEAT, WANT + 1):
             raise BodyError("unknown_type")
+    raise BodyError("malformed")
+
+
+def _parse_stream(kind: int, sequence: int, codec: int, blob: bytes) -> Stream:
+    if kind not in (DIGESTS, SCOPE):
+        return Stream(kind, sequence, _parts(codec, blob))
+    if codec != STORED:
+        raise BodyError("unknown_codec")
+    return Stream(kind, sequence, [], _slice(blob) if kind == DIGESTS else _piece(blob))
+
+
+def _piece(blob: bytes) -> Piece:
+    match msgpack.unpackb(blob):
+        case [int(bits), int(left), bytes(packed)]:
+            return Piece(buckets.unpack(bits, packed), left)
+    raise BodyError("malformed")
+
+
+def _parse_request(fields: list[Any]) -> Ack | Resync | Want:
+    kind, name, epoch, sequence, *rest = fields
+    match kind, rest:
+        case 6, [list(missing), bool(synced)]:
+            return Ack(name=name, epoch=epoch, sequence=sequence, missing=_stretches(missing), synced=synced)
+        case 7, [bool(compare)]:
+            return Resync(name=name, epoch=epoch, sequence=sequence, compare=compare)
+        case 14, [int(bits), bytes(packed)]:
+            return Want(name=name, epoch=epoch, sequence=sequence, scope=buckets.unpack(bits, packed))
+    raise BodyError("malformed")
+
+
+def _slice(blob: bytes) -> Slice:
+    match msgpack.unpackb(blob):
+        case [bytes(salt), int(bits), int(first), bytes(digests)] if (
+            len(salt) == SALT_SIZE
+            and 0 <= bits <= BITS_MAX
+            and digests
+            and len(digests) % SIZE == 0
+            and 0 <= first <= (1 << bits) - len(digests) // SIZE
+        ):
+            return Slice(salt, bits, first, digests)
     raise BodyError("malformed")
 
 

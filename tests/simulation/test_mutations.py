@@ -1,14 +1,15 @@
 """The checkers bite: a protocol with a piece left out is caught by some seed.  `test_simulation` is the control."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from ftfw import conversation
+from ftfw.buckets import Digests, Scope
 from ftfw.conversation import Conversation
 from ftfw.kernel import select
-from ftfw.replication import active, backup, messages
+from ftfw.replication import active, messages
 from ftfw.replication.active import Active
 from ftfw.replication.backup import Backup
 from ftfw.store import Store
@@ -71,11 +72,11 @@ def forget_tombstones(patch: pytest.MonkeyPatch) -> None:
 
 
 def keep_what_the_snapshot_does_not_name(patch: pytest.MonkeyPatch) -> None:
-    def end(self: Store) -> int:
+    def sweep(self: Store) -> Iterator[int]:
         self.abort_snapshot()
-        return 0
+        yield 0
 
-    patch.setattr(Store, "end_snapshot", end)
+    patch.setattr(Store, "sweep", sweep)
 
 
 def apply_behind_a_gap(patch: pytest.MonkeyPatch) -> None:
@@ -134,7 +135,24 @@ def never_challenge(patch: pytest.MonkeyPatch) -> None:
 
 
 def never_ask_for_a_snapshot(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(backup, "RESYNC_RETRY_S", 1e9)
+    patch.setattr(Backup, "_request", lambda *_: None)
+
+
+def find_no_difference(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Digests, "differing", lambda *_: set())
+
+
+def take_some_buckets_for_the_whole_table(patch: pytest.MonkeyPatch) -> None:
+    real = Store.begin_snapshot
+
+    def begin(self: Store, _scope: Scope | None, *, repair: bool) -> None:
+        real(self, None, repair=repair)
+
+    patch.setattr(Store, "begin_snapshot", begin)
+
+
+def take_one_mended_bucket_for_all(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Scope, "without", lambda *_: None)
 
 
 def put_new_before_destroy_whatever_happened(patch: pytest.MonkeyPatch) -> None:
@@ -156,6 +174,9 @@ MUTATIONS: list[Callable[[pytest.MonkeyPatch], None]] = [
     never_send_again,
     never_challenge,
     never_ask_for_a_snapshot,
+    find_no_difference,
+    take_some_buckets_for_the_whole_table,
+    take_one_mended_bucket_for_all,
     put_new_before_destroy_whatever_happened,
 ]
 

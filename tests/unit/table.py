@@ -19,6 +19,12 @@ def without_empty_marks(rows: Rows) -> Rows:
     return {key: {k: v for k, v in row.items() if (k, v) != (uapi.CTA_MARK, bytes(4))} for key, row in rows.items()}
 
 
+def alike(rows: Rows) -> Rows:
+    """What of them must be alike in two nodes' tables: all but timeouts."""
+    rows = without_empty_marks(rows)
+    return {key: {k: v for k, v in row.items() if k != uapi.CTA_TIMEOUT} for key, row in rows.items()}
+
+
 class Table:
     """A toy kernel: a table, the events it has not yet delivered, and a dump that is read in slices meanwhile."""
 
@@ -27,10 +33,10 @@ class Table:
         self.rows: dict[bytes, Conn] = {}
         self.pending: list[bytes] = []
         self._ident = 0
-        self.ends = [replace(base, source_port=port) for base in (TCP, UDP) for port in range(3)]
+        self.ends = [replace(base, source_port=port) for base in (TCP, UDP) for port in range(16)]
 
     def change(self) -> None:
-        end = self.random.choice(self.ends)
+        end = self.ends[int(len(self.ends) * self.random.random() ** 4)]  # some are busy, others hardly ever change
         zone = self.random.choice((None, 4))
         key = Conn(end, inverse(end), zone=zone).key
         there = self.rows.get(key)

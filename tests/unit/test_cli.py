@@ -125,7 +125,7 @@ def test_version() -> None:
 def test_help_names_every_command() -> None:
     result = run("--help")
     assert result.exit_code == 0
-    for command in ["promote", "demote", "status", "show", "resync", "notify", "check", "keygen", "lab"]:
+    for command in ["promote", "demote", "status", "show", "resync", "scrub", "notify", "check", "keygen", "lab"]:
         assert f"\n  {command} " in result.stdout
         assert command == "lab" or "--config" in run(command, "--help").stdout
 
@@ -154,7 +154,7 @@ def test_wrong_usage_is_exit_code_2(arguments: list[str], message: str) -> None:
 
 def test_no_daemon_is_exit_code_1_and_one_line(tmp_path: Path) -> None:
     (tmp_path / "f.toml").write_text(f'control.socket = "{tmp_path}/control.sock"')
-    for command in (["promote"], ["demote"], ["status"], ["show", "flows"], ["resync"]):
+    for command in (["promote"], ["demote"], ["status"], ["show", "flows"], ["resync"], ["scrub"]):
         result = run(*command, "--config", str(tmp_path / "f.toml"))
         assert result.exit_code == 1
         assert result.stderr.startswith(f"ftfw: {tmp_path}/control.sock: no such socket: ftfw is not running")
@@ -204,8 +204,9 @@ def test_promote_on_an_active_says_no_more_than_that(daemon: FakeDaemon) -> None
 
 
 def test_demote_and_resync(daemon: FakeDaemon) -> None:
-    daemon.answers |= {"demote": {"role": "backup", "changed": True}, "resync": {}}
+    daemon.answers |= {"demote": {"role": "backup", "changed": True}, "resync": {}, "scrub": {}}
     assert daemon.run("demote").stdout == "backup\n"
+    assert daemon.run("scrub").stdout.startswith("asked for a comparison; ")
     assert daemon.run("resync").stdout == "asked for a fresh snapshot; `ftfw status` shows when it is in\n"
 
 

@@ -32,8 +32,8 @@ def test_heartbeats(name: str, role: str, sequence: int, oldest: int) -> None:
 def test_what_backups_say(name: str, epoch: bytes, sequence: int, missing: list[tuple[int, int]], synced: bool) -> None:
     found = messages.unpack(messages.ack(name, epoch, sequence, missing, synced=synced))
     assert found == Ack(name=name, epoch=epoch, sequence=sequence, missing=missing, synced=synced)
-    asked = messages.unpack(messages.resync(name, epoch, sequence))
-    assert asked == Resync(name=name, epoch=epoch, sequence=sequence)
+    asked = messages.unpack(messages.resync(name, epoch, sequence, compare=synced))
+    assert asked == Resync(name=name, epoch=epoch, sequence=sequence, compare=synced)
 
 
 @pytest.mark.parametrize("compress", [True, False])
@@ -110,7 +110,7 @@ def test_blobs_that_are_no_messages(blob: bytes) -> None:
 
 
 def test_more_than_one_body_in_a_frame_is_malformed() -> None:
-    assert reason(messages.resync("fw1", b"e", 1) * 2) == "malformed"
+    assert reason(messages.resync("fw1", b"e", 1, compare=True) * 2) == "malformed"
 
 
 def test_what_unpacks_to_more_than_any_frame_can_hold_is_refused() -> None:

@@ -1,9 +1,13 @@
 """docs/protocol.md says what the code does."""
 
 import re
+from collections.abc import Mapping
+from enum import Enum
 from pathlib import Path
 
-from ftfw import conversation, seal
+import pytest
+
+from ftfw import buckets, conversation, seal
 from ftfw.replication import active, backup, messages, states
 from ftfw.seal import HEADER_SIZE, OVERHEAD, VERSION
 from ftfw.window import SIZE
@@ -17,23 +21,30 @@ def rows(section: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:]]
 
 
-def test_the_states_are_the_tables() -> None:
-    found = PAGE.partition("<!-- states -->\n")[2].partition("<!-- /states -->")[0]
-    assert found.splitlines() == list(states.as_markdown())
+@pytest.mark.parametrize(
+    ("name", "transitions", "first"),
+    [
+        ("states", states.TRANSITIONS, states.State.IDLE),
+        ("readings", states.READINGS, states.Reading.NOTHING),
+    ],
+)
+def test_the_states_are_the_tables(name: str, transitions: Mapping[tuple[Enum, Enum], Enum], first: Enum) -> None:
+    found = PAGE.partition(f"<!-- {name} -->\n")[2].partition(f"<!-- /{name} -->")[0]
+    assert found.splitlines() == list(states.as_markdown(transitions, first))
 
 
 def test_the_types_are_the_codes() -> None:
     told = {name: int(number) for number, name, _ in rows("Messages")}
     names = (
         *("HEARTBEAT", "EVENTS", "SNAPSHOT_BEGIN", "SNAPSHOT_PART", "SNAPSHOT_END"),
-        *("ACK", "RESYNC", "LOST", "CHALLENGE", "RESPONSE"),
+        *("ACK", "RESYNC", "LOST", "CHALLENGE", "RESPONSE", "COMPARE", "DIGESTS", "SCOPE", "WANT"),
     )
     assert told == {name: getattr(messages, name) for name in names}
 
 
 def test_the_limits_are_the_codes() -> None:
     told = {name.strip("`"): float(value) for name, value, _ in rows("Limits")}
-    modules = (active, backup, conversation, messages, seal)
+    modules = (active, backup, buckets, conversation, messages, seal)
     for name, value in told.items():
         found = {getattr(module, name) for module in modules if hasattr(module, name)}
         assert found == {value}, name

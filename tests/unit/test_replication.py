@@ -13,10 +13,11 @@ from ftfw.replication import backup as backup_module
 from ftfw.replication import messages
 from ftfw.replication.active import PEER_LOST_S, SNAPSHOT_WINDOW, Active
 from ftfw.replication.backup import ACK_FRAMES, FRESH_S, RESYNC_RETRY_S, Backup
-from ftfw.replication.messages import Ack, Heartbeat, Resync, Stream
+from ftfw.replication.messages import Ack, Heartbeat, Resync, Stream, Want
 from ftfw.store import Store
 from tests.unit.conntrack import TCP, UDP, conn
-from tests.unit.table import Dump, Table, held, without_empty_marks
+from tests.unit.reading import Reader
+from tests.unit.table import Table, alike, held
 
 STEP_S = 0.02
 PEER = b"p" * 32  # the epoch under which backups speak
@@ -41,7 +42,6 @@ class Cluster:
     drop: Drop = never
     now: float = 100.0
     epochs: int = 0
-    dump: Dump | None = None
     backups: dict[str, Backup] = field(default_factory=dict)
     most_under_way: int = 0
     requests: int = 0
@@ -54,9 +54,9 @@ class Cluster:
     def restart_active(self) -> None:
         self.epochs += 1
         self.epoch = bytes((self.epochs,)) * 32
-        self.active = Active(name="fw1", epoch=self.epoch, limit=400, compress=False, now=self.now)
+        self.active = Active(name="fw1", epoch=self.epoch, limit=400, compress=False, compare_s=60.0, now=self.now)
         self.table.drop_pending()
-        self.dump = None
+        self.reader = Reader(self.active, self.table, Random(self.epochs), parts)
 
     def join(self, name: str) -> None:
         self.backups[name] = Backup(name=name, store=Store(), now=self.now)
@@ -65,36 +65,17 @@ class Cluster:
         self.now += STEP_S
         self.active.offer(parts(self.table.take(1000)), self.now)
         self.active.tick(self.now)
-        self._snapshot()
+        self.reader.step(self.now, 4)
         sent, self.active.outgoing = self.active.outgoing, []
         for name, backup in self.backups.items():
             for body in sent:
                 self._to_backup(backup, body)
+            work(backup, self.now)
             backup.tick(self.now)
             for body in backup.outgoing:
                 self._to_active(body)
             backup.outgoing.clear()
             assert name == backup.name
-
-    def in_snapshot(self) -> bool:
-        return self.dump is not None
-
-    def _snapshot(self) -> None:
-        if self.active.snapshot_wanted and self.dump is None:
-            self.active.begin_snapshot(self.now)
-            self.dump = Dump(self.table)
-        if self.dump is None or not self.active.may_snapshot(self.now):
-            return
-        for _ in range(4):
-            if not self.dump.step():
-                break
-        else:
-            self.active.add_snapshot(parts(self.dump.read), self.now)
-            self.dump.read.clear()
-            return
-        self.active.add_snapshot(parts(self.dump.read), self.now)
-        self.active.end_snapshot(self.now)
-        self.dump = None
 
     def _to_backup(self, backup: Backup, body: bytes) -> None:
         if self.drop():
@@ -108,7 +89,7 @@ class Cluster:
         if self.drop():
             return
         message = messages.unpack(body)
-        assert isinstance(message, Ack | Resync | Heartbeat)
+        assert isinstance(message, Ack | Resync | Want | Heartbeat)
         self.requests += isinstance(message, Resync)
         self.active.receive(message.name.encode(), message, self.now)
 
@@ -120,7 +101,7 @@ class Cluster:
 
     def assert_equal(self, note: str = "") -> None:
         for name, backup in self.backups.items():
-            assert without_empty_marks(held(backup.store)) == self.table.expected(), f"{name} {note}"
+            assert alike(held(backup.store)) == alike(self.table.expected()), f"{name} {note}"
             assert backup.synced(self.now), note
             assert not backup.store.dropped
         assert self.active.synced(self.now) is (True if self.backups else None)
@@ -242,10 +223,10 @@ def test_after_an_overrun_every_backup_takes_the_snapshot() -> None:
 def test_a_snapshot_during_which_events_were_lost_makes_nobody_in_sync() -> None:
     made = cluster()
     backup = made.backups["fw2"]
-    while not made.in_snapshot():
+    while not made.reader.is_reading():
         made.step()
     made.active.lose(made.now)
-    while made.in_snapshot():
+    while made.reader.is_reading():
         made.step()
         assert not backup.complete
     made.settle()
@@ -257,7 +238,7 @@ def test_a_snapshot_during_which_events_were_lost_makes_nobody_in_sync() -> None
 
 
 def begun(now: float = 0.0, *, limit: int = 1400) -> Active:
-    return Active(name="fw1", epoch=b"e" * 32, limit=limit, compress=False, now=now)
+    return Active(name="fw1", epoch=b"e" * 32, limit=limit, compress=False, compare_s=60.0, now=now)
 
 
 def ack(
@@ -312,7 +293,7 @@ def test_whoever_follows_another_active_or_nobody_holds_no_snapshot_up() -> None
     assert len(active.live(0.0)) == 3
     assert active.may_snapshot(0.0)
     assert active.synced(0.0) is False
-    active.receive(PEER, Resync(name="fw3", epoch=active.epoch, sequence=0), 0.0)
+    active.receive(PEER, Resync(name="fw3", epoch=active.epoch, sequence=0, compare=False), 0.0)
     assert not active.may_snapshot(0.0)
 
 
@@ -320,7 +301,7 @@ def test_a_backup_that_turns_to_another_active_or_starts_anew_is_not_in_sync_any
     for turn in (
         ack(9, epoch=b"x" * 32),
         Heartbeat(name="fw2", role="backup", byte_order="little", sequence=0, oldest=0, version="1"),
-        Resync(name="fw2", epoch=b"x" * 32, sequence=0),
+        Resync(name="fw2", epoch=b"x" * 32, sequence=0, compare=False),
     ):
         active = begun()
         active.receive(PEER, ack(0), 0.0)
@@ -384,7 +365,7 @@ def test_a_backup_that_was_started_again_counts_from_where_it_begins() -> None:
         active.offer([[conn().new()]], 0.0)
     active.receive(PEER, ack(5), 0.0)
     assert active.backups["fw2"].acked == 5
-    active.receive(b"n" * 32, Resync(name="fw2", epoch=active.epoch, sequence=3), 0.1)
+    active.receive(b"n" * 32, Resync(name="fw2", epoch=active.epoch, sequence=3, compare=False), 0.1)
     assert active.backups["fw2"].acked == 3
     assert not active.backups["fw2"].synced
 
@@ -421,18 +402,18 @@ def test_a_frame_is_sent_again_as_it_was_but_not_twice_in_a_moment() -> None:
 
 def test_only_a_request_for_this_epoch_starts_a_snapshot() -> None:
     other = begun()
-    other.receive(PEER, Resync(name="fw2", epoch=b"x" * 32, sequence=0), 0.0)
+    other.receive(PEER, Resync(name="fw2", epoch=b"x" * 32, sequence=0, compare=False), 0.0)
     assert not other.snapshot_wanted
     active = begun()
     active.receive(PEER, ack(0), 0.0)
-    active.receive(PEER, Resync(name="fw2", epoch=b"e" * 32, sequence=0), 0.0)
+    active.receive(PEER, Resync(name="fw2", epoch=b"e" * 32, sequence=0, compare=False), 0.0)
     assert active.snapshot_wanted
     assert active.synced(0.0) is False
 
 
 def test_a_snapshot_that_begins_answers_all_requests_so_far() -> None:
     active = begun()
-    active.receive(PEER, Resync(name="fw2", epoch=b"e" * 32, sequence=0), 0.0)
+    active.receive(PEER, Resync(name="fw2", epoch=b"e" * 32, sequence=0, compare=False), 0.0)
     active.begin_snapshot(0.0)
     assert not active.snapshot_wanted
 
@@ -473,6 +454,12 @@ def frame(kind: int, sequence: int, *parts: bytes) -> Stream:
 def complete(backup: Backup, *parts: bytes, now: float = 0.0) -> None:
     for kind, content in ((messages.SNAPSHOT_BEGIN, ()), (messages.SNAPSHOT_PART, parts), (messages.SNAPSHOT_END, ())):
         backup.receive(b"e" * 32, frame(kind, backup._applied + 1, *content), now)
+    work(backup, now)
+
+
+def work(backup: Backup, now: float = 0.0) -> None:
+    while backup.work(now):
+        pass
 
 
 def said(backup: Backup, now: float) -> list[messages.Message | messages.Proof]:
@@ -512,15 +499,16 @@ def test_a_backup_says_why_it_is_not_in_sync() -> None:
     backup = Backup(name="fw2", store=Store(), now=0.0)
     assert backup.why_not(0.0) == "no active is heard"
     backup.receive(b"e" * 32, heartbeat(0), 0.0)
-    assert backup.why_not(0.0) == "a snapshot is asked for; fw1 has not begun one yet"
+    assert backup.why_not(0.0) == "a snapshot or a comparison is asked for; fw1 has not begun one yet"
     backup.receive(b"e" * 32, frame(messages.SNAPSHOT_BEGIN, 1), 0.0)
     assert backup.why_not(0.0) == "a snapshot of fw1 is coming in"
     backup.receive(b"e" * 32, frame(messages.SNAPSHOT_END, 2), 0.0)
+    work(backup)
     assert backup.why_not(0.0) is None
     backup.receive(b"e" * 32, heartbeat(5), 0.0)
     assert backup.why_not(0.0) == "3 frames of fw1 are missing, and asked for"
     assert backup.why_not(2.5) == "fw1 was last heard 2.5 s ago"
-    backup.unfollow(2.5)
+    backup.unfollow()
     assert backup.why_not(2.5) == "fw1 is active no more"
 
 
@@ -574,7 +562,7 @@ def test_who_takes_over_takes_what_waits_behind_a_gap() -> None:
     backup = followed()
     complete(backup)
     backup.receive(b"e" * 32, frame(messages.EVENTS, 9, conn(UDP).new()), 0.0)
-    backup.unfollow(0.0)
+    backup.unfollow()
     assert set(held(backup.store)) == {conn(UDP).key}
 
 
@@ -601,18 +589,15 @@ def test_a_gap_within_a_snapshot_that_cannot_be_filled_aborts_it_and_asks_at_onc
     assert not backup.complete
 
 
-def test_a_snapshot_that_begins_anew_forgets_what_the_first_one_named() -> None:
+def test_the_end_of_a_snapshot_behind_a_gap_takes_nothing_away() -> None:
     backup = followed()
-    backup.receive(b"e" * 32, frame(messages.SNAPSHOT_BEGIN, 1), 0.0)
-    backup.receive(b"e" * 32, frame(messages.SNAPSHOT_PART, 2, conn(TCP).full()), 0.0)
-    for sequence, kind, found in (
-        (4, messages.SNAPSHOT_BEGIN, ()),
-        (5, messages.SNAPSHOT_PART, (conn(UDP).full(),)),
-        (6, messages.SNAPSHOT_END, ()),
-    ):
-        backup.receive(b"e" * 32, frame(kind, sequence, *found), 0.0)
-    backup.unfollow(0.0)  # the third frame, the end of the first snapshot, has not come
-    assert set(held(backup.store)) == {conn(UDP).key}
+    complete(backup, conn(TCP).full(), conn(UDP).full())
+    backup.request_snapshot(0.0)
+    backup.receive(b"e" * 32, frame(messages.SNAPSHOT_BEGIN, 4), 0.0)
+    backup.receive(b"e" * 32, frame(messages.SNAPSHOT_PART, 6, conn(UDP).full()), 0.0)
+    backup.receive(b"e" * 32, frame(messages.SNAPSHOT_END, 7), 0.0)
+    backup.unfollow()  # the fifth frame, which names the other flow, has not come
+    assert set(held(backup.store)) == {conn(TCP).key, conn(UDP).key}
 
 
 def test_parts_of_a_snapshot_that_began_unheard_are_not_taken() -> None:
@@ -666,6 +651,6 @@ def test_a_new_epoch_aborts_the_snapshot_and_keeps_what_is_held() -> None:
 def test_whoever_is_not_active_any_more_is_not_followed() -> None:
     backup = followed()
     complete(backup, conn().full())
-    backup.unfollow(0.0)
+    backup.unfollow()
     assert (backup.epoch, backup.complete, backup.synced(0.0)) == (None, False, False)
     assert set(held(backup.store)) == {conn().key}

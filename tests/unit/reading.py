@@ -1,0 +1,74 @@
+"""What an active reads its kernel's table for, around a toy kernel: snapshots and comparisons, a bit at a time."""
+
+from collections.abc import Callable
+from random import Random
+
+from ftfw.buckets import Digests, Scope
+from ftfw.kernel import digest
+from ftfw.kernel.digest import SALT_SIZE
+from ftfw.kernel.run import Part
+from ftfw.replication.active import Active
+from ftfw.replication.states import Reading
+from tests.unit.table import Dump, Table
+
+ALL = 1 << 30
+
+
+class Reader:
+    """`select` gives the parts to stream of a kernel's messages."""
+
+    def __init__(
+        self, active: Active, table: Table, random: Random, select: Callable[[list[bytes]], list[Part]]
+    ) -> None:
+        self._active = active
+        self._table = table
+        self._random = random
+        self._select = select
+        self._dump: Dump | None = None
+        self._scope: Scope | None = None
+        self._digests = Digests()
+        self._salt = b""
+
+    def is_reading(self) -> bool:
+        return self._dump is not None
+
+    def step(self, now: float, buckets: int, *, send: bool = True) -> None:
+        """Read so many buckets, if there is anything to read for; not `send`: what is read goes out in a later step."""
+        if self._dump is None and not self._begin(now):
+            return
+        assert self._dump is not None
+        if not self._active.may_snapshot(now):
+            return
+        more = all(self._dump.step() for _ in range(buckets))
+        if not send:
+            return
+        found, self._dump.read = self._dump.read, []
+        if self._active.reading is Reading.COMPARISON:
+            self._digests.add(digest.digests(digest.dumped(self._select(found)), self._salt))
+        elif self._scope is None:
+            self._active.add_snapshot(self._select(found), now)
+        else:
+            self._active.add_snapshot([digest.within(self._scope, found, [found])], now)
+        if not more:
+            self._end(now)
+
+    def _begin(self, now: float) -> bool:
+        wanted = self._active.wanted()
+        if wanted is Reading.SNAPSHOT:
+            self._scope = self._active.begin_snapshot(now)
+        elif wanted is Reading.COMPARISON:
+            self._active.begin_comparison(now)
+            self._digests, self._salt = Digests(8), self._random.randbytes(SALT_SIZE)
+        else:
+            return False
+        self._dump = Dump(self._table)
+        return True
+
+    def _end(self, now: float) -> None:
+        self._dump = None
+        self._active.offer(self._select(self._table.take(ALL)), now)  # nothing in the table may be ahead of the events
+        if self._active.reading is Reading.SNAPSHOT:
+            self._active.end_snapshot(now)
+        else:
+            for _ in self._active.end_comparison(self._digests, self._salt, now):
+                pass
