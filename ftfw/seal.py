@@ -33,11 +33,12 @@ EPOCHS_MAX: Final = 256  # epochs whose derived keys are kept; the one unheard f
 
 
 class RefusedError(Exception):
-    """A frame that is not taken; `reason` is what it is counted under."""
+    """A frame that is not taken; `reason` is what it is counted under, `version` what it says of itself."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, version: int = VERSION) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.version = version
 
 
 class Opened(NamedTuple):
@@ -113,7 +114,7 @@ class Opener:
         if len(frame) < OVERHEAD:
             raise RefusedError("short")
         if frame[:4] != _START:
-            raise RefusedError("version" if frame[:2] == MAGIC else "foreign")
+            raise RefusedError("version", frame[2]) if frame[:2] == MAGIC else RefusedError("foreign")
         identity = frame[_IDENTITY]
         cipher = self._ciphers.get(identity) or self._admit(identity, frame)
         _, sender, epoch, _, counter = _HEADER.unpack_from(frame, 4)

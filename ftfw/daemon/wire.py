@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import trio
 
+from ftfw import __version__
 from ftfw.conversation import Conversation
 from ftfw.link.base import Link, Taken
 from ftfw.replication.messages import BodyError, Message
@@ -19,7 +20,10 @@ log = logging.getLogger(__name__)
 SHOUT_S = 60.0
 SHOUTED = {
     "own_name": "another node calls itself {name}, too; give each node a name of its own (node.name)",
-    "version": f"frames of another protocol version than this node's, {VERSION}; run the same ftfw on both nodes",
+    "version": (
+        "frames of protocol version {theirs} come in, and this node, {name} with ftfw {program}, speaks {ours};"
+        " run the same ftfw on all nodes"
+    ),
     "unknown_key": "frames under a key that this node does not have; compare security.key_files on both nodes",
 }
 
@@ -80,7 +84,7 @@ class Wire:
             except (RefusedError, BodyError) as refused:
                 link.dropped[refused.reason] += 1
                 authentic -= refused.reason in STRANGE
-                self._shout(refused.reason, link, now)
+                self._shout(refused, link, now)
                 continue
             if heard is not None:
                 name = getattr(heard.message, "name", name)
@@ -91,12 +95,14 @@ class Wire:
         after()
         return Taken(authentic, name)
 
-    def _shout(self, reason: str, link: Link, now: float) -> None:
+    def _shout(self, refused: RefusedError | BodyError, link: Link, now: float) -> None:
         """Tell of what will not mend itself, once in a while."""
-        text = SHOUTED.get(reason)
-        if text is not None and now - self._shouted_at.get(reason, float("-inf")) >= SHOUT_S:
-            self._shouted_at[reason] = now
-            log.error("%s: %s", link.name, text.format(name=self._name))
+        text = SHOUTED.get(refused.reason)
+        if text is not None and now - self._shouted_at.get(refused.reason, float("-inf")) >= SHOUT_S:
+            self._shouted_at[refused.reason] = now
+            theirs = refused.version if isinstance(refused, RefusedError) else VERSION
+            told = text.format(name=self._name, program=__version__, theirs=theirs, ours=VERSION)
+            log.error("%s: %s", link.name, told)
 
     def status(self, now: float) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """`link` and `links` of the status."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import pytest
 import trio
 
+from ftfw import __version__
 from ftfw.conversation import Conversation
 from ftfw.daemon.wire import SILENT_S, Wire
 from ftfw.link.base import Link, Received, Taken
@@ -113,6 +114,19 @@ async def test_a_link_learns_what_was_authentic_and_who_spoke() -> None:
     assert [type(message) for message in heard.messages] == [Heartbeat]
     assert first.dropped["unknown_key"] == first.dropped["short"] == second.dropped["own_name"] == 1
     assert second.dropped["duplicate"] == second.dropped["unproved"] == 1
+
+
+async def test_another_protocol_version_is_refused_naming_both(caplog: pytest.LogCaptureFixture) -> None:
+    link = Pipe("one")
+    (frame,) = sealed(BEAT)
+    link.batches = [[frame[:2] + bytes((9,)) + frame[3:]] * 2]
+    heard = Heard()
+    await Wire([link], [KEY], name="fw1").receive_all(link, heard.receive, heard.after)
+    assert link.dropped["version"] == 2
+    (told,) = caplog.messages  # once
+    assert told.startswith(
+        f"one: frames of protocol version 9 come in, and this node, fw1 with ftfw {__version__}, speaks"
+    )
 
 
 @pytest.mark.parametrize(
