@@ -18,8 +18,8 @@ from tests.kernel.volley import Flood, Volley, recorded, stranger
 
 pytestmark = pytest.mark.kernel
 
-THIRD = 1000  # of a window: so many datagrams of a kind are under way at a time, which the receiver's buffer holds
-WINDOWS = 334 if SOAK else 15
+THIRD = 500  # of a window: so many datagrams of a kind are under way at a time, which the receiver's buffer holds
+WINDOWS = 667 if SOAK else 30
 RECORDED = 20  # frames of an epoch
 FLOOD_PER_S = 100_000 if SOAK else 20_000
 FLOOD_S = 30.0 if SOAK else 1.0
