@@ -1,4 +1,4 @@
-"""Two nodes in network namespaces of their own with a sync link between them, and real daemons in them."""
+"""Nodes in network namespaces of their own with sync links between them, and real daemons in them."""
 
 import json
 import secrets
@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ftfw import control
+from ftfw.control import ControlError
 from tests.kernel import netns
 
 T = TypeVar("T")
@@ -73,7 +75,11 @@ class Node:
     def _answers(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, self.log.read_text()
-        return self.ftfw("status", "--json", check=False).returncode == 0
+        try:
+            self.status()
+        except ControlError:
+            return False
+        return True
 
     def kill(self, how: signal.Signals = signal.SIGKILL) -> int:
         assert self.process is not None
@@ -83,8 +89,8 @@ class Node:
         return code
 
     def status(self) -> dict[str, Any]:
-        status: dict[str, Any] = json.loads(self.ftfw("status", "--json").stdout)
-        return status
+        """What `ftfw status --json` prints, without a process for each look at it."""
+        return control.call(self.workdir / "control.sock", "status")
 
     def flows(self) -> list[Any]:
         """The node's flows without what may differ: timers, and the TCP flags that change without an event."""
@@ -144,17 +150,27 @@ def address(interface: str, number: int, version: int = 4) -> str:
     return f"203.0.113.{64 * network + number}" if version == 4 else f"2001:db8:{network + 1}::{number}"
 
 
-def connect(nodes: tuple[Node, Node], interface: str) -> None:
-    """Lay a cable between the nodes."""
-    first, second = (node.namespace for node in nodes)
-    run(
-        *("ip", "link", "add", interface, "netns", first, "type", "veth"),
-        *("peer", "name", interface, "netns", second),
-    )
+def connect(nodes: Sequence[Node], interface: str, *, switch: str | None = None) -> None:
+    """Lay a cable between two nodes, or from each of several to a bridge in the namespace `switch`."""
+    if switch is None:
+        first, second = (node.namespace for node in nodes)
+        _cable(first, interface, second, interface)
+    else:
+        run("ip", "-n", switch, "link", "add", interface, "up", "type", "bridge", "mcast_snooping", "0")
+        for number, node in enumerate(nodes, start=1):
+            _cable(node.namespace, interface, switch, port := f"{interface}{number}")
+            run("ip", "-n", switch, "link", "set", port, "master", interface, "up")
     for number, node in enumerate(nodes, start=1):
         node.exec("ip", "address", "add", f"{address(interface, number)}/26", "dev", interface)
         node.exec("ip", "address", "add", f"{address(interface, number, 6)}/64", "dev", interface, "nodad")
         node.exec("ip", "link", "set", interface, "up")
+
+
+def _cable(namespace: str, interface: str, other: str, other_interface: str) -> None:
+    run(
+        *("ip", "link", "add", interface, "netns", namespace, "type", "veth"),
+        *("peer", "name", other_interface, "netns", other),
+    )
 
 
 def comparable(flow: dict[str, Any]) -> dict[str, Any]:
@@ -176,22 +192,41 @@ def pair(
 
     `links` gives the configuration of the links of node 1 and node 2.
     """
+    with group(workdir, mode=mode, more=more, links=links, interfaces=interfaces, names=names) as (first, second):
+        yield first, second
+
+
+@contextmanager
+def group(
+    workdir: Path,
+    *,
+    names: Sequence[str],
+    mode: str = "warm",
+    more: str = "",
+    links: Callable[[int], str] = lambda _: MULTICAST,
+    interfaces: Sequence[str] = ("sync",),
+) -> Iterator[list[Node]]:
+    """As `pair`, with any number of nodes; more than two are connected by bridges."""
     token = secrets.token_hex(3)
-    first, second = nodes = tuple(Node(name, f"ftfw-{token}-{name}", workdir / name) for name in names)
+    nodes = [Node(name, f"ftfw-{token}-{name}", workdir / name) for name in names]
+    switch = f"ftfw-{token}-switch" if len(nodes) > 2 else None
+    namespaces = [node.namespace for node in nodes] + ([switch] if switch else [])
     key = workdir / "link.key"
     try:
+        for namespace in namespaces:
+            run("ip", "netns", "add", namespace)
         for node in nodes:
-            run("ip", "netns", "add", node.namespace)
             node.exec("ip", "link", "set", "lo", "up")
             node.exec("sysctl", "-qw", "net.netfilter.nf_conntrack_events=1")  # entries from before would stay mute
         for interface in interfaces:
-            connect((first, second), interface)
+            connect(nodes, interface, switch=switch)
         for number, node in enumerate(nodes, start=1):
             node.configure(key, mode=mode, links=links(number), more=more)
-        first.ftfw("keygen", str(key))
-        yield first, second
+        nodes[0].ftfw("keygen", str(key))
+        yield nodes
     finally:
         for node in nodes:
             if node.process is not None:
                 node.kill()
-            run("ip", "netns", "delete", node.namespace, check=False)
+        for namespace in namespaces:
+            run("ip", "netns", "delete", namespace, check=False)
