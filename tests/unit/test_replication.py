@@ -1,11 +1,13 @@
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from random import Random
 
 import pytest
 
+from ftfw import buckets
+from ftfw.buckets import Digests, Scope, bucket_of
 from ftfw.kernel.run import Part
 from ftfw.kernel.select import Selector
 from ftfw.replication import active as active_module
@@ -14,6 +16,7 @@ from ftfw.replication import messages
 from ftfw.replication.active import PEER_LOST_S, SNAPSHOT_WINDOW, Active
 from ftfw.replication.backup import ACK_FRAMES, FRESH_S, RESYNC_RETRY_S, Backup
 from ftfw.replication.messages import Ack, Heartbeat, Resync, Stream, Want
+from ftfw.replication.states import State
 from ftfw.store import Store
 from tests.unit.conntrack import TCP, UDP, conn
 from tests.unit.reading import Reader
@@ -232,6 +235,153 @@ def test_a_snapshot_during_which_events_were_lost_makes_nobody_in_sync() -> None
     made.settle()
     made.assert_equal()
     assert backup.snapshots == 1
+
+
+# Comparisons
+
+
+@pytest.fixture
+def fine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One bucket for each entry, so that small tables can differ in few of many."""
+    monkeypatch.setattr(buckets, "ENTRIES", 1)
+    monkeypatch.setattr(messages, "BUCKETS_MAX", 2)
+
+
+@pytest.mark.usefixtures("fine")
+def test_what_was_lost_is_mended_without_a_snapshot() -> None:
+    made = cluster(entries=60, names=("fw2", "fw3"))
+    made.settle()
+    for _ in range(5):
+        made.table.change()
+    made.table.drop_pending()
+    made.active.lose(made.now)
+    made.settle()
+    made.assert_equal()
+    for backup in made.backups.values():
+        assert (backup.snapshots, backup.compared) == (1, 1)
+        assert not backup.store.repaired  # nobody had said that it was right
+
+
+@pytest.mark.usefixtures("fine")
+def test_a_restarted_active_with_nearly_the_same_table_costs_no_snapshot() -> None:
+    made = cluster(entries=60)
+    made.settle()
+    made.table.change()
+    made.restart_active()
+    made.settle()
+    made.assert_equal()
+    assert (made.backups["fw2"].snapshots, made.backups["fw2"].compared) == (1, 1)
+
+
+@pytest.mark.usefixtures("fine")
+def test_the_interval_finds_what_no_event_told_and_counts_it_once() -> None:
+    made = cluster(entries=60, names=("fw2", "fw3"))
+    made.settle()
+    store = made.backups["fw2"].store
+    gone, changed = list(held(store))[:2]
+    store._remove(gone)
+    store._hold(changed, conn(replace(UDP, source_port=77)).held())
+    store.apply([conn(replace(UDP, source_port=78)).new()])
+    assert made.backups["fw2"].synced(made.now)  # as far as can be known
+    for _ in range(int(65 / STEP_S)):
+        made.step()
+    made.assert_equal()
+    assert store.repaired == {"missing": 1, "different": 1, "stale": 1}
+    assert not made.backups["fw3"].store.repaired
+    assert [backup.compared for backup in made.backups.values()] == [1, 1]
+
+
+@pytest.mark.usefixtures("fine")
+def test_a_comparison_on_demand_is_asked_for_until_it_is_heard() -> None:
+    made = cluster(entries=60)
+    made.settle()
+    backup = made.backups["fw2"]
+    made.drop = lambda: True
+    backup.request_comparison(made.now)
+    made.step()
+    made.drop = never
+    for _ in range(50):
+        made.step()
+    assert (backup.compared, backup.snapshots) == (1, 1)
+
+
+@pytest.mark.usefixtures("fine")
+def test_what_events_touch_during_a_comparison_is_no_difference() -> None:
+    made = cluster(entries=60)
+    made.settle()
+    backup = made.backups["fw2"]
+    for _ in range(3):
+        backup.request_comparison(made.now)
+        while not made.reader.is_reading():
+            made.step()
+        while made.reader.is_reading():
+            made.table.change()
+            made.step()
+            assert backup.complete
+        made.settle()
+    made.assert_equal()
+    assert (backup.snapshots, backup.compared) == (1, 3)
+    assert not backup.store.repaired
+
+
+def test_a_backup_that_differs_too_much_takes_everything() -> None:
+    backup = followed()
+    complete(backup, conn().full())
+    digests = Digests(4)
+    digests.add((conn(replace(UDP, source_port=port)).key, 1 << port % 32) for port in range(64))
+    backup.receive(b"e" * 32, frame(messages.COMPARE, 4), 0.0)
+    receive_digests(backup, digests)
+    assert state_of(backup) is State.ASKING
+    [asked] = [message for message in said(backup, 0.0) if isinstance(message, Resync)]
+    assert not asked.compare
+
+
+def test_a_backup_asks_to_be_compared_with_the_active_it_knows_and_with_no_other() -> None:
+    backup = followed()
+    complete(backup, conn().full())
+    for name, compare in (("fw1", True), ("fw9", False)):
+        backup.receive(name.encode() * 8, replace(heartbeat(0), name=name), 0.0)
+        [asked] = [message for message in said(backup, 0.0) if isinstance(message, Resync)]
+        assert asked.compare is compare
+
+
+def test_the_end_of_a_scope_will_do_where_its_beginning_was_lost() -> None:
+    """What is in no bucket that was named stays as it is: it is not known to be gone."""
+    backup = followed()
+    complete(backup, conn(TCP).full(), conn(UDP).full())
+    own = Digests(8)
+    for slice_ in backup.store.digests(SALT):
+        own.add((key, digest ^ 1) for key, digest in slice_)
+    backup.receive(b"e" * 32, frame(messages.COMPARE, 4), 0.0)
+    receive_digests(backup, own)
+    assert state_of(backup) is State.MENDING
+    [*_, wanted] = said(backup, 0.0)
+    assert isinstance(wanted, Want)
+    assert len(wanted.scope.buckets) == 2
+    one = Scope(8, {bucket_of(conn(TCP).key, 8)})
+    piece = messages.unpack(messages.stream(messages.SCOPE, backup._applied + 1, 0, next(messages.scopes(one))))
+    assert isinstance(piece, Stream)
+    backup.receive(b"e" * 32, piece, 0.0)
+    assert state_of(backup) is State.FILLING
+    backup.receive(b"e" * 32, frame(messages.SNAPSHOT_END, backup._applied + 1), 0.0)
+    work(backup)
+    assert state_of(backup) is State.MENDING
+    assert set(held(backup.store)) == {conn(UDP).key}
+
+
+SALT = bytes(16)
+
+
+def state_of(backup: Backup) -> State:
+    return backup.state
+
+
+def receive_digests(backup: Backup, digests: Digests) -> None:
+    for blob in messages.slices(digests, SALT, 400):
+        found = messages.unpack(messages.stream(messages.DIGESTS, backup._applied + 1, 0, blob))
+        assert isinstance(found, Stream)
+        backup.receive(b"e" * 32, found, 0.0)
+    work(backup)
 
 
 # The active

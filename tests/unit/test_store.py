@@ -1,16 +1,20 @@
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftfw.kernel import entry, expectation, rewrite, uapi
+from ftfw.buckets import Scope, bucket_of
+from ftfw.kernel import entry, expectation, rewrite, run, uapi
 from ftfw.kernel.attributes import split
 from ftfw.kernel.bulk import Creator
+from ftfw.kernel.layout import SHAPES
 from ftfw.kernel.rewrite import Timeouts
-from ftfw.store import Store
+from ftfw.kernel.run import Run
+from ftfw.store import SLICE, Store
 from tests.unit.conntrack import (
     TCP,
     UDP,
@@ -407,3 +411,66 @@ def test_an_unknown_attribute_is_dropped_alone_and_counted() -> None:
     store.apply([strange, strange])
     assert held(store) == {conn().key: conn().table_row()}
     assert store.dropped == {"unknown_attribute": 2}
+
+
+# Snapshots of some buckets, and what they repair
+
+
+BUCKETS = 5  # as a power of two
+
+
+def scope_of(*some: Conn) -> Scope:
+    return Scope(BUCKETS, {bucket_of(each.key, BUCKETS) for each in some})
+
+
+def test_a_snapshot_of_some_buckets_leaves_the_others_alone() -> None:
+    store = Store()
+    ended, kept, altered = conn(TCP), conn(UDP), conn(replace(TCP, source_port=9))
+    assert len(scope_of(ended, kept, altered).buckets) == 3
+    store.apply([ended.new(), kept.new(), altered.new()])
+    store.begin_snapshot(scope_of(ended, altered), repair=False)
+    store.add_snapshot([replace(altered, mark=5).full()])
+    assert store.end_snapshot() == 1
+    assert held(store) == {each.key: each.table_row() for each in (kept, replace(altered, mark=5))}
+    assert not store.repaired
+
+
+def test_what_a_snapshot_repairs_is_counted_by_kind_but_for_what_events_have_touched() -> None:
+    stale, different, alike, missing = (conn(replace(TCP, source_port=port)) for port in range(1, 5))
+    touched = [conn(replace(UDP, source_port=port)) for port in range(1, 4)]
+    everything = [stale, different, alike, missing, *touched]
+    store = Store()
+    store.apply([each.new() for each in (stale, different, alike, touched[0], touched[1])])
+    store.begin_snapshot(scope_of(*everything), repair=True)
+    later = replace(different, status=uapi.IPS_CONFIRMED, timeout=1)
+    store.add_snapshot([each.full() for each in (later, replace(alike, timeout=1), missing, touched[2])])
+    store.add_snapshot([replace(touched[0], mark=9).full()])
+    store.apply([touched[0].update("mark"), touched[1].destroy(), touched[2].new()])
+    store.end_snapshot()
+    assert store.repaired == {"stale": 1, "different": 1, "missing": 1}
+
+
+def test_a_sweep_goes_in_slices_and_events_between_them_count() -> None:
+    store = Store()
+    flows = [conn(replace(UDP, source_port=port)) for port in range(SLICE + 10)]
+    store.apply([each.new() for each in flows])
+    store.begin_snapshot()
+    sweep = store.sweep()
+    assert next(sweep) == SLICE
+    store.apply([flows[-1].update("mark"), flows[0].new()])
+    assert sum(sweep) == 9
+    assert set(held(store)) == {flows[-1].key, flows[0].key}
+    assert not store.in_snapshot
+
+
+def test_a_store_tells_what_events_have_touched_while_it_was_watched() -> None:
+    store = Store()
+    store.apply([conn(TCP).new()])
+    store.watch()
+    runs = [conn(replace(UDP, source_port=port)).new() for port in range(5)]
+    shape = SHAPES[run.prefix_of(runs[0])]
+    store.apply([conn(TCP).update("mark")])
+    store.apply(Run(shape, b"".join(runs)))
+    assert len(store.unwatch()) == 6
+    store.apply([conn(TCP).destroy()])
+    assert store.unwatch() == set()
