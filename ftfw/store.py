@@ -46,6 +46,7 @@ class Store:
         self._scope: Scope | None = None  # the entries that the snapshot is of; None: all
         self._repairs: dict[bytes, str] | None = None  # what it found, by key, unless it is not to repair
         self._present: set[bytes] = set()  # what the snapshot named
+        self._whole: set[bytes] = set()  # of which the kernel has told everything meanwhile
         self._doubtful: dict[bytes, frozenset[int]] = {}  # and what live events left of what was held before
 
     @property
@@ -140,7 +141,9 @@ class Store:
             return True
         old = self.plain.get(key) or self.rich.get(key)
         if parsed.kind is Kind.FULL and (old is None or not entry.same_instance(old, parsed.attributes)):
-            return False  # the answer to a question about a flow that has ended since, or was never heard of
+            if self._live is None or key in self._live or (self._scope is not None and key not in self._scope):
+                return False  # the answer to a question about a flow that has ended since, or was never heard of
+            old = None  # what the snapshot under way says of it may be older than the answer
         if self._live is not None:
             self._doubt(key, old, parsed)
         self._hold(key, entry.overlay(old, parsed.kind, parsed.attributes, self.dropped))
@@ -149,6 +152,8 @@ class Store:
     def _doubt(self, key: bytes, old: bytes | None, parsed: entry.Parsed) -> None:
         """Keep account of what the snapshot under way is to say of a flow, not what was held before it."""
         left: frozenset[int] = frozenset()
+        if parsed.kind is Kind.FULL:
+            self._whole.add(key)
         if parsed.kind is Kind.UPDATE and old is not None and entry.same_instance(old, parsed.attributes):
             assert self._live is not None
             if key in self._doubtful:
@@ -191,9 +196,9 @@ class Store:
 
         `repair`: count what it finds wrong in `repaired`.
         """
-        self._live, self._present = set(), set()
+        self.abort_snapshot()
+        self._live = set()
         self._scope, self._repairs = scope, {} if repair else None
-        self._doubtful.clear()
 
     def add_snapshot(self, messages: Run | Iterable[bytes]) -> None:
         """Take a part of the snapshot in.  Without a `begin_snapshot` there is nothing to be a part of."""
@@ -229,7 +234,7 @@ class Store:
     def _fill_in(self, key: bytes, value: bytes, kind: Kind) -> None:
         """Put a snapshot's entry below what live events have said of it."""
         above = self.get_flow(key)
-        if kind is Kind.FULL and above is not None:
+        if kind is Kind.FULL and above is not None and key not in self._whole:
             self._hold(key, entry.under(value, above, self._doubtful.pop(key, frozenset())))
 
     def _snapshot_entry(self, message: bytes) -> tuple[bytes, bytes, Kind]:
@@ -300,7 +305,7 @@ class Store:
 
     def abort_snapshot(self) -> None:
         """The snapshot will not be completed; what it brought stays."""
-        self._live, self._present = None, set()
+        self._live, self._present, self._whole = None, set(), set()
         self._scope = self._repairs = None
         self._doubtful.clear()
 

@@ -208,6 +208,28 @@ def test_an_answer_about_a_flow_not_heard_of_does_not_keep_the_snapshot_from_nam
     assert set(held(store)) == {conn().key}
 
 
+def test_a_snapshot_entry_that_was_read_before_an_answer_changes_nothing_of_it() -> None:
+    """Whether the flow was held before the snapshot or not: what the answer lacks is gone, what it has is newer."""
+    read = conn(helper=b"ftp", labels=b"\x01" * 16, sequence=seq_adjust(15, position=1))
+    later = conn(helper=b"ftp", sequence=seq_adjust(15, position=2))
+    for before in ([], [read.new()], [conn(ident=7).new()]):
+        store = Store()
+        store.apply(before)
+        store.begin_snapshot()
+        store.apply([later.full()])
+        store.add_snapshot([read.full()])
+        store.end_snapshot()
+        assert without_empty_marks(held(store)) == {later.key: later.table_row()}
+
+
+def test_an_answer_does_not_bring_back_what_ended_during_the_snapshot() -> None:
+    store = Store()
+    store.begin_snapshot()
+    store.apply([conn().destroy(), conn(labels=bytes(16)).full()])
+    store.end_snapshot()
+    assert held(store) == {}
+
+
 def test_a_snapshot_corrects_what_was_missed_of_a_flow_that_an_event_touches_too() -> None:
     """The UPDATE that told the TCP state was lost; one that tells another thing comes during the snapshot."""
     store = Store()
