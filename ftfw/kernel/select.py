@@ -167,7 +167,8 @@ class Selector:
 
     def _select_slowly(self, found: bytes, selected: Selected, *, ends: bool = False) -> None:
         try:
-            if len(found) > MESSAGE_SIZE and found[8:MESSAGE_SIZE] != bytes(8):  # an administrator's has a port id
+            asked_for = len(found) > MESSAGE_SIZE and found[8:MESSAGE_SIZE] != bytes(8)  # by a process: its port id
+            if asked_for:
                 length, kind, flags, _, _ = MESSAGE.unpack_from(found)
                 found = MESSAGE.pack(length, kind, flags, 0, 0) + found[MESSAGE_SIZE:]
             parsed = entry.parse(found)
@@ -175,11 +176,13 @@ class Selector:
             if parsed.kind in (Kind.EXPECT_NEW, Kind.EXPECT_DESTROY):
                 self._select_expectation(found, parsed, selected)
             else:
-                self._select_flow(found, parsed, selected, ends=ends)
+                self._select_flow(found, parsed, selected, ends=ends, asked_for=asked_for)
         except MalformedError:
             self._dropped["malformed"] += 1
 
-    def _select_flow(self, found: bytes, parsed: entry.Parsed, selected: Selected, *, ends: bool) -> None:
+    def _select_flow(
+        self, found: bytes, parsed: entry.Parsed, selected: Selected, *, ends: bool, asked_for: bool
+    ) -> None:
         attributes = parsed.attributes
         key = entry.key_of(attributes)
         if uapi.CTA_HELP in attributes:
@@ -200,6 +203,8 @@ class Selector:
         selected.take([found])
         if parsed.kind is not Kind.FULL:
             self._hint(key, attributes, selected)
+        if asked_for and parsed.kind is Kind.UPDATE:  # labels that were taken off are left out (ctnetlink_dump_labels)
+            selected.hints.add(key)
 
     def _flow(self, key: bytes, attributes: dict[int, bytes]) -> Flow:
         value = entry.value_of({k: v for k, v in attributes.items() if k in entry.ORDER}, self._dropped)

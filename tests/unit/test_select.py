@@ -1,3 +1,4 @@
+import sys
 from collections import Counter
 from dataclasses import replace
 from ipaddress import ip_address
@@ -182,6 +183,16 @@ def test_shifted_sequence_numbers_hint_at_their_flow() -> None:
     shifted = conn(helper=b"ftp", status=8 | uapi.IPS_SEQ_ADJUST)
     assert hints(shifted.update()) == {shifted.key}
     assert hints(shifted.destroy(), replace(shifted, sequence=seq_adjust(15)).full()) == set()
+
+
+def test_what_a_process_has_changed_hints_at_its_flow() -> None:
+    """The event of labels that were taken off does not differ from one about something else."""
+    new, update, destroy = (
+        told[:12] + (4242).to_bytes(4, sys.byteorder) + told[16:]
+        for told in (conn().new(), conn().update(), conn().destroy())
+    )
+    assert hints(update) == {conn().key}
+    assert hints(new, destroy) == set()
 
 
 def test_an_expectation_hints_at_its_master_in_every_zone_that_has_helpers() -> None:
