@@ -237,7 +237,6 @@ class Node:
             active=active,
             events=events,
             selector=self._selector,
-            injector=self._injector,
             wire=self._wire,
             counts=self._counts,
         )

@@ -12,7 +12,6 @@ from ftfw.buckets import Digests
 from ftfw.daemon.wire import Wire
 from ftfw.kernel import digest
 from ftfw.kernel.digest import SALT_SIZE
-from ftfw.kernel.inject import Injector
 from ftfw.kernel.netlink import EventSocket, OverrunError, dump_expectations, dump_flows
 from ftfw.kernel.select import Selected, Selector
 from ftfw.replication.active import Active
@@ -24,7 +23,6 @@ GATHER_S = 0.008  # events are gathered for so long: wake-ups, system calls and 
 DRAIN_MAX = 2048  # events taken between two checkpoints: a few milliseconds
 TICK_S = 0.1
 WINDOW_LOOK_S = 0.1  # a backup that vanished sends no acknowledgement that would wake the snapshot
-HINTS_PER_REQUEST = 128
 
 
 class Streaming:
@@ -36,14 +34,12 @@ class Streaming:
         active: Active,
         events: EventSocket,
         selector: Selector,
-        injector: Injector,
         wire: Wire,
         counts: Counter[str],
     ) -> None:
         self.active = active
         self._events = events
         self._selector = selector
-        self._injector = injector
         self._wire = wire
         self._counts = counts  # events, overruns
         self._heard = trio.Event()  # replaced whenever a backup has said something
@@ -93,18 +89,11 @@ class Streaming:
         self.active.offer(selected.parts, now)
         self.active.tick(now)  # a heartbeat of its own would wake the backup once more
         self.send()
-        if selected.hints:
-            await self._answer_hints(list(selected.hints))
-        return len(found)
-
-    async def _answer_hints(self, keys: list[bytes]) -> None:
-        """Read flows that changed without an event, and stream all there is of them."""
-        for start in range(0, len(keys), HINTS_PER_REQUEST):
-            found = self._injector.read(keys[start : start + HINTS_PER_REQUEST])
-            selected = self._selector.answers(found)
-            self.active.offer(selected.parts, trio.current_time())
+        for answers in self._selector.follow(selected.hints):
+            self.active.offer(answers.parts, trio.current_time())
             self.send()
             await trio.lowlevel.checkpoint()
+        return len(found)
 
     async def _keep_time(self) -> None:
         while True:

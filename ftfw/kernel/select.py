@@ -5,10 +5,10 @@ the links' groups.  The rest is asked of `passes`, if there is one, with the flo
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from itertools import chain, combinations
+from itertools import chain, combinations, islice
 from typing import Final, Protocol
 
 from ftfw.model import Flow
@@ -20,6 +20,7 @@ from .layout import DESTROY, NEW, PREFIX, SHAPES, Shape
 from .run import Part, Run
 from .wellformed import Checker
 
+HINTS_PER_REQUEST = 128
 RUN_MIN = 4  # messages; fewer are shorter one by one
 LOOPBACK: Final = 127  # the first byte of 127.0.0.0/8, of which any address may be used without standing on `lo`
 IPV4_SIZE: Final = 4  # bytes of an address
@@ -104,6 +105,12 @@ class Selector:
         for found in map(entry.as_full, messages):
             self._select_slowly(found, selected, ends=True)
         return selected
+
+    def follow(self, hints: Iterable[bytes]) -> Iterator[Selected]:
+        """Ask the kernel about hinted flows, and tell what to stream of its answers, a request at a time."""
+        rest = iter(hints)
+        while keys := list(islice(rest, HINTS_PER_REQUEST)):
+            yield self.answers(self._read(keys))
 
     def dumped(self, messages: Sequence[bytes]) -> Selected:
         """What concerns the peer of a part of a dump, as it travels."""

@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, aclosing, closing, contextmanager
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -187,7 +188,6 @@ class Capture:
     def __init__(self, namespace: Namespace, *, journal: bool = False, only: Replicate | None = None) -> None:
         self.store = Store(journal=journal)
         self.events = namespace.listen()
-        self._injector = namespace.injector
         self.selector = selector(namespace, only)
 
     def take(self) -> Store:
@@ -197,8 +197,8 @@ class Capture:
     def apply(self, events: list[bytes]) -> Store:
         """The store after these events."""
         selected = self.selector.select(events)
-        answers = list(map(entry.as_full, self._injector.read(list(selected.hints))))
-        for part in (*selected.parts, *self.selector.answers(answers).parts):
+        answers = self.selector.follow(selected.hints)
+        for part in chain(selected.parts, *(answer.parts for answer in answers)):
             self.store.apply(part)
         assert not self.store.dropped
         return self.store

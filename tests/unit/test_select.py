@@ -13,7 +13,7 @@ from ftfw.config import Replicate
 from ftfw.filter import compile_filter
 from ftfw.kernel import select, uapi
 from ftfw.kernel.run import Run
-from ftfw.kernel.select import Selected, Selector
+from ftfw.kernel.select import HINTS_PER_REQUEST, Selected, Selector
 from ftfw.store import Store
 from tests.unit.conntrack import (
     TCP,
@@ -193,6 +193,19 @@ def test_what_a_process_has_changed_hints_at_its_flow() -> None:
     )
     assert hints(update) == {conn().key}
     assert hints(new, destroy) == set()
+
+
+def test_follow_asks_about_so_many_flows_at_a_time() -> None:
+    asked: list[int] = []
+
+    def read(keys: list[bytes]) -> list[bytes]:
+        asked.append(len(keys))
+        return [conn(replace(TCP, source_port=int.from_bytes(key, "big"))).full() for key in keys]
+
+    made = Selector(passes=None, expectations=True, dropped=Counter(), read=read)
+    answers = list(made.follow({number.to_bytes(2, "big") for number in range(HINTS_PER_REQUEST + 1)}))
+    assert asked == [HINTS_PER_REQUEST, 1]
+    assert [len(answer.messages) for answer in answers] == asked
 
 
 def test_an_expectation_hints_at_its_master_in_every_zone_that_has_helpers() -> None:
