@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import chain, count
 from random import Random
 from unittest.mock import patch
 
@@ -11,15 +12,18 @@ from ftfw.replication import messages
 from ftfw.replication.active import KEPT_BYTES
 from ftfw.replication.backup import WAITING_FRAMES
 from ftfw.store import Store
+from tests.simulation.kernel import Kernel, held
 from tests.simulation.network import Network, Weather
-from tests.simulation.node import History, Node, difference, held
+from tests.simulation.node import History, Node
 from tests.unit.conntrack import Conn
 from tests.unit.table import alike
+from tests.unit.table import held as rows_held
 
 STEP_S = 0.01
 EVENTS = 1000
 FAULTS = 5  # at least so many in a run
 PEACE_STEPS = 1200  # within which all has to be well after the last fault
+SHARES = (0.0, 0.5, 1.0)  # of what happens that is out of recordings
 KEYS = [b"k" * 32, b"o" * 32]
 
 
@@ -48,13 +52,22 @@ class Run:
         self.history = History()
         self.known: dict[bytes, list[Conn]] = {}  # what was ever in a kernel, by key
         names = ["fw1", "fw2", "fw3"][: random.choice((2, 2, 3))]
+        share, rounds = random.choice(SHARES), count(random.randrange(100))
         self.nodes = {
-            name: Node(name, random, self.history, keys=[KEYS[0]], links=self.network.links) for name in names
+            name: Node(
+                name,
+                random,
+                self.history,
+                Kernel(random, rounds, share),
+                keys=[KEYS[0]],
+                links=self.network.links,
+            )
+            for name in names
         }
         self.primary = names[0]  # where the traffic is
         for name, node in self.nodes.items():
             node.start("active" if name == self.primary else "backup", self.now)
-        self.tell(f"{len(names)} nodes, {self.network.links} links, {weather}")
+        self.tell(f"{len(names)} nodes, {self.network.links} links, {share:.0%} recorded, {weather}")
 
     def tell(self, what: str) -> None:
         self.trace.append(f"{self.now:8.2f} {what}")
@@ -88,8 +101,7 @@ class Run:
         """Some changes in the table of the node where the traffic is."""
         kernel = self.nodes[self.primary].kernel
         for _ in range(self.random.choice((0, 0, 1, 3, 10))):
-            kernel.change()
-            self.events += 1
+            self.events += kernel.go_on()
         self._remember()
         if not self.nodes[self.primary].up:
             kernel.drop_pending()  # nobody listens
@@ -135,7 +147,7 @@ class Run:
         node = self.nodes[self.primary]
         if node.up and node.member.active is not None:
             for _ in range(self.random.randrange(1, 30)):
-                node.kernel.change()
+                node.kernel.go_on()
             self._remember()
             node.kernel.drop_pending()
             node.member.active.lose(self.now)
@@ -177,10 +189,14 @@ class Run:
         if node is None or node.member.backup is None or not node.member.backup.complete:
             return
         store = node.member.backup.store
-        key = self.random.choice([*self.known])
-        version = self.random.choice([None, *self.known[key]])
+        keys = [*self.known, *store.plain, *store.rich, *store.expectations]
+        if not keys:
+            return
+        key = self.random.choice(keys)
+        version = self.random.choice([None, *self.known.get(key, [])])
         node.tampered.add(key)
-        store._remove(key)
+        if store.expectations.pop(key, None) is None:
+            store._remove(key)
         if version is not None:
             store._hold(key, version.held())
 
@@ -216,13 +232,17 @@ class Run:
 
     def _promote(self, node: Node) -> None:
         store = node.promote(self.now)
-        node.kernel.rows = {key: self._row(key, store) for key in store.plain.keys() | store.rich.keys()}
+        others = chain(store.plain.items(), store.rich.items(), store.expectations.items())
+        node.kernel.put(
+            {key: self._row(key, store) for key in [*store.plain, *store.rich] if key in self.known},
+            [(key, value) for key, value in others if key not in self.known],
+        )
         self.primary = node.name
-        self.tell(f"{node.name} is active with {len(node.kernel.rows)} flows")
+        self.tell(f"{node.name} is active with {len(store.expectations)} expectations and {store.flow_count()} flows")
 
     def _row(self, key: bytes, store: Store) -> Conn:
         """What a kernel makes of a held flow: the entry that once was like it."""
-        rows = held(store)
+        rows = alike(rows_held(store))
         versions = self.known[key]
         return next(
             (row for row in reversed(versions) if alike({key: row.table_row()}) == {key: rows[key]}), versions[-1]
@@ -255,11 +275,11 @@ class Run:
         return not self.complaints()
 
     def complaints(self) -> list[str]:
-        """What is not as it should be when all is quiet."""
+        """What is not as it should be when all is quiet, and what nothing told has been found by a comparison."""
         found = []
         active = self.nodes[self.primary]
         assert active.member.active is not None
-        expected = alike(active.kernel.expected())
+        view = active.kernel.view()
         for node in self.nodes.values():
             backup = node.member.backup
             if node is active:
@@ -268,8 +288,8 @@ class Run:
                 found.append(f"{node.name} is active, too")
             elif backup.active_name != active.name or not backup.synced(self.now):
                 found.append(f"{node.name} is not in sync")
-            elif held(backup.store) != expected:
-                found.append(f"{node.name}: " + difference(held(backup.store), expected))
+            elif wrong := view.difference(held(backup.store), whole=True):
+                found.append(f"{node.name}: {wrong}")
         if active.member.active.synced(self.now) is not True:
             found.append("the active does not know that all are in sync")
         return found

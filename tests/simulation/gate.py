@@ -1,7 +1,7 @@
 """Where recordings come from: real packets pass a real firewall one by one, and its table is read after each.
 
 The firewall's two cables are cut in the switch and led through packet sockets here.  A packet goes in only when what
-the one before it did is over: since before a dump, which takes longer than any packet, the kernel has told no further event.
+the one before it did is over: since before a dump, which takes longer than any packet, the kernel has told no more.
 """
 
 import select
@@ -15,7 +15,7 @@ from pathlib import Path
 import trio
 
 from ftfw.kernel import entry, uapi
-from ftfw.kernel.attributes import BODY, number, split
+from ftfw.kernel.attributes import BODY, HEADER, number, split
 from ftfw.kernel.inject import Injector
 from ftfw.kernel.netlink import EventSocket, RequestSocket, dump_expectations, dump_flows
 from ftfw.kernel.rewrite import Timeouts
@@ -56,8 +56,13 @@ class Gate(threading.Thread):
         self.ready = threading.Event()
 
     def stop(self) -> None:
+        """Let nothing through any more; raises what `check` does."""
         self._stopped.set()
         self.join()
+        self.check()
+
+    def check(self) -> None:
+        """Raise what has ended the thread."""
         if self.error is not None:
             raise self.error
 
@@ -107,7 +112,11 @@ class Gate(threading.Thread):
         told = {key_of(event) for event in events}
         changed = {key: row for key, row in table.items() if key in told or _differs(self.table.get(key), row)}
         gone = [key for key in self.table if key not in table]
-        if events or gone or any(_differs(self.table.get(key), row, but_flickering=True) for key, row in changed.items()):
+        if (
+            events
+            or gone
+            or any(_differs(self.table.get(key), row, but_flickering=True) for key, row in changed.items())
+        ):
             self._check_answers(list(changed.values()))
             self.steps.append(Step(events, list(changed.values()), gone))
             self.table = {key: changed.get(key) or self.table[key] for key in table}
@@ -153,5 +162,5 @@ def _differs(old: bytes | None, new: bytes, *, but_flickering: bool = False) -> 
         for each in (one, other):
             each.pop(uapi.CTA_USE, None)
             if but_flickering:
-                each[uapi.CTA_PROTOINFO] = without_silent_flags(each.get(uapi.CTA_PROTOINFO, b""))
+                each[uapi.CTA_PROTOINFO] = without_silent_flags(each.get(uapi.CTA_PROTOINFO, b"")[HEADER.size :])
     return one != other or (abs(was - is_) >= TIMER_S and not but_flickering)

@@ -1,11 +1,10 @@
-"""A simulated node: the real conversation, roles, protocol and store around a toy kernel."""
+"""A simulated node: the real conversation, roles, protocol and store around a simulated kernel."""
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from random import Random
 
 from ftfw.conversation import Conversation
-from ftfw.kernel.run import Part
 from ftfw.kernel.select import Selector
 from ftfw.replication import messages
 from ftfw.replication.active import Active
@@ -14,18 +13,12 @@ from ftfw.replication.member import Member
 from ftfw.replication.messages import Ack, BodyError
 from ftfw.seal import RefusedError
 from ftfw.store import Store
+from tests.simulation.kernel import Kernel, View, held
 from tests.unit.reading import Reader
-from tests.unit.table import Rows, Table, alike
-from tests.unit.table import held as rows_held
 
 LIMIT = 700  # bytes of a body: a few messages
 INBOX_MAX = 300  # frames that a slow reader's socket holds
 COMPARE_S = 2.0
-
-
-def parts(found: list[bytes]) -> list[Part]:
-    """What an active streams of these."""
-    return Selector(passes=None, expectations=True, dropped=Counter()).select(found).parts
 
 
 @dataclass
@@ -34,15 +27,18 @@ class History:
 
     sealed: dict[bytes, bytes] = field(default_factory=dict)  # frame → epoch
     last_alive: dict[bytes, float] = field(default_factory=dict)  # epoch → when its process last lived
-    tables: dict[tuple[bytes, int], Rows] = field(default_factory=dict)  # epoch, sequence → the table as streamed
+    tables: dict[tuple[bytes, int], View] = field(default_factory=dict)  # epoch, sequence → the table as streamed
+    silent: bool = False  # whether anything has changed that nothing tells, and that has to be repaired
 
 
 class Node:
     """`kernel` outlives the process; everything else begins anew with it."""
 
-    def __init__(self, name: str, random: Random, history: History, *, keys: list[bytes], links: int) -> None:
+    def __init__(
+        self, name: str, random: Random, history: History, kernel: Kernel, *, keys: list[bytes], links: int
+    ) -> None:
         self.name = name
-        self.kernel = Table(random)
+        self.kernel = kernel
         self.reasons: Counter[str] = Counter()
         self.overflowed = 0
         self.up = False
@@ -73,6 +69,7 @@ class Node:
     def stream(self, now: float) -> None:
         """Be active: subscribe to the kernel's events, begin a stream."""
         self.kernel.drop_pending()
+        selector = Selector(passes=None, expectations=True, dropped=Counter(), read=self.kernel.get)
         self.conversation.begin_epoch()
         self.member.active = Active(
             name=self.name,
@@ -83,7 +80,7 @@ class Node:
             now=now,
         )
         self.member.backup = None
-        self._reader = Reader(self.member.active, self.kernel, self._random, parts)
+        self._reader = Reader(self.member.active, self.kernel, self._random, selector)
 
     def stand_by(self, now: float) -> None:
         """Be a backup, with nothing held."""
@@ -158,12 +155,13 @@ class Node:
         return frames
 
     def _work_active(self, active: Active, now: float) -> None:
-        active.offer(parts(self.kernel.take(self._random.randrange(1, 60))), now)
+        self._reader.follow(self._random.randrange(1, 60), now)
         active.tick(now)
         # What is not sent at once goes out later than events that came after it.
         self._reader.step(now, self._random.randrange(1, 12), send=self._random.random() < 0.5)
+        self._history.silent |= self.kernel.was_silent
         if not self.kernel.pending:
-            self._history.tables[active.epoch, active.sequence] = alike(self.kernel.expected())
+            self._history.tables[active.epoch, active.sequence] = self.kernel.view()
         self._check_kept(active, now)
 
     def _check_kept(self, active: Active, now: float) -> None:
@@ -178,28 +176,11 @@ class Node:
                 assert backup.epoch not in self._kept_for, "a frame was let go too soon"
 
     def _check_said(self, backup: Backup, said: list[bytes]) -> None:
-        """In sync up to a number means: the store is the active's table as it was when that number was sent."""
+        """In sync up to a number means: the store is the active's table as it was told when that number was sent."""
         for message in map(messages.unpack, said):
             if isinstance(message, Ack) and message.synced and message.sequence == backup._applied:
                 table = self._history.tables.get((message.epoch, message.sequence))
-                assert table is None or self._holds(backup, table), difference(held(backup.store), table)
-        assert self.tampered or not backup.store.repaired, "something was repaired that was right"
-
-    def _holds(self, backup: Backup, table: Rows) -> bool:
-        """Whether the store is this table, but for what somebody has changed in it."""
-        found = held(backup.store)
-        keys = (found.keys() | table.keys()) - self.tampered
-        return all(found.get(key) == table.get(key) for key in keys)
-
-
-def difference(held_: Rows, table: Rows) -> str:
-    """What a backup holds that the active's table does not have, and the other way round."""
-    keys = [key for key in held_.keys() | table.keys() if held_.get(key) != table.get(key)]
-    first = keys[0] if keys else b""
-    one, other = held_.get(first), table.get(first)
-    return f"in sync with a table that never was: {len(keys)} differ; {first.hex()}: {one} is {other}"
-
-
-def held(store: Store) -> Rows:
-    """The rows of a store, as `Table.expected` gives them."""
-    return alike(rows_held(store))
+                wrong = "" if table is None else table.difference(held(backup.store), but=self.tampered)
+                assert not wrong, f"in sync with a table that never was: {wrong}"
+        if not (self.tampered or self._history.silent):
+            assert not backup.store.repaired, "something was repaired that was right"

@@ -62,6 +62,7 @@ class Scene:
         """Wait until the gate has seen what was done before; what is done next is another step."""
         seen = self.gate.looks + 2  # one may be under way
         while self.gate.looks < seen:
+            self.gate.check()
             await trio.sleep(0.01)
 
     async def clear_labels(self) -> None:
@@ -76,7 +77,7 @@ class Scene:
     async def quiet(self, seconds: float) -> None:
         """Wait until the table has been the same for so long, but not for ever: some flows never rest."""
         with trio.move_on_after(2 * seconds):
-            while time.monotonic() - self.gate.changed_at < seconds:
+            while time.monotonic() - self.gate.changed_at < seconds:  # noqa: ASYNC110 (a thread changes it)
                 await trio.sleep(0.01)
 
 
@@ -145,7 +146,7 @@ async def scene() -> AsyncIterator[Scene]:
         for ruleset in run.RULESETS:
             await firewall.run("nft", "-f", "-", stdin=Path(run.__file__).with_name(ruleset).read_text())
         await firewall.run("sysctl", "-q", "-w", *(f"net.netfilter.nf_conntrack_{k}={v}" for k, v in SYSCTLS.items()))
-        switch, pairs = f"{Path(firewall.workdir).parent.name}-{netns.SWITCH}", []
+        lab, pairs = Path(firewall.workdir).parent.name, []
         for segment in (plan.LAN, plan.WAN):
             near, far = f"{plan.FW1}-{segment}", f"gate-{segment}"
             await site._batch(
@@ -158,8 +159,7 @@ async def scene() -> AsyncIterator[Scene]:
                 ],
             )
             pairs.append((near, far))
-        namespace = f"{Path(firewall.workdir).parent.name}-{plan.FW1}"
-        gate = Gate(firewall=namespace, switch=switch, pairs=pairs)
+        gate = Gate(firewall=f"{lab}-{plan.FW1}", switch=f"{lab}-{netns.SWITCH}", pairs=pairs)
         gate.start()
         stack.callback(gate.stop)
         await trio.to_thread.run_sync(gate.ready.wait)
@@ -171,10 +171,10 @@ async def scene() -> AsyncIterator[Scene]:
                 await remote.do("publish")
                 await remote.do("serve")
             await stack.enter_async_context(real_servers(site.hosts))
-            found = Scene(gate, site.hosts[plan.CLIENT], firewall, remotes)
-            yield found
-        with trio.move_on_after(END_LIMIT_S):  # the flows' programs have ended
+            yield Scene(gate, site.hosts[plan.CLIENT], firewall, remotes)
+        with trio.fail_after(END_LIMIT_S):  # the flows' programs have ended
             while gate.table:
+                gate.check()
                 await trio.sleep(0.1)
 
 
@@ -186,24 +186,23 @@ async def record(name: str) -> Recording:
     async with scene() as lab:
         await SCRIPTS[name](lab)
         await lab.quiet(QUIET_S)
-    if lab.gate.error is not None:
-        raise lab.gate.error
     return Recording(name, f"{platform.system()} {platform.release()}", lab.gate.steps)
 
 
 def main() -> int:
     """Make the recordings that are asked for."""
     parser = argparse.ArgumentParser(prog="./dev record", description=__doc__)
-    parser.add_argument("name", nargs="*", choices=[*SCRIPTS, []], help="which to make anew (all)")
+    parser.add_argument("name", nargs="*", help=f"which to make anew: {', '.join(SCRIPTS)} (all)")
     chosen = parser.parse_args()
     if os.geteuid():
         parser.error("it makes network namespaces: run it as root")
+    if unknown := set(chosen.name) - SCRIPTS.keys():
+        parser.error(f"no recording is called {', '.join(unknown)}; there are {', '.join(SCRIPTS)}")
     for name in chosen.name or SCRIPTS:
         recording = trio.run(record, name)
         events = sum(len(step.events) for step in recording.steps)
-        silent = sum(not step.events for step in recording.steps)
         size = recording.save()
-        print(f"{name}: {len(recording.steps)} steps, {silent} of them silent, {events} events, {size} bytes")
+        print(f"{name}: {len(recording.steps)} steps, {events} events, {size} bytes")
     return 0
 
 

@@ -64,9 +64,9 @@ def key_of(message: bytes) -> bytes:
 
 
 def without_silent_flags(protoinfo: bytes) -> bytes:
-    """CTA_PROTOINFO of TCP without the flags that the kernel changes without an event."""
+    """The payload of CTA_PROTOINFO without the flags of TCP that the kernel changes without an event."""
     told = bytearray(protoinfo)
-    at = 8  # behind the headers of CTA_PROTOINFO and CTA_PROTOINFO_TCP
+    at = HEADER.size  # of CTA_PROTOINFO_TCP
     while at < len(told):
         length, kind = HEADER.unpack_from(told, at)
         if kind in (uapi.CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, uapi.CTA_PROTOINFO_TCP_FLAGS_REPLY):

@@ -1,6 +1,7 @@
 """The checkers bite: a protocol with a piece left out is caught by some seed.  `test_simulation` is the control."""
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -8,13 +9,16 @@ import pytest
 from ftfw import conversation
 from ftfw.buckets import Digests, Scope
 from ftfw.conversation import Conversation
-from ftfw.kernel import select
+from ftfw.kernel import entry, rewrite, select, uapi
+from ftfw.kernel.entry import Kind, Parsed
+from ftfw.kernel.select import Selected, Selector
 from ftfw.replication import active, messages
 from ftfw.replication.active import Active
 from ftfw.replication.backup import Backup
 from ftfw.store import Store
 from ftfw.window import ReplayWindow
 from tests.simulation.cluster import Run
+from tests.simulation.recording import is_expectation
 
 SEEDS = 60
 
@@ -159,6 +163,62 @@ def put_new_before_destroy_whatever_happened(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(select, "_entangled", lambda _groups: False)
 
 
+def forget_masters_with_the_next_update(patch: pytest.MonkeyPatch) -> None:
+    real = entry.overlay
+
+    def overlay(old: bytes | None, kind: Kind, attributes: dict[int, bytes], dropped: Counter[str]) -> bytes:
+        value = real(old, kind, attributes, dropped)
+        return rewrite.without(value, uapi.CTA_TUPLE_MASTER) if kind is Kind.UPDATE else value
+
+    patch.setattr(entry, "overlay", overlay)
+
+
+# What follows only a recording of a real kernel catches: the toy one tells all it does, and has no expectations.
+
+
+def follow_no_hints(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Selector, "follow", lambda *_: iter(()))
+
+
+def ask_for_no_masters_of_expectations(patch: pytest.MonkeyPatch) -> None:
+    real = Selector._select_expectation
+
+    def select_expectation(self: Selector, found: bytes, parsed: Parsed, selected: Selected) -> None:
+        hints = set(selected.hints)
+        real(self, found, parsed, selected)
+        selected.hints = hints
+
+    patch.setattr(Selector, "_select_expectation", select_expectation)
+
+
+def take_what_a_process_changed_for_told(patch: pytest.MonkeyPatch) -> None:
+    real = Selector._select_flow
+
+    def select_flow(self: Selector, *args: Any, **kwargs: Any) -> None:
+        real(self, *args, **kwargs | {"asked_for": False})
+
+    patch.setattr(Selector, "_select_flow", select_flow)
+
+
+def forget_the_ends_of_expectations(patch: pytest.MonkeyPatch) -> None:
+    real = Selector._select_expectation
+
+    def select_expectation(self: Selector, found: bytes, parsed: Parsed, selected: Selected) -> None:
+        if parsed.kind is Kind.EXPECT_NEW:
+            real(self, found, parsed, selected)
+
+    patch.setattr(Selector, "_select_expectation", select_expectation)
+
+
+def leave_expectations_out_of_snapshots(patch: pytest.MonkeyPatch) -> None:
+    real = Selector.dumped
+
+    def dumped(self: Selector, found: Sequence[bytes]) -> Selected:
+        return real(self, [each for each in found if not is_expectation(each)])
+
+    patch.setattr(Selector, "dumped", dumped)
+
+
 MUTATIONS: list[Callable[[pytest.MonkeyPatch], None]] = [
     believe_replays,
     believe_recordings,
@@ -178,6 +238,12 @@ MUTATIONS: list[Callable[[pytest.MonkeyPatch], None]] = [
     take_some_buckets_for_the_whole_table,
     take_one_mended_bucket_for_all,
     put_new_before_destroy_whatever_happened,
+    forget_masters_with_the_next_update,
+    follow_no_hints,
+    ask_for_no_masters_of_expectations,
+    take_what_a_process_changed_for_told,
+    forget_the_ends_of_expectations,
+    leave_expectations_out_of_snapshots,
 ]
 
 

@@ -1,12 +1,11 @@
-"""What an active reads its kernel's table for, around a toy kernel: snapshots and comparisons, a bit at a time."""
+"""What an active reads of a simulated kernel: events, and its table for snapshots and comparisons, a bit at a time."""
 
-from collections.abc import Callable
 from random import Random
 
 from ftfw.buckets import Digests, Scope
 from ftfw.kernel import digest
 from ftfw.kernel.digest import SALT_SIZE
-from ftfw.kernel.run import Part
+from ftfw.kernel.select import Selector
 from ftfw.replication.active import Active
 from ftfw.replication.states import Reading
 from tests.unit.table import Dump, Table
@@ -15,15 +14,11 @@ ALL = 1 << 30
 
 
 class Reader:
-    """`select` gives the parts to stream of a kernel's messages."""
-
-    def __init__(
-        self, active: Active, table: Table, random: Random, select: Callable[[list[bytes]], list[Part]]
-    ) -> None:
+    def __init__(self, active: Active, table: Table, random: Random, selector: Selector) -> None:
         self._active = active
         self._table = table
         self._random = random
-        self._select = select
+        self._selector = selector
         self._dump: Dump | None = None
         self._scope: Scope | None = None
         self._digests = Digests()
@@ -44,13 +39,20 @@ class Reader:
             return
         found, self._dump.read = self._dump.read, []
         if self._active.reading is Reading.COMPARISON:
-            self._digests.add(digest.digests(digest.dumped(self._select(found)), self._salt))
+            self._digests.add(digest.digests(digest.dumped(self._selector.dumped(found).parts), self._salt))
         elif self._scope is None:
-            self._active.add_snapshot(self._select(found), now)
+            self._active.add_snapshot(self._selector.dumped(found).parts, now)
         else:
             self._active.add_snapshot([digest.within(self._scope, found, [found])], now)
         if not more:
             self._end(now)
+
+    def follow(self, most: int, now: float) -> None:
+        """Stream so many events, and the answers to what they hint at."""
+        selected = self._selector.select(self._table.take(most))
+        self._active.offer(selected.parts, now)
+        for answers in self._selector.follow(selected.hints):
+            self._active.offer(answers.parts, now)
 
     def _begin(self, now: float) -> bool:
         wanted = self._active.wanted()
@@ -61,12 +63,12 @@ class Reader:
             self._digests, self._salt = Digests(8), self._random.randbytes(SALT_SIZE)
         else:
             return False
-        self._dump = Dump(self._table)
+        self._dump = self._table.dump()
         return True
 
     def _end(self, now: float) -> None:
         self._dump = None
-        self._active.offer(self._select(self._table.take(ALL)), now)  # nothing in the table may be ahead of the events
+        self.follow(ALL, now)  # nothing in the table may be ahead of the events
         if self._active.reading is Reading.SNAPSHOT:
             self._active.end_snapshot(now)
         else:

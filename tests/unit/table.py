@@ -86,6 +86,10 @@ class Table:
         taken, self.pending = self.pending[:most], self.pending[most:]
         return taken
 
+    def dump(self) -> "Dump":
+        """A dump that begins now."""
+        return Dump(self)
+
     def deliver(self, store: Store, most: int) -> None:
         store.apply(self.take(most))
 

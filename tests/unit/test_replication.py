@@ -8,7 +8,6 @@ import pytest
 
 from ftfw import buckets
 from ftfw.buckets import Digests, Scope, bucket_of
-from ftfw.kernel.run import Part
 from ftfw.kernel.select import Selector
 from ftfw.replication import active as active_module
 from ftfw.replication import backup as backup_module
@@ -31,9 +30,9 @@ def never() -> bool:
     return False
 
 
-def parts(messages: list[bytes]) -> list[Part]:
-    """What an active streams of these."""
-    return Selector(passes=None, expectations=True, dropped=Counter()).select(messages).parts
+def selector() -> Selector:
+    """One that lets everything through."""
+    return Selector(passes=None, expectations=True, dropped=Counter())
 
 
 @dataclass
@@ -59,14 +58,14 @@ class Cluster:
         self.epoch = bytes((self.epochs,)) * 32
         self.active = Active(name="fw1", epoch=self.epoch, limit=400, compress=False, compare_s=60.0, now=self.now)
         self.table.drop_pending()
-        self.reader = Reader(self.active, self.table, Random(self.epochs), parts)
+        self.reader = Reader(self.active, self.table, Random(self.epochs), selector())
 
     def join(self, name: str) -> None:
         self.backups[name] = Backup(name=name, store=Store(), now=self.now)
 
     def step(self) -> None:
         self.now += STEP_S
-        self.active.offer(parts(self.table.take(1000)), self.now)
+        self.reader.follow(1000, self.now)
         self.active.tick(self.now)
         self.reader.step(self.now, 4)
         sent, self.active.outgoing = self.active.outgoing, []
@@ -163,7 +162,7 @@ def test_the_last_frame_lost_is_noticed_by_the_heartbeat() -> None:
     made = cluster()
     made.settle()
     made.table.change()
-    made.active.offer(parts(made.table.take(1000)), made.now)
+    made.reader.follow(1000, made.now)
     made.active.outgoing.clear()
     made.settle()
     assert (made.active.resent, made.backups["fw2"].gaps) == (1, 0)
