@@ -40,7 +40,7 @@ def reasons() -> Iterator[str]:
                 ):
                     if name.strip("_") in COUNTERS:
                         yield key
-                case ast.Call(func=ast.Name(id="RefusedError" | "BodyError"), args=[reason]):
+                case ast.Call(func=ast.Name(id="RefusedError" | "BodyError"), args=[reason, *_]):
                     yield from _strings_in(reason)
     yield "kernel"  # `link.datagram` adds what the kernel counts
     yield from (name for name in map(errno_name, errno.errorcode) if name.upper() not in errno.errorcode.values())
