@@ -170,11 +170,17 @@ class Kernel(_Section):
 
 
 class Keepalived(_Section):
-    """`[keepalived]`: its notify FIFO, and the instances or groups that decide on this node's role."""
+    """`[keepalived]`: what it tells this node, and what this node tells it."""
 
     fifo: AbsolutePath | None = Field(default=None, description="the absolute path of keepalived's vrrp_notify_fifo")
     instances: tuple[Annotated[StrictStr, Field(min_length=1)], ...] = Field(
         default=(), description='names of VRRP instances or sync groups, such as ["FW"]'
+    )
+    addresses: tuple[HostAddress, ...] = Field(
+        default=(), description='virtual addresses without a prefix length, such as ["192.0.2.1", "2001:db8::1"]'
+    )
+    track_file: AbsolutePath | None = Field(
+        default=None, description="the absolute path of the file that keepalived's track_file names"
     )
 
 

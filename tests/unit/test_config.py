@@ -178,6 +178,8 @@ def test_models_are_frozen(tmp_path: Path) -> None:
         ("replication.compress = 1", "replication.compress: found 1; expected true or false"),
         ("kernel.event_buffer_bytes = 1", "kernel.event_buffer_bytes: found 1; expected bytes"),
         ("keepalived.fifo = 'x'", 'keepalived.fifo: found "x"; expected the absolute path'),
+        ("keepalived.addresses = ['192.0.2.1/24']", 'keepalived.addresses[0]: found "192.0.2.1/24"; expected virtual'),
+        ("keepalived.track_file = 'x'", 'keepalived.track_file: found "x"; expected the absolute path'),
         ("keepalived.instances = [3]", "keepalived.instances[0]: found 3; expected names"),
         ("control.socket = 'x'", 'control.socket: found "x"; expected an absolute path'),
         (f"control.socket = '/{'x' * 107}'", 'control.socket: found "/xx'),

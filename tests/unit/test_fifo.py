@@ -1,0 +1,195 @@
+"""keepalived's FIFO, hooks, track_file and virtual addresses, as the daemon has them; and no keepalived."""
+
+import logging
+import os
+import stat
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+import trio
+
+from ftfw import config
+from ftfw.daemon.keepalived import Keepalived, Now
+from ftfw.keepalived import MASTER, Notification
+from ftfw.roles import Event
+
+ADDRESS = ip_address("192.0.2.1")
+
+
+class Daemon:
+    """The rest of it: what was wanted, and what it is."""
+
+    def __init__(self, path: Path, **more: object) -> None:
+        self.path = path
+        self.wanted: list[Event] = []
+        self.now = Now("backup", ready=False)
+        keys = config.Keepalived.model_validate(more | ({"fifo": str(path)} if path.name else {}))
+        self.keepalived = Keepalived(keys, "backup", want=self.wanted.append)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.keepalived.run, lambda: self.now)
+            yield
+            nursery.cancel_scope.cancel()
+
+    def write(self, data: bytes) -> None:
+        """As keepalived does."""
+        descriptor = os.open(self.path, os.O_RDWR | os.O_NONBLOCK)
+        os.write(descriptor, data)
+        os.close(descriptor)
+
+    async def opened(self) -> None:
+        await until(lambda: (self.keepalived.status() or {})["fifo"] == "open" and self.path.exists())
+
+    async def wants(self, *events: Event) -> None:
+        await until(lambda: len(self.wanted) >= len(events))
+        assert self.wanted == list(events)
+        self.wanted.clear()
+
+
+async def until(true: Callable[[], bool]) -> None:
+    with trio.fail_after(10):
+        while not true():  # noqa: ASYNC110  what is waited for has no event
+            await trio.sleep(0.01)
+
+
+async def test_the_fifo_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path / "run" / "fifo")
+    async with daemon.running():
+        await daemon.opened()
+        assert stat.filemode(daemon.path.stat().st_mode) == "prw-------"
+
+
+async def test_several_lines_at_once_are_one_wish_and_a_line_may_come_in_two(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path / "fifo")
+    async with daemon.running():
+        await daemon.opened()
+        daemon.write(b'INSTANCE "VI_1" MASTER 150\nINSTANCE VI_1 BACKUP 150\nINSTANCE "VI_1" MAS')
+        await daemon.wants(Event.DEMOTE)
+        daemon.write(b"TER 150\n")
+        await daemon.wants(Event.PROMOTE)
+
+
+async def test_what_was_written_before_the_daemon_came_is_read(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path / "fifo")
+    os.mkfifo(daemon.path)
+    keepalived = os.open(daemon.path, os.O_RDWR | os.O_NONBLOCK)
+    os.write(keepalived, b'GROUP "FW" MASTER 0\n')
+    async with daemon.running():
+        await daemon.wants(Event.PROMOTE)
+    os.close(keepalived)
+
+
+async def test_a_fifo_that_was_made_anew_is_read_after_the_rest_of_the_old_one(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path / "fifo")
+    async with daemon.running():
+        await daemon.opened()
+        old = os.open(daemon.path, os.O_RDWR | os.O_NONBLOCK)
+        daemon.path.unlink()
+        os.mkfifo(daemon.path)
+        os.write(old, b'INSTANCE "VI_1" STOP 150\nINSTANCE')
+        os.close(old)
+        new = os.open(daemon.path, os.O_RDWR | os.O_NONBLOCK)  # open until it is read: so it is not lost
+        os.write(new, b'INSTANCE "VI_1" MASTER 150\n')
+        await daemon.wants(Event.DEMOTE, Event.PROMOTE)
+        os.close(new)
+    status = daemon.keepalived.status()
+    assert status is not None
+    assert status["dropped"] == {"line_cut_off": 1}
+
+
+async def test_a_fifo_that_was_removed_is_made_again(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path / "fifo")
+    async with daemon.running():
+        await daemon.opened()
+        daemon.path.unlink()
+        await until(daemon.path.exists)
+        await daemon.opened()
+        keepalived = os.open(daemon.path, os.O_RDWR | os.O_NONBLOCK)
+        os.write(keepalived, b'INSTANCE "VI_1" MASTER 150\n')
+        await daemon.wants(Event.PROMOTE)
+        os.close(keepalived)
+
+
+async def test_what_is_no_fifo_is_told_once_and_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    daemon = Daemon(tmp_path / "fifo")
+    daemon.path.write_text("not a pipe")
+    async with daemon.running():
+        await until(lambda: "no FIFO" in (daemon.keepalived.status() or {})["fifo"])
+        daemon.path.unlink()
+        await daemon.opened()
+    assert len([each for each in caplog.records if "exists and is no FIFO; end what made it" in each.message]) == 1
+
+
+async def test_a_hook_has_a_say_until_the_fifo_has(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path / "fifo")
+    master = Notification(("INSTANCE", "VI_1"), MASTER)
+    assert daemon.keepalived.hear_hook(master) is Event.PROMOTE
+    async with daemon.running():
+        await daemon.opened()
+        daemon.write(b'INSTANCE "VI_1" BACKUP 150\n')
+        await daemon.wants(Event.DEMOTE)
+        assert daemon.keepalived.hear_hook(master) is None
+        status = daemon.keepalived.status()
+        assert status is not None
+        assert status["instances"] == {"INSTANCE VI_1": "BACKUP"}
+        assert status["dropped"] == {"hook_overruled": 1}
+
+
+async def test_without_keepalived_there_is_no_status_of_it() -> None:
+    assert Daemon(Path()).keepalived.status() is None
+
+
+async def test_the_track_file_says_whether_this_node_is_ready(tmp_path: Path) -> None:
+    file = tmp_path / "run" / "ready"
+    daemon = Daemon(Path(), track_file=str(file))
+    async with daemon.running():
+        await until(file.exists)
+        assert file.read_text() == "1\n"
+        daemon.now = Now("backup", ready=True)
+        await until(lambda: file.read_text() == "0\n")
+        daemon.now = Now("backup", ready=False)
+        await until(lambda: file.read_text() == "1\n")
+        daemon.now = Now("backup", ready=True)
+        await until(lambda: file.read_text() == "0\n")
+    assert file.read_text() == "1\n"  # a backup without a daemon
+    assert [each.name for each in file.parent.iterdir()] == ["ready"]
+
+
+async def test_an_active_that_ends_stays_ready(tmp_path: Path) -> None:
+    file = tmp_path / "ready"
+    daemon = Daemon(Path(), track_file=str(file))
+    daemon.now = Now("active", ready=True)
+    async with daemon.running():
+        await until(file.exists)
+    assert file.read_text() == "0\n"
+
+
+async def test_a_track_file_that_cannot_be_written_is_told_and_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    daemon = Daemon(Path(), track_file=str(tmp_path / "file" / "ready"), addresses=[str(ADDRESS)])
+    daemon.keepalived.learn_addresses(frozenset({ADDRESS.packed}))
+    async with daemon.running():
+        await until(lambda: "set keepalived.track_file" in caplog.text)
+        await until(lambda: (daemon.keepalived.status() or {})["disagreement"] is not None)
+
+
+async def test_a_disagreement_is_told_when_it_begins_and_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    daemon = Daemon(Path(), addresses=[str(ADDRESS)])
+    held = [daemon.keepalived.holds_addresses]
+    daemon.keepalived.learn_addresses(frozenset({ADDRESS.packed}))
+    assert [*held, daemon.keepalived.holds_addresses] == [False, True]
+    async with daemon.running():
+        await until(lambda: "this node is backup, and 192.0.2.1 is here: see whether" in caplog.text)
+        daemon.now = Now("active", ready=True)
+        await until(lambda: "agree again" in caplog.text)
+    status = daemon.keepalived.status() or {}
+    assert (status["disagreement"], status["addresses_here"]) == (None, ["192.0.2.1"])
+    assert len([each for each in caplog.records if each.levelno == logging.ERROR]) == 1
