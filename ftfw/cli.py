@@ -19,11 +19,12 @@ from typing import Any, NoReturn
 import click
 
 from ftfw import __version__
-from ftfw.control_client import DEFAULT_CONFIG, ControlError, call, socket_of
+from ftfw.control_client import DEFAULT_CONFIG, SILENCE_MAX_S, ControlError, call, socket_of
+from ftfw.keepalived import STATES, TYPES
 
 FAILED = 1
 MISCONFIGURED = 2
-KEEPALIVED_STATES = ("MASTER", "BACKUP", "FAULT", "STOP", "DELETED")
+READY_ANSWER_S = 2.0  # whoever asks whether this node is ready cannot wait for a daemon that hangs
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -59,7 +60,13 @@ def _config_path(context: click.Context) -> Path | None:
     return path if isinstance(path, Path) else None
 
 
-def _ask(context: click.Context, command: str, on_progress: Progress | None = None, **arguments: Any) -> dict[str, Any]:
+def _ask(
+    context: click.Context,
+    command: str,
+    on_progress: Progress | None = None,
+    silence_max_s: float = SILENCE_MAX_S,
+    **arguments: Any,
+) -> dict[str, Any]:
     """Have the daemon carry out `command`; end with a message if it cannot."""
     try:
         path, warning = socket_of(_config_path(context))
@@ -68,7 +75,7 @@ def _ask(context: click.Context, command: str, on_progress: Progress | None = No
     if warning is not None:
         click.echo(f"ftfw: warning: {warning}", err=True)
     try:
-        return call(path, command, on_progress=on_progress, **arguments)
+        return call(path, command, on_progress=on_progress, silence_max_s=silence_max_s, **arguments)
     except ControlError as error:
         fail(str(error))
 
@@ -161,17 +168,18 @@ def scrub(context: click.Context) -> None:
 @click.pass_context
 def status(context: click.Context, *, as_json: bool, ready: bool) -> None:
     """Show role, sync state and counters."""
-    found = _ask(context, "status")
-    is_ready = bool(found.get("ready"))
-    if as_json:
-        click.echo(json.dumps(found, indent=2))
-    elif ready:
-        click.echo("ready" if is_ready else "not ready")
+    if ready and not as_json:
+        found = _ask(context, "ready", silence_max_s=READY_ANSWER_S)
+        click.echo("ready" if found.get("ready") else "not ready")
     else:
-        from ftfw.status import print_status
+        found = _ask(context, "status", silence_max_s=READY_ANSWER_S if ready else SILENCE_MAX_S)
+        if as_json:
+            click.echo(json.dumps(found, indent=2))
+        else:
+            from ftfw.status import print_status
 
-        print_status(found)
-    if ready and not is_ready:
+            print_status(found)
+    if ready and not found.get("ready"):
         raise click.exceptions.Exit(FAILED)
 
 
@@ -197,16 +205,16 @@ def show(context: click.Context, *, what: str, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("type", type=click.Choice(["INSTANCE", "GROUP"]), metavar="TYPE")
+@click.argument("type", type=click.Choice(TYPES), metavar="TYPE")
 @click.argument("name")
-@click.argument("state", type=click.Choice(KEEPALIVED_STATES), metavar="STATE")
+@click.argument("state", type=click.Choice(STATES), metavar="STATE")
 @click.argument("priority", type=int, required=False)
 @config_option
 @click.pass_context
 def notify(context: click.Context, *, type: str, name: str, state: str, priority: int | None) -> None:  # noqa: A002
     """Take keepalived's notify arguments.
 
-    MASTER promotes this node, any other state demotes it.
+    MASTER in all instances and groups that count promotes this node, any other state demotes it.
     """
     _tell_role_change(_ask(context, "notify", type=type, name=name, state=state, priority=priority))
 

@@ -30,6 +30,7 @@ def call(
     command: str,
     *,
     on_progress: Callable[[dict[str, Any]], None] | None = None,
+    silence_max_s: float = SILENCE_MAX_S,
     **arguments: Any,
 ) -> dict[str, Any]:
     """Have the daemon behind the socket at `path` carry out `command`, and return its result.
@@ -37,7 +38,7 @@ def call(
     `on_progress` sees what the daemon reports on the way. Raises ControlError if there is no daemon, if it
     refuses, or if it goes away or silent before the end.
     """
-    with _connected(path) as connection:
+    with _connected(path, silence_max_s) as connection:
         try:
             connection.sendall(json.dumps({"command": command, **arguments}).encode() + b"\n")
             with connection.makefile("rb") as lines:
@@ -50,7 +51,7 @@ def call(
                     if on_progress is not None:
                         on_progress(content)
         except TimeoutError:
-            message = f"{path}: no answer for {SILENCE_MAX_S:.0f} s; the daemon hangs: see its log, restart it"
+            message = f"{path}: no answer for {silence_max_s:.0f} s; the daemon hangs: see its log, restart it"
             raise ControlError(message) from None
         except OSError as error:
             raise ControlError(f"{path}: {error.strerror}; see the daemon's log") from None
@@ -72,15 +73,15 @@ def _parse(path: Path, line: bytes) -> tuple[str, dict[str, Any]]:
     raise ControlError(f"{path}: this is not an answer of ftfw; does the socket belong to another program?")
 
 
-def _connected(path: Path) -> socket.socket:
+def _connected(path: Path, silence_max_s: float) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.settimeout(CONNECT_TIMEOUT_S)
+    connection.settimeout(min(CONNECT_TIMEOUT_S, silence_max_s))
     try:
         connection.connect(str(path))
     except OSError as error:
         connection.close()
         raise ControlError(_why_not_connected(path, error)) from None
-    connection.settimeout(SILENCE_MAX_S)
+    connection.settimeout(silence_max_s)
     return connection
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ftfw.check import host, links, rules
+from ftfw.check import host, keepalived, links, rules
 from ftfw.check.finding import Check, Context, Finding, Level
 from ftfw.check.ruleset import RulesetError, read_ruleset
 from ftfw.config import ConfigError, load
@@ -34,6 +34,7 @@ CHECKS: tuple[Check, ...] = (
     rules.check_invalid,
     links.check_links,
     links.check_gate,
+    keepalived.check_keepalived,
     links.check_peers,
     links.check_daemon,
 )

@@ -17,10 +17,12 @@ LINK_REMEDY = "look at the interface, the cable and the packet filter, on the ot
 PORT_REMEDY = "see that the other node runs, has the same key and link, and that UDP or TCP port {port} is let in"
 
 REASONS_REMEDY = "docs/commands.md tells what each reason means, and what to do"
-WANTED = frozenset({"duplicate"})  # what comes over one link is there from another already
+# What comes over one link is there from another already; keepalived tells of more than states and what was named.
+WANTED = frozenset({"duplicate", "no_state", "not_listed", "hook_overruled"})
 COUNTERS = (
     ("links", "frames were dropped", ("link", "dropped")),
     ("events", "messages were dropped", ("kernel", "dropped")),
+    ("keepalived", "notifications that did not count", ("keepalived", "dropped")),
     ("injection", "the kernel refused entries", ("kernel", "inject_failed")),
     ("injection", "the last commit put entries in otherwise than asked for", ("last_commit", "otherwise")),
 )

@@ -40,16 +40,6 @@ def not_yet(config: Config) -> list[str]:
     """What the configuration asks for and the daemon does not do yet: a line each, with what to do instead."""
     asked = (
         (
-            "keepalived.fifo",
-            config.keepalived.fifo,
-            "name `ftfw notify` as keepalived's notify script, as docs/commands.md shows",
-        ),
-        (
-            "keepalived.instances",
-            config.keepalived.instances,
-            "have the notify script called by the one instance or sync group that decides",
-        ),
-        (
             "takeover.gate_interfaces",
             config.takeover.gate_interfaces,
             'let the addresses move when `ftfw promote` has returned, or use standby.mode = "hot"',

@@ -1,12 +1,12 @@
-"""The daemon's nursery, its roles, and the commands that come through the control socket."""
+"""The daemon's nursery, and the commands that come through the control socket."""
 
 import logging
 import signal
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import aclosing, closing
-from typing import Any, Final
+from typing import Any
 
 import trio
 
@@ -15,22 +15,20 @@ from ftfw.check import requirements
 from ftfw.config import Config, MulticastLink
 from ftfw.config import Link as LinkConfig
 from ftfw.control import ControlError, Progress
-from ftfw.daemon import host, takeover
-from ftfw.daemon.standby import Standby
-from ftfw.daemon.streaming import Streaming
+from ftfw.daemon import host
+from ftfw.daemon.keepalived import Keepalived, Now
+from ftfw.daemon.roles import Roles, first_of
 from ftfw.daemon.wire import Wire
 from ftfw.filter import compile_filter
-from ftfw.kernel.inject import Injector, Outcome
-from ftfw.kernel.netlink import EventSocket, RequestSocket, dump_expectations, dump_flows
+from ftfw.keepalived import Notification
+from ftfw.kernel.inject import Injector
+from ftfw.kernel.netlink import RequestSocket, dump_expectations, dump_flows
 from ftfw.kernel.select import Selector
 from ftfw.link.base import Link
 from ftfw.link.multicast import Multicast
 from ftfw.link.tcp import Tcp
 from ftfw.link.udp import Udp
-from ftfw.replication import messages
-from ftfw.replication.active import Active
-from ftfw.replication.backup import HEARTBEAT_S, Backup
-from ftfw.replication.member import Member
+from ftfw.roles import Event
 from ftfw.store import REPAIRS, Store
 
 log = logging.getLogger(__name__)
@@ -38,13 +36,6 @@ log = logging.getLogger(__name__)
 COUNTS_AGE_S = 1.0  # how old an active's counts of its kernel's entries may be
 # Threads hand batches to the kernel while this one builds the next; they must not wait 5 ms for the interpreter.
 SWITCH_INTERVAL_S = 0.0001
-KEEPALIVED_STATES: Final = {
-    "MASTER": "promote",
-    "BACKUP": "demote",
-    "FAULT": "demote",
-    "STOP": "demote",
-    "DELETED": "demote",
-}
 
 
 class StartError(Exception):
@@ -68,20 +59,12 @@ def run(config: Config, role: str) -> None:
         raise StartError(str(error)) from None
     links = _open_links(config)
     try:
-        node = Node(config, Wire(links, keys, name=config.node.name))
-        trio.run(node.run, role)
+        trio.run(Node(config, Wire(links, keys, name=config.node.name), role).run)
     except* ControlError as group:
-        raise StartError(str(_first(group))) from None
+        raise StartError(str(first_of(group))) from None
     finally:
         for link in links:
             link.close()
-
-
-def _first(group: BaseExceptionGroup[Any]) -> BaseException:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def _open_links(config: Config) -> list[Link]:
@@ -118,13 +101,11 @@ def _link_trouble(link: LinkConfig, error: OSError) -> str:
 class Node:
     """One node of the pair or group."""
 
-    def __init__(self, config: Config, wire: Wire) -> None:
+    def __init__(self, config: Config, wire: Wire, role: str) -> None:
         self._config = config
         self._wire = wire
-        self._hot = config.standby.mode == "hot"
         self._counts: Counter[str] = Counter()  # events, overruns
         self._dropped: Counter[str] = Counter()
-        self._inject_failed: Counter[str] = Counter()
         self._requests = RequestSocket()
         self._injector = Injector(self._requests, host.timeouts())
         self._selector = Selector(
@@ -133,39 +114,33 @@ class Node:
             dropped=self._dropped,
             read=self._injector.read,
         )
-        self._member = Member()
-        self._standby: Standby | None = None
-        self._streaming: Streaming | None = None
-        self._last_commit: dict[str, Any] | None = None
-        self._unsettled: Store | None = None  # between a promotion and what follows it
-        self._switching = trio.Lock()
-        self._end_role: Callable[[], Awaitable[None]] | None = None
+        self._roles = Roles(
+            config,
+            role,
+            own_port=self._requests.port,
+            injector=self._injector,
+            selector=self._selector,
+            wire=wire,
+            counts=self._counts,
+        )
+        self._keepalived = Keepalived(config.keepalived, role, want=self._roles.changes.take)
         self._kernel_counts = (float("-inf"), 0, 0)  # when, flows, expectations
 
-    @property
-    def role(self) -> str:
-        """The role that this node has, until a change of it is complete."""
-        return self._member.role
-
-    async def run(self, role: str) -> None:
+    async def run(self) -> None:
         """Run until a signal comes."""
         self._learn_addresses(await trio.to_thread.run_sync(host.addresses))
         with closing(self._requests):
-            await self._live(role)
+            await self._live()
 
-    async def _live(self, role: str) -> None:
+    async def _live(self) -> None:
         async with trio.open_nursery() as nursery:
-            self._nursery = nursery
             nursery.start_soon(host.watch_addresses, self._learn_addresses)
-            async with self._switching:  # commands wait; and where another daemon answers them, no frame is sent
-                await nursery.start(control.serve, self._config.control.socket, self._command)
-                for link in self._wire.links:
-                    nursery.start_soon(self._wire.receive_all, link, self._member.receive, self._after_batch)
-                if role == "active":
-                    self._begin_active()
-                else:
-                    self._begin_standby()
-            log.info("%s is %s", self._config.node.name, self.role)
+            # Commands wait for the first role; and where another daemon answers them, no frame is sent.
+            await nursery.start(control.serve, self._config.control.socket, self._command)
+            for link in self._wire.links:
+                nursery.start_soon(self._wire.receive_all, link, self._roles.member.receive, self._after_batch)
+            await nursery.start(self._roles.run)
+            nursery.start_soon(self._keepalived.run, self._now)
             with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
                 async for received in signals:
                     if received != signal.SIGHUP:
@@ -186,185 +161,17 @@ class Node:
     def _learn_addresses(self, own: frozenset[bytes]) -> None:
         groups = frozenset(link.group.packed for link in self._config.link if isinstance(link, MulticastLink))
         self._selector.excluded = own | groups
+        self._keepalived.learn_addresses(own)
 
-    # Roles
-
-    def _begin(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Run a role's work until `_end_role` is called, which returns when it has ended."""
-        scope, ended = trio.CancelScope(), trio.Event()
-
-        async def live() -> None:
-            try:
-                with scope:
-                    await work()
-            finally:
-                ended.set()
-
-        async def end() -> None:
-            scope.cancel()
-            await ended.wait()
-
-        self._end_role = end
-        self._nursery.start_soon(live)
-
-    def _begin_standby(self) -> None:
-        store = Store(journal=self._hot)
-        backup = Backup(name=self._config.node.name, store=store, now=trio.current_time())
-        self._standby = Standby(
-            backup=backup,
-            store=store,
-            hot=self._hot,
-            injector=self._injector,
-            selector=self._selector,
-            wire=self._wire,
-        )
-        self._streaming = None
-        self._member.active, self._member.backup = None, backup
-        self._begin(self._standby.run)
-
-    def _begin_active(self) -> None:
-        self._wire.conversation.begin_epoch()
-        events = EventSocket(own_port=self._requests.port, buffer_bytes=self._config.kernel.event_buffer_bytes)
-        active = Active(
-            name=self._config.node.name,
-            epoch=self._wire.conversation.epoch,
-            limit=self._wire.body_limit,
-            compress=self._config.replication.compress,
-            compare_s=self._config.replication.scrub_interval_s,
-            now=trio.current_time(),
-        )
-        streaming = Streaming(
-            active=active,
-            events=events,
-            selector=self._selector,
-            wire=self._wire,
-            counts=self._counts,
-        )
-        self._streaming, self._standby = streaming, None
-        self._kernel_counts = (float("-inf"), 0, 0)
-        self._member.active, self._member.backup = active, None
-
-        async def work() -> None:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(streaming.run)
-                nursery.start_soon(self._finish_commit)
-
-        self._begin(work)
-
-    async def _finish_commit(self) -> None:
-        """What need not be done before traffic flows; the store is let go then, an active's is the kernel's table.
-
-        After a start as active as well: an earlier daemon may have left what needs it.
-        """
-        unsettled, self._unsettled = self._unsettled, None
-        if self._hot or unsettled is not None:
-            await self._settle(unsettled or Store())
-        del unsettled
-        await takeover.GreKeeper(self._injector, self._selector, Outcome(failed=self._inject_failed)).run()
-
-    async def _settle(self, committed: Store) -> None:
-        outcome = Outcome()
-        try:
-            await takeover.settle(committed, self._injector, self._selector, outcome)
-        finally:
-            self._inject_failed.update(outcome.failed)
-            if self._last_commit is not None:
-                self._last_commit["created"] += outcome.created
-
-    async def _promote(self, progress: Progress) -> dict[str, Any]:
-        async with self._switching:
-            standby = self._standby
-            if standby is None:
-                return self._change(changed=False, warnings=[])
-            warnings = self._out_of_sync(standby)
-            assert self._end_role is not None
-            await self._end_role()
-            self._inject_failed.update(standby.outcome.failed)
-            outcome = Outcome()
-            begun = trio.current_time()
-            whole = await self._commit(standby, outcome, progress, warnings)
-            seconds = trio.current_time() - begun
-            self._log_commit(outcome, seconds)
-            self._inject_failed.update(outcome.failed)
-            self._last_commit = {
-                "seconds": round(seconds, 6),
-                "created": outcome.created,
-                "updated": outcome.updated,
-                "deleted": outcome.deleted,
-                "failed": dict(outcome.failed),
-                "otherwise": dict(outcome.remedied),
-            }
-            self._unsettled = standby.store if self._hot or not whole else None
-            self._begin_active()
-            log.info("%s is active", self._config.node.name)
-            return self._change(changed=True, warnings=warnings)
-
-    async def _commit(self, standby: Standby, outcome: Outcome, progress: Progress, warnings: list[str]) -> bool:
-        """Put the store into the kernel, and be heard meanwhile; whether all of it was tried."""
-        self._member.backup = None  # what the stream says from here on comes too late
-        standby.backup.unfollow()
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._stay_heard)
-                if self._hot:
-                    await takeover.commit_rest(standby.store, self._injector, outcome, standby.outcome.refused)
-                else:
-                    await takeover.commit(standby.store, self._injector, outcome, progress)
-                nursery.cancel_scope.cancel()
-        except* Exception as failure:
-            outcome.failed["commit_broke_off"] += 1
-            warnings.append(f"the commit broke off, what is missing is put in behind it: {_first(failure)}")
-            log.exception("promote: the commit broke off; this node goes on as active, and puts in what is missing")
-        return "commit_broke_off" not in outcome.failed
-
-    def _log_commit(self, outcome: Outcome, seconds: float) -> None:
-        log.info(
-            "commit: %d created, %d updated, %d replaced, failed: %s, otherwise than asked for: %s, %.3f s",
-            outcome.created,
-            outcome.updated,
-            outcome.deleted,
-            dict(outcome.failed) or "none",
-            dict(outcome.remedied) or "none",
-            seconds,
-        )
-
-    async def _stay_heard(self) -> None:
-        while True:
-            self._wire.send([messages.heartbeat(self._config.node.name, "backup", 0, 0)])
-            await trio.sleep(HEARTBEAT_S)
-
-    def _out_of_sync(self, standby: Standby) -> list[str]:
-        if standby.backup.was_synced:
-            return []
-        store = standby.store
-        warning = (
-            f"the store was not in sync: {store.flow_count()} flows and {len(store.expectations)} expectations are"
-            " what there is" + (", a snapshot was under way" if store.in_snapshot else "")
-        )
-        log.warning("promote: %s", warning)
-        return [warning]
-
-    async def _demote(self) -> dict[str, Any]:
-        async with self._switching:
-            if self.role == "backup":
-                return self._change(changed=False, warnings=[])
-            assert self._end_role is not None
-            await self._end_role()
-            self._wire.conversation.begin_epoch()
-            self._begin_standby()
-            log.info("%s is backup", self._config.node.name)
-            return self._change(changed=True, warnings=[])
-
-    def _change(self, *, changed: bool, warnings: list[str]) -> dict[str, Any]:
-        return {"role": self.role, "changed": changed, "last_commit": self._last_commit, "warnings": warnings}
+    def _now(self) -> Now:
+        return Now(self._roles.role if self._roles.changes.at_rest else None, self._ready(trio.current_time()))
 
     # What comes over the links
 
     def _after_batch(self) -> None:
-        if self._standby is not None:
-            self._standby.after_batch()
-        elif self._streaming is not None:
-            self._streaming.after_batch()
+        work = self._roles.standby or self._roles.streaming
+        if work is not None:
+            work.after_batch()
 
     # Commands
 
@@ -372,43 +179,51 @@ class Node:
         match request:
             case {"command": "status"}:
                 return await self._status()
-            case {"command": "promote"}:
-                return await self._promote(progress)
-            case {"command": "demote"}:
-                return await self._demote()
+            case {"command": "ready"}:
+                return {"ready": self._ready(trio.current_time())}
+            case {"command": "promote" | "demote" as wanted}:
+                return await self._roles.change(Event(wanted), progress)
             case {"command": "resync" | "scrub" as command}:
                 return self._resync() if command == "resync" else self._scrub()
             case {"command": "show", "what": "flows" | "expectations" as what}:
                 return {"entries": await self._show(what)}
-            case {"command": "notify", "state": str(state)}:
-                return await self._notify(state, progress)
+            case {"command": "notify", "type": str(kind), "name": str(name), "state": str(state)}:
+                return await self._notify(Notification((kind, name), state), progress)
         raise ControlError(f"unknown command {request.get('command')!r}; this daemon may be older than its client")
 
-    async def _notify(self, state: str, progress: Progress) -> dict[str, Any]:
-        action = KEEPALIVED_STATES.get(state.upper())
-        if action is None:
-            accepted = ", ".join(KEEPALIVED_STATES)
-            raise ControlError(f"unknown state {state!r} in a notification; expected one of {accepted}")
-        return await (self._promote(progress) if action == "promote" else self._demote())
+    async def _notify(self, notification: Notification, progress: Progress) -> dict[str, Any]:
+        before = self._roles.role
+        wanted = self._keepalived.hear_hook(notification)
+        if wanted is None:
+            why = (
+                f"{' '.join(notification.subject)} changes nothing:"
+                " it is not in keepalived.instances, or keepalived.fifo tells of it"
+            )
+            return self._roles.describe(before) | {"warnings": [why]}
+        await self._roles.changes.reach(wanted, progress)
+        return self._roles.describe(before)
 
     def _resync(self) -> dict[str, Any]:
-        if self._standby is not None and self._member.backup is None:
+        standby, streaming = self._roles.standby, self._roles.streaming
+        if standby is not None and self._roles.member.backup is None:
             raise ControlError("this node is being promoted; there is nothing to ask for")
-        if self._standby is not None:
-            self._standby.backup.request_snapshot(trio.current_time())
-        elif self._streaming is not None:
-            self._streaming.active.lose(trio.current_time())
-        return {"role": self.role}
+        if standby is not None:
+            standby.backup.request_snapshot(trio.current_time())
+        elif streaming is not None:
+            streaming.active.lose(trio.current_time())
+        return {"role": self._roles.role}
 
     def _scrub(self) -> dict[str, Any]:
-        if self._standby is not None:
-            self._standby.backup.request_comparison(trio.current_time())
-        elif self._streaming is not None:
-            self._streaming.active.comparison_wanted = True
-        return {"role": self.role}
+        standby, streaming = self._roles.standby, self._roles.streaming
+        if standby is not None:
+            standby.backup.request_comparison(trio.current_time())
+        elif streaming is not None:
+            streaming.active.comparison_wanted = True
+        return {"role": self._roles.role}
 
     async def _show(self, what: str) -> Iterator[dict[str, Any]]:
-        store = self._standby.store if self._standby is not None else await self._kernel_store()
+        standby = self._roles.standby
+        store = standby.store if standby is not None else await self._kernel_store()
         found = store.flows() if what == "flows" else store.decoded_expectations()
         return (each.as_dict() for each in found)
 
@@ -424,8 +239,9 @@ class Node:
         return store
 
     async def _count_entries(self) -> tuple[int, int]:
-        if self._standby is not None:
-            return self._standby.store.flow_count(), len(self._standby.store.expectations)
+        standby = self._roles.standby
+        if standby is not None:
+            return standby.store.flow_count(), len(standby.store.expectations)
         counted_at, flows, expectations = self._kernel_counts
         if trio.current_time() - counted_at > COUNTS_AGE_S:
             counted = []
@@ -440,16 +256,16 @@ class Node:
         flows, expectations = await self._count_entries()
         now = trio.current_time()
         link, links = self._wire.status(now)
-        standby, streaming = self._standby, self._streaming
-        dropped = self._dropped + self._member.dropped + (standby.store.dropped if standby else Counter[str]())
-        failed = self._inject_failed + (standby.outcome.failed if standby is not None else Counter[str]())
+        standby, streaming = self._roles.standby, self._roles.streaming
+        dropped = self._dropped + self._roles.member.dropped + (standby.store.dropped if standby else Counter[str]())
+        failed = self._roles.inject_failed + (standby.outcome.failed if standby is not None else Counter[str]())
         return {
             "node": self._config.node.name,
-            "role": self.role,
+            "role": self._roles.role,
             "synced": standby.backup.synced(now) if standby else streaming.active.synced(now) if streaming else False,
             "why_not_synced": self._why_not_synced(now),
-            "ready": standby.backup.was_synced if standby is not None else streaming is not None,
-            "conflict": self._member.peers.conflict(self.role, now),
+            "ready": self._ready(now),
+            "conflict": self._roles.member.peers.conflict(self._roles.role, now),
             "flows": flows,
             "expectations": expectations,
             "peers": self._peer_status(now),
@@ -462,18 +278,25 @@ class Node:
                 "dropped": dict(dropped),
             },
             "stream": self._stream_status(),
-            "last_commit": self._last_commit,
+            "last_commit": self._roles.last_commit,
+            "keepalived": self._keepalived.status(),
         }
 
+    def _ready(self, now: float) -> bool:
+        standby = self._roles.standby
+        return standby.backup.ready(now) if standby is not None else self._roles.streaming is not None
+
     def _why_not_synced(self, now: float) -> str | None:
-        if self._standby is not None:
-            return self._standby.backup.why_not(now)
-        return self._streaming.active.why_not(now) if self._streaming is not None else None
+        standby, streaming = self._roles.standby, self._roles.streaming
+        if standby is not None:
+            return standby.backup.why_not(now)
+        return streaming.active.why_not(now) if streaming is not None else None
 
     def _stream_status(self) -> dict[str, Any]:
         proofs = dict(self._wire.conversation.counts)
-        if self._standby is not None:
-            backup = self._standby.backup
+        standby, streaming = self._roles.standby, self._roles.streaming
+        if standby is not None:
+            backup = standby.backup
             return {
                 "behind": backup.behind,
                 "gaps": backup.gaps,
@@ -481,18 +304,19 @@ class Node:
                 "snapshots": backup.snapshots,
                 "stale": backup.stale,
                 "compared": backup.compared,
-                "repaired": {kind: self._standby.store.repaired[kind] for kind in REPAIRS},
+                "repaired": {kind: standby.store.repaired[kind] for kind in REPAIRS},
                 **proofs,
             }
-        if self._streaming is not None:
-            active = self._streaming.active
+        if streaming is not None:
+            active = streaming.active
             return {"resent": active.resent, "outrun": active.outrun, "compared": active.compared, **proofs}
         return proofs
 
     def _peer_status(self, now: float) -> list[dict[str, Any]]:
-        active = self._streaming.active if self._streaming is not None else None
+        streaming = self._roles.streaming
+        active = streaming.active if streaming is not None else None
         described = []
-        for peer in sorted(self._member.peers.known.values(), key=lambda peer: peer.name):
+        for peer in sorted(self._roles.member.peers.known.values(), key=lambda peer: peer.name):
             backup = active.backups.get(peer.name) if active else None
             described.append(
                 {

@@ -17,6 +17,7 @@ from ftfw.store import Store
 
 HEARTBEAT_S = 0.1
 FRESH_S = 1.0  # a heartbeat older than this: the active is not heard any more
+READY_S = 10.0  # without an active heard for so long, this node may take over however little it holds
 RESYNC_RETRY_S = 0.5  # between two requests for a snapshot that does not come
 ACK_FRAMES = 128  # acknowledge at least so often,
 ACK_S = 0.1  # or so often while frames come
@@ -67,6 +68,7 @@ class Backup:
         self._theirs: bytearray | None = None  # the active's digests, as far as they have come
         self._wanted: Scope | None = None  # what differs
         self._scope: Scope | None = None  # of the snapshot that is to begin, or under way; None: all
+        self._begun_at = now
         self._heard_at = float("-inf")
         self._acked = 0
         self._acked_at = now
@@ -329,6 +331,10 @@ class Backup:
     def heard(self, now: float) -> bool:
         """Whether the active was heard lately."""
         return now - self._heard_at < FRESH_S
+
+    def ready(self, now: float) -> bool:
+        """Whether this node may take over; a node that waits for an active that never comes may, too."""
+        return self.was_synced or now - max(self._begun_at, self._heard_at) >= READY_S
 
     def synced(self, now: float) -> bool:
         """Whether the store is the active's table, as far as can be known."""

@@ -47,9 +47,13 @@ class Peers:
             )
         return False
 
+    def active(self, now: float) -> list[str]:
+        """The names of the other nodes that are active."""
+        return [peer.name for peer in self.known.values() if peer.role == "active" and now - peer.heard_at < LOST_S]
+
     def conflict(self, own_role: str, now: float) -> bool:
         """Whether more than one node is active; shouted once each time it begins."""
-        rivals = [peer.name for peer in self.known.values() if peer.role == "active" and now - peer.heard_at < LOST_S]
+        rivals = self.active(now)
         found = len(rivals) + (own_role == "active") > 1
         if found and not self._shouted:
             log.error(

@@ -18,6 +18,7 @@ from ftfw.daemon.wire import Wire
 from ftfw.link.base import Link, Received
 from ftfw.replication import messages
 from ftfw.replication.messages import Heartbeat
+from ftfw.roles import State
 from ftfw.seal import Opener
 from tests.kernel.namespaces import Namespace, namespaces
 from tests.unit.conntrack import TCP, conn
@@ -69,9 +70,9 @@ def configuration(directory: Path) -> Config:
 async def running(directory: Path) -> AsyncIterator[tuple[Node, Silence, Path]]:
     config = configuration(directory)
     link = Silence()
-    node = Node(config, Wire([link], [KEY], name="fw1"))
+    node = Node(config, Wire([link], [KEY], name="fw1"), "backup")
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(node.run, "backup")
+        nursery.start_soon(node.run)
         await until(config.control.socket.exists)
         yield node, link, config.control.socket
         nursery.cancel_scope.cancel()
@@ -103,11 +104,11 @@ def test_a_commit_that_breaks_off_still_ends_in_an_active_and_is_told(
     async def work(namespace: Namespace) -> None:
         monkeypatch.setattr(takeover, "commit", broken)
         async with running(tmp_path) as (node, _link, path):
-            assert node._standby is not None
-            node._standby.store.apply([conn(TCP).new()])
+            assert node._roles.standby is not None
+            node._roles.standby.store.apply([conn(TCP).new()])
             done = await command(path, "promote")
             status = await command(path, "status")
-            last_commit = node._last_commit
+            last_commit = node._roles.last_commit
             assert last_commit is not None
             await until(lambda: last_commit["created"] == 1)  # what was held is not given up
             assert len(await namespace.dump()) == 1
@@ -116,6 +117,53 @@ def test_a_commit_that_breaks_off_still_ends_in_an_active_and_is_told(
         assert done["last_commit"]["failed"] == {"commit_broke_off": 1}
         assert status["role"] == "active"
         assert status["kernel"]["inject_failed"] == {"commit_broke_off": 1}
+
+    in_namespace(work)
+
+
+def test_a_promotion_that_is_recalled_says_so_and_leaves_the_entries_and_no_word_of_an_active(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(namespace: Namespace) -> None:
+        go_on = trio.Event()
+        real = takeover.commit
+
+        async def slow(*arguments: Any) -> None:
+            await go_on.wait()
+            await real(*arguments)
+
+        monkeypatch.setattr(takeover, "commit", slow)
+        async with running(tmp_path) as (node, link, path), trio.open_nursery() as nursery:
+            standby = node._roles.standby
+            assert standby is not None
+            standby.store.apply([conn(TCP).new()])
+
+            async def promote() -> None:
+                with pytest.raises(ControlError, match="superseded by a demotion before it was done: this node is bac"):
+                    await command(path, "promote")
+
+            nursery.start_soon(promote)
+            await until(lambda: node._roles.changes.state is State.PROMOTING)
+            nursery.start_soon(command, path, "demote")
+            await until(lambda: node._roles.changes.state is State.RECALLED)
+            go_on.set()
+            await until(lambda: node._roles.standby is not standby)
+            assert len(await namespace.dump()) == 1
+            before = len(link.heartbeats())
+            await until(lambda: len(link.heartbeats()) >= before + 3)
+            assert {heartbeat.role for heartbeat in link.heartbeats()} == {"backup"}
+
+    in_namespace(work)
+
+
+def test_who_was_the_only_active_is_ready_when_it_is_demoted(tmp_path: Path) -> None:
+    async def work(_: Namespace) -> None:
+        async with running(tmp_path) as (_node, _link, path):
+            found = [(await command(path, "ready"))["ready"]]
+            for name in ("promote", "demote"):
+                await command(path, name)
+                found.append((await command(path, "ready"))["ready"])
+            assert found == [False, True, True]
 
     in_namespace(work)
 
@@ -133,12 +181,12 @@ def test_a_node_in_mid_promotion_is_heard_and_ready_and_shows_what_it_holds(
 
         monkeypatch.setattr(takeover, "commit", slow)
         async with running(tmp_path) as (node, link, path), trio.open_nursery() as nursery:
-            standby = node._standby
+            standby = node._roles.standby
             assert standby is not None
             standby.store.apply([conn(TCP).new()])
             standby.backup.was_synced = True
             nursery.start_soon(command, path, "promote")
-            await until(lambda: node._member.backup is None)
+            await until(lambda: node._roles.member.backup is None)
             before = len(link.heartbeats())
             await until(lambda: len(link.heartbeats()) >= before + 3)
             status = await command(path, "status")
@@ -146,7 +194,7 @@ def test_a_node_in_mid_promotion_is_heard_and_ready_and_shows_what_it_holds(
             with pytest.raises(ControlError, match="being promoted"):
                 await command(path, "resync")
             go_on.set()
-            await until(lambda: node.role == "active")
+            await until(lambda: node._roles.role == "active")
             assert (await command(path, "status"))["last_commit"]["created"] == 1
 
     in_namespace(work)

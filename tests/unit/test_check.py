@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from ftfw import check as check_package
-from ftfw.check import CHECKS, Context, Finding, Level, host, links, probes, requirements, rules
+from ftfw.check import CHECKS, Context, Finding, Level, host, keepalived, links, probes, requirements, rules
 from ftfw.check.finding import Check
 from ftfw.check.report import print_findings
 from ftfw.check.requirements import RequirementError, ensure_events_mode, require
@@ -437,9 +437,6 @@ def test_gate_interfaces(tmp_path: Path) -> None:
 
 
 NOT_YET = """
-[keepalived]
-fifo = "/run/ftfw/keepalived.fifo"
-instances = ["FW"]
 [takeover]
 gate_interfaces = ["sync"]
 [metrics]
@@ -451,11 +448,36 @@ def test_what_has_no_effect_yet_is_told_with_what_to_do_instead(tmp_path: Path) 
     assert requirements.not_yet(config_of(tmp_path, MULTICAST)) == []
     assert findings(links.check_not_yet) == []
     config = config_of(tmp_path, MULTICAST + NOT_YET)
-    keys = ["keepalived.fifo", "keepalived.instances", "takeover.gate_interfaces", "metrics.listen"]
+    keys = ["takeover.gate_interfaces", "metrics.listen"]
     assert [line.partition(": has no effect yet; ")[0] for line in requirements.not_yet(config)] == keys
     found = findings(links.check_not_yet, config=config)
     assert told(found) == [("warning", f"{key}: has no effect yet") for key in keys]
     assert all(finding.remedy for finding in found)
+
+
+def test_the_fifo(tmp_path: Path) -> None:
+    path = tmp_path / "fifo"
+    config = config_of(tmp_path, f'keepalived = {{fifo = "{path}", addresses = ["192.0.2.1"]}}\n')
+
+    def found(fifo: str | None) -> list[tuple[str, str]]:
+        status = {"keepalived": {"fifo": fifo}} if fifo else None
+        return told(findings(keepalived.check_keepalived, config=config, status=status))
+
+    assert findings(keepalived.check_keepalived) == []
+    assert found(None) == [("ok", f"keepalived.fifo: {path}: not open yet: ftfw makes it when it starts")]
+    assert found("open") == [("ok", f"keepalived.fifo: {path}: open")]
+    assert found("f: cannot be made; do this") == [("problem", "keepalived.fifo: f: cannot be made")]
+    path.touch()
+    assert found(None) == [("problem", f"keepalived.fifo: {path} is no FIFO")]
+    without = config_of(tmp_path, 'keepalived.fifo = "/run/ftfw/fifo"\n')
+    assert ("warning", "keepalived.addresses: none") in told(findings(keepalived.check_keepalived, config=without))
+
+
+def test_a_role_that_disagrees_with_the_addresses_is_a_problem() -> None:
+    status = {"keepalived": {"disagreement": "this node is active without 192.0.2.1", "dropped": {"no_state": 3}}}
+    found = the(findings(keepalived.check_keepalived, status=status))
+    assert told([found]) == [("problem", "keepalived: this node is active without 192.0.2.1")]
+    assert "ftfw demote" in found.remedy
 
 
 def test_peers(tmp_path: Path) -> None:

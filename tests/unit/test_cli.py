@@ -1,5 +1,6 @@
 import json
 import logging
+import socket
 import subprocess
 import sys
 import threading
@@ -232,11 +233,23 @@ def test_status_as_json_is_what_the_daemon_says(daemon: FakeDaemon) -> None:
 
 @pytest.mark.parametrize(("ready", "code", "text"), [(True, 0, "ready\n"), (False, 1, "not ready\n")])
 def test_status_ready_is_an_exit_code(daemon: FakeDaemon, ready: bool, code: int, text: str) -> None:
-    daemon.answers["status"] = {**STATUS, "ready": ready}
+    daemon.answers |= {"status": {**STATUS, "ready": ready}, "ready": {"ready": ready}}
     result = daemon.run("status", "--ready")
     assert (result.exit_code, result.stdout) == (code, text)
+    assert daemon.asked == [{"command": "ready"}]  # without counting entries: it may be asked every second
     result = daemon.run("status", "--ready", "--json")
     assert (result.exit_code, json.loads(result.stdout)["ready"]) == (code, ready)
+
+
+def test_status_ready_does_not_wait_for_a_daemon_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ftfw.cli.READY_ANSWER_S", 0.05)
+    (tmp_path / "f.toml").write_text(f'control.socket = "{tmp_path}/control.sock"')
+    with socket.socket(socket.AF_UNIX) as hung:
+        hung.bind(f"{tmp_path}/control.sock")
+        hung.listen()
+        result = run("status", "--ready", "--config", str(tmp_path / "f.toml"))
+    assert result.exit_code == 1
+    assert "the daemon hangs" in result.stderr
 
 
 def test_status_for_people(capsys: pytest.CaptureFixture[str]) -> None:

@@ -324,11 +324,10 @@ async def test_an_answer_that_is_none(path: Path, reply: bytes, message: str) ->
             await ask(path, "status")
 
 
-async def test_a_daemon_that_says_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ftfw.control_client.SILENCE_MAX_S", 0.05)
+async def test_a_daemon_that_says_nothing(path: Path) -> None:
     async with serving(path):
         with pytest.raises(ControlError, match="the daemon hangs"):
-            await ask(path, "slow", s=60)
+            await ask(path, "slow", s=60, silence_max_s=0.05)
 
 
 @pytest.mark.parametrize(

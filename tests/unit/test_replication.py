@@ -13,7 +13,7 @@ from ftfw.replication import active as active_module
 from ftfw.replication import backup as backup_module
 from ftfw.replication import messages
 from ftfw.replication.active import PEER_LOST_S, SNAPSHOT_WINDOW, Active
-from ftfw.replication.backup import ACK_FRAMES, FRESH_S, RESYNC_RETRY_S, Backup
+from ftfw.replication.backup import ACK_FRAMES, FRESH_S, READY_S, RESYNC_RETRY_S, Backup
 from ftfw.replication.messages import Ack, Heartbeat, Resync, Stream, Want
 from ftfw.replication.states import State
 from ftfw.store import Store
@@ -629,6 +629,17 @@ def test_a_backup_is_in_sync_once_the_snapshot_is_complete_and_while_the_active_
     assert backup.was_synced  # when the active was last heard: a survivor may take over
     backup.receive(b"e" * 32, heartbeat(backup._applied), 5.0)
     assert backup.synced(5.0)
+
+
+def test_a_backup_that_has_heard_no_active_for_long_is_ready_whatever_it_holds() -> None:
+    backup = Backup(name="fw2", store=Store(), now=5.0)
+    assert not backup.ready(5.0 + READY_S - 0.01)
+    assert backup.ready(5.0 + READY_S)
+    backup.receive(b"e" * 32, heartbeat(1), 20.0)
+    assert not backup.ready(20.0)  # there is an active, and it has more
+    assert backup.ready(20.0 + READY_S)
+    complete(backup, now=40.0)
+    assert backup.ready(40.0)
 
 
 def test_a_heartbeat_that_announces_more_than_came_ends_sync_and_asks_for_it() -> None:

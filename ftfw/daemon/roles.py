@@ -1,0 +1,274 @@
+"""What a node does in each role, and on the way from one to the other."""
+
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import trio
+
+from ftfw.config import Config
+from ftfw.control import ControlError, Progress
+from ftfw.daemon import takeover
+from ftfw.daemon.changes import Changes
+from ftfw.daemon.standby import Standby
+from ftfw.daemon.streaming import Streaming
+from ftfw.daemon.wire import Wire
+from ftfw.kernel.inject import Injector, Outcome
+from ftfw.kernel.netlink import EventSocket
+from ftfw.kernel.select import Selector
+from ftfw.replication import messages
+from ftfw.replication.active import Active
+from ftfw.replication.backup import HEARTBEAT_S, Backup
+from ftfw.replication.member import Member
+from ftfw.roles import Action, Event
+from ftfw.store import Store
+
+log = logging.getLogger(__name__)
+
+CONTRARY: Final = {Event.PROMOTE: "demotion", Event.DEMOTE: "promotion"}
+
+
+class Roles:
+    """The roles of one node.  Its work is `standby` or `streaming`, or neither before the first role has begun."""
+
+    def __init__(
+        self,
+        config: Config,
+        role: str,
+        *,
+        own_port: int,
+        injector: Injector,
+        selector: Selector,
+        wire: Wire,
+        counts: Counter[str],
+    ) -> None:
+        self._config = config
+        self._hot = config.standby.mode == "hot"
+        self._own_port = own_port  # that the injector's messages come from
+        self._injector = injector
+        self._selector = selector
+        self._wire = wire
+        self._counts = counts  # events, overruns
+        self.changes = Changes(role, self._perform)
+        self.member = Member()
+        self.standby: Standby | None = None
+        self.streaming: Streaming | None = None
+        self.last_commit: dict[str, Any] | None = None
+        self.inject_failed: Counter[str] = Counter()
+        self._warnings: list[str] = []  # of the last commit
+        self._unsettled: Store | None = None  # between a promotion and what follows it
+        self._end_work: Callable[[], Awaitable[None]] | None = None
+
+    @property
+    def role(self) -> str:
+        """The role that this node has, until a change of it is complete."""
+        return self.member.role
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Live in the first role, and change it as is wanted; started when the first role's work has begun."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            await self.changes.run(task_status=task_status)
+
+    async def change(self, event: Event, progress: Progress) -> dict[str, Any]:
+        """Carry out the command of that name; ControlError if the contrary was wanted before it was done."""
+        before = self.role
+        if not await self.changes.reach(event, progress):
+            raise ControlError(
+                f"superseded by a {CONTRARY[event]} before it was done: this node is {self.role};"
+                " the log, and keepalived in `ftfw status`, tell what wanted it"
+            )
+        return self.describe(before)
+
+    def describe(self, before: str) -> dict[str, Any]:
+        """What a command that may have changed the role answers; `before` is the role that it found."""
+        changed = self.role != before
+        return {
+            "role": self.role,
+            "changed": changed,
+            "last_commit": self.last_commit,
+            "warnings": self._warnings if changed and self.role == "active" else [],
+        }
+
+    async def _perform(self, action: Action) -> None:
+        match action:
+            case Action.COMMIT:
+                await self._commit_held()
+            case Action.STREAM:
+                self._stream()
+            case Action.STOP:
+                await self._stop()
+            case Action.LISTEN:
+                self._listen()
+
+    def _begin(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Run a role's work until `_end_work` is called, which returns when it has ended."""
+        scope, ended = trio.CancelScope(), trio.Event()
+
+        async def live() -> None:
+            try:
+                with scope:
+                    await work()
+            finally:
+                ended.set()
+
+        async def end() -> None:
+            scope.cancel()
+            await ended.wait()
+
+        self._end_work = end
+        self._nursery.start_soon(live)
+        log.info("%s is %s", self._config.node.name, self.role)
+
+    # Backup
+
+    def _listen(self) -> None:
+        store, now = Store(journal=self._hot), trio.current_time()
+        backup = Backup(name=self._config.node.name, store=store, now=now)
+        # Who was the only active one, or in sync with it, has in its kernel what there is to go on with.
+        before, alone = self.standby, self.streaming is not None and not self.member.peers.active(now)
+        backup.was_synced = alone or (before is not None and before.backup.was_synced)
+        self.standby = Standby(
+            backup=backup,
+            store=store,
+            hot=self._hot,
+            injector=self._injector,
+            selector=self._selector,
+            wire=self._wire,
+        )
+        self.streaming = self._unsettled = None
+        self.member.active, self.member.backup = None, backup
+        self._begin(self.standby.run)
+
+    async def _commit_held(self) -> None:
+        """End the backup's work, and put what it holds into the kernel."""
+        standby = self.standby
+        assert standby is not None
+        assert self._end_work is not None
+        self._warnings = self._out_of_sync(standby)
+        await self._end_work()
+        self.inject_failed.update(standby.outcome.failed)
+        outcome = Outcome()
+        begun = trio.current_time()
+        whole = await self._commit(standby, outcome)
+        seconds = trio.current_time() - begun
+        self._log_commit(outcome, seconds)
+        self.inject_failed.update(outcome.failed)
+        self.last_commit = {
+            "seconds": round(seconds, 6),
+            "created": outcome.created,
+            "updated": outcome.updated,
+            "deleted": outcome.deleted,
+            "failed": dict(outcome.failed),
+            "otherwise": dict(outcome.remedied),
+        }
+        self._unsettled = standby.store if self._hot or not whole else None
+
+    async def _commit(self, standby: Standby, outcome: Outcome) -> bool:
+        """Put the store into the kernel, and be heard meanwhile; whether all of it was tried."""
+        self.member.backup = None  # what the stream says from here on comes too late
+        standby.backup.unfollow()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._stay_heard)
+                if self._hot:
+                    await takeover.commit_rest(standby.store, self._injector, outcome, standby.outcome.refused)
+                else:
+                    await takeover.commit(standby.store, self._injector, outcome, self.changes.report)
+                nursery.cancel_scope.cancel()
+        except* Exception as failure:
+            outcome.failed["commit_broke_off"] += 1
+            self._warnings.append(f"the commit broke off, what is missing is put in behind it: {first_of(failure)}")
+            log.exception("promote: the commit broke off; this node goes on as active, and puts in what is missing")
+        return "commit_broke_off" not in outcome.failed
+
+    def _log_commit(self, outcome: Outcome, seconds: float) -> None:
+        log.info(
+            "commit: %d created, %d updated, %d replaced, failed: %s, otherwise than asked for: %s, %.3f s",
+            outcome.created,
+            outcome.updated,
+            outcome.deleted,
+            dict(outcome.failed) or "none",
+            dict(outcome.remedied) or "none",
+            seconds,
+        )
+
+    async def _stay_heard(self) -> None:
+        while True:
+            self._wire.send([messages.heartbeat(self._config.node.name, "backup", 0, 0)])
+            await trio.sleep(HEARTBEAT_S)
+
+    def _out_of_sync(self, standby: Standby) -> list[str]:
+        if standby.backup.was_synced:
+            return []
+        store = standby.store
+        warning = (
+            f"the store was not in sync: {store.flow_count()} flows and {len(store.expectations)} expectations are"
+            " what there is" + (", a snapshot was under way" if store.in_snapshot else "")
+        )
+        log.warning("promote: %s", warning)
+        return [warning]
+
+    # Active
+
+    def _stream(self) -> None:
+        self._wire.conversation.begin_epoch()
+        events = EventSocket(own_port=self._own_port, buffer_bytes=self._config.kernel.event_buffer_bytes)
+        active = Active(
+            name=self._config.node.name,
+            epoch=self._wire.conversation.epoch,
+            limit=self._wire.body_limit,
+            compress=self._config.replication.compress,
+            compare_s=self._config.replication.scrub_interval_s,
+            now=trio.current_time(),
+        )
+        streaming = Streaming(
+            active=active,
+            events=events,
+            selector=self._selector,
+            wire=self._wire,
+            counts=self._counts,
+        )
+        self.streaming, self.standby = streaming, None
+        self.member.active, self.member.backup = active, None
+
+        async def work() -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(streaming.run)
+                nursery.start_soon(self._finish_commit)
+
+        self._begin(work)
+
+    async def _stop(self) -> None:
+        assert self._end_work is not None
+        await self._end_work()
+        self._wire.conversation.begin_epoch()
+
+    async def _finish_commit(self) -> None:
+        """What need not be done before traffic flows; the store is let go then, an active's is the kernel's table.
+
+        After a start as active as well: an earlier daemon may have left what needs it.
+        """
+        unsettled, self._unsettled = self._unsettled, None
+        if self._hot or unsettled is not None:
+            await self._settle(unsettled or Store())
+        del unsettled
+        await takeover.GreKeeper(self._injector, self._selector, Outcome(failed=self.inject_failed)).run()
+
+    async def _settle(self, committed: Store) -> None:
+        outcome = Outcome()
+        try:
+            await takeover.settle(committed, self._injector, self._selector, outcome)
+        finally:
+            self.inject_failed.update(outcome.failed)
+            if self.last_commit is not None:
+                self.last_commit["created"] += outcome.created
+
+
+def first_of(group: BaseExceptionGroup[Any]) -> BaseException:
+    """The first of the exceptions in a group that is no group itself."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
