@@ -1,0 +1,174 @@
+"""A real keepalived, and real daemons whose roles it drives."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kernel.pair import until
+from tests.kernel.vrrp import (
+    CONF,
+    FIFO,
+    TRACK_FILE,
+    VIRTUAL,
+    Router,
+    in_group,
+    routers,
+    with_preemption,
+    without_fifo,
+    without_group,
+)
+
+pytestmark = pytest.mark.kernel
+
+Routers = tuple[Router, Router]
+
+STYLES = {
+    "notify": f"notify {CONF}/notify",
+    "notify_state": "\n".join(
+        f'notify_{state.lower()} "{CONF}/notify GROUP FW {state}"' for state in ("MASTER", "BACKUP", "FAULT", "STOP")
+    ),
+}
+
+
+@pytest.fixture
+def both(tmp_path: Path) -> Iterator[Routers]:
+    with routers(tmp_path, keepalived=FIFO + TRACK_FILE) as found:
+        yield found
+
+
+def start(*these: Router) -> None:
+    """ftfw as backup first, then keepalived; the first of them becomes active."""
+    for router in these:
+        router.node.start("backup")
+    for router, role in zip(these, ("active", "backup"), strict=False):
+        router.start_keepalived()
+        router.is_(role)
+    until(lambda: all(router.node.status()["synced"] is not False for router in these), "in sync")
+
+
+def test_keepalived_takes_the_configuration_in_conf(both: Routers) -> None:
+    done = both[0].node.exec("keepalived", "--config-test", "--use-file", str(CONF / "keepalived.conf"), check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_fifo_moves_the_role_with_the_addresses_also_after_a_reload(both: Routers) -> None:
+    first, second = both
+    start(first, second)  # none of them is ready, and they do not wait for each other
+    first.configure(in_group("# reloaded"))
+    first.reload_keepalived()
+    for number in range(5):
+        first.node.insert(number)
+    until(lambda: second.node.status()["flows"] == 5, "the flows are held")
+    first.link("wan", "down")  # of one instance, and the group goes with it
+    second.is_("active")
+    first.is_("backup")
+    assert len(second.node.flows()) == 5
+    assert second.node.status()["last_commit"]["created"] == 5
+    first.link("wan", "up")
+    until(lambda: first.node.status()["keepalived"]["instances"] == {"GROUP FW": "BACKUP"}, "no fault any more")
+    assert (first.node.status()["role"], second.node.status()["role"]) == ("backup", "active")
+    second.node.kill()
+    second.node.start("backup")
+    until(lambda: second.node.status()["keepalived"]["disagreement"], "a backup with the addresses")
+    second.reload_keepalived()  # it says its state again
+    second.is_("active")
+    second.stop_keepalived()  # STOP
+    second.is_("backup")
+    first.is_("active")
+    assert [router.node.status()["keepalived"]["disagreement"] for router in both] == [None, None]
+    assert first.node.log.read_text().count(f"{first.node.name} is active") == 2
+
+
+def test_a_killed_keepalived_leaves_an_active_that_agrees_with_its_addresses_until_they_go(both: Routers) -> None:
+    first, second = both
+    start(first, second)
+    first.kill_keepalived()
+    second.is_("active")
+    until(lambda: first.node.status()["conflict"] and second.node.status()["conflict"], "both know of each other")
+    assert first.has_addresses()
+    first.node.exec("ip", "address", "delete", f"{VIRTUAL['lan']}/24", "dev", "lan")
+    told = until(lambda: first.node.status()["keepalived"]["disagreement"], "a disagreement")
+    assert told == f"this node is active without {VIRTUAL['lan']}"
+    assert first.node.log.read_text().count(told) == 1
+    assert first.node.status()["keepalived"]["addresses_here"] == [VIRTUAL["wan"]]
+    first.node.exec("ip", "address", "delete", f"{VIRTUAL['wan']}/24", "dev", "wan")
+    first.start_keepalived()  # it hears the other one, and says BACKUP
+    first.is_("backup")
+    until(lambda: first.node.status()["keepalived"]["disagreement"] is None, "agreement")
+
+
+def test_a_keepalived_that_makes_and_removes_the_fifo_itself_is_heard_whenever_it_comes(both: Routers) -> None:
+    router, _ = both
+    router.start_keepalived()
+    until(router.has_addresses, "MASTER, and nobody listens")
+    made = router.fifo.stat().st_ino
+    router.node.start("backup")
+    router.is_("active")  # what it said is in the FIFO
+    router.stop_keepalived()
+    router.is_("backup")
+    until(lambda: router.fifo.exists() and router.fifo.stat().st_ino != made, "a FIFO in place of the removed one")
+    router.start_keepalived()
+    router.is_("active")
+    router.stop_keepalived()
+    router.is_("backup")
+    assert router.fifo.exists()  # it removes its own only
+
+
+def test_a_storm_of_notifications_ends_in_the_state_of_the_last(both: Routers) -> None:
+    router, _ = both
+    router.node.start("backup")
+    for storm, states in enumerate((("BACKUP", "MASTER"), ("MASTER", "BACKUP")), start=1):
+        for number in range(100):
+            router.write_fifo(f'GROUP "FW" {states[number % 2]} 0\n'.encode())
+        router.write_fifo(b'GROUP "FW" MASTER_PRIORITY 0\n')  # says nothing of the role, and shows that all is read
+        seen = {"no_state": storm}
+        until(lambda seen=seen: router.node.status()["keepalived"]["dropped"] == seen, "all is read")  # type: ignore[misc]
+        role = "active" if states[1] == "MASTER" else "backup"
+        until(lambda role=role: router.node.status()["role"] == role, f"it is {role}")  # type: ignore[misc]
+    assert router.node.log.read_text().count("commit: ") <= 50
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_hook_scripts_drive_the_role_in_every_style(tmp_path: Path, style: str) -> None:
+    with routers(tmp_path, keepalived='[keepalived]\ninstances = ["FW"]\n') as (router, _):
+        router.configure(without_fifo, in_group(STYLES[style]))
+        router.node.start("backup")
+        router.start_keepalived()
+        router.is_("active")
+        router.link("lan", "down")
+        router.is_("backup")
+        assert router.node.status()["keepalived"]["instances"] == {"GROUP FW": "FAULT"}
+        router.stop_keepalived()
+        until(lambda: router.node.status()["keepalived"]["instances"] == {"GROUP FW": "STOP"}, "STOP")
+
+
+def test_without_a_group_every_instance_has_to_be_master(tmp_path: Path) -> None:
+    several = FIFO.replace('"FW"', '"LAN", "WAN"')
+    with routers(tmp_path, keepalived=several) as (router, _):
+        router.configure(without_group)
+        router.node.start("backup")
+        router.start_keepalived()
+        router.is_("active")
+        router.link("wan", "down")
+        until(lambda: router.node.status()["role"] == "backup", "backup")
+        assert router.node.status()["keepalived"]["instances"] == {"INSTANCE LAN": "MASTER", "INSTANCE WAN": "FAULT"}
+        told = f"this node is backup, and {VIRTUAL['lan']} is here"
+        until(lambda: router.node.status()["keepalived"]["disagreement"] == told, "half a MASTER is told")
+
+
+def test_a_node_that_is_not_ready_lets_the_other_one_go_first(tmp_path: Path) -> None:
+    with routers(tmp_path, keepalived=FIFO + TRACK_FILE) as (first, second):
+        first.link("sync", "down")
+        first.node.start("backup")  # the higher priority, and nothing to go on with
+        second.node.start("active")
+        for router in (second, first):
+            router.configure(with_preemption)
+            router.start_keepalived()
+            until(second.has_addresses, "the lower priority is MASTER")
+        until(lambda: "Entering BACKUP STATE" in first.log.read_text(), "the higher one lets it be")
+        assert "effective priority from 100 to 40" in first.log.read_text()
+        assert [(router.node.workdir / "ready").read_text() for router in (first, second)] == ["1\n", "0\n"]
+        first.link("sync", "up")
+        first.is_("active")  # in sync, and of the higher priority
+        second.is_("backup")
