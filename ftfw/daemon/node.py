@@ -5,7 +5,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import aclosing, closing
+from contextlib import ExitStack, aclosing, closing
 from typing import Any, Final
 
 import trio
@@ -16,6 +16,7 @@ from ftfw.config import Config, MulticastLink
 from ftfw.config import Link as LinkConfig
 from ftfw.control import ControlError, Progress
 from ftfw.daemon import host, takeover
+from ftfw.daemon.gate import Gate
 from ftfw.daemon.standby import Standby
 from ftfw.daemon.streaming import Streaming
 from ftfw.daemon.wire import Wire
@@ -102,6 +103,15 @@ def _open_link(link: LinkConfig, node: str) -> Link:
     return Udp(link) if link.transport == "udp" else Tcp(link, node=node)
 
 
+def _gate(config: Config) -> Gate | None:
+    """What holds traffic back, if the configuration asks for it: a hot node has nothing to wait for."""
+    interfaces = config.takeover.gate_interfaces
+    if not interfaces or config.standby.mode == "hot":
+        return None
+    own = [link.bind.packed for link in config.link if not isinstance(link, MulticastLink)]
+    return Gate(interfaces, frozenset(own))
+
+
 def _link_trouble(link: LinkConfig, error: OSError) -> str:
     if isinstance(link, MulticastLink):
         return (
@@ -141,6 +151,9 @@ class Node:
         self._switching = trio.Lock()
         self._end_role: Callable[[], Awaitable[None]] | None = None
         self._kernel_counts = (float("-inf"), 0, 0)  # when, flows, expectations
+        self._addresses: frozenset[bytes] = frozenset()  # of this host
+        self._holds_addresses = False  # whether the virtual ones are among them; unknown is no
+        self._gate = _gate(config)
 
     @property
     def role(self) -> str:
@@ -149,14 +162,19 @@ class Node:
 
     async def run(self, role: str) -> None:
         """Run until a signal comes."""
-        self._learn_addresses(await trio.to_thread.run_sync(host.addresses))
-        with closing(self._requests):
+        with ExitStack() as stack:
+            stack.enter_context(closing(self._requests))
+            if self._gate is not None:
+                stack.enter_context(closing(self._gate))
+            self._learn_addresses(await trio.to_thread.run_sync(host.addresses))
             await self._live(role)
 
     async def _live(self, role: str) -> None:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(host.watch_addresses, self._learn_addresses)
+            if self._gate is not None:
+                nursery.start_soon(self._gate.run)
             async with self._switching:  # commands wait; and where another daemon answers them, no frame is sent
                 await nursery.start(control.serve, self._config.control.socket, self._command)
                 for link in self._wire.links:
@@ -186,6 +204,17 @@ class Node:
     def _learn_addresses(self, own: frozenset[bytes]) -> None:
         groups = frozenset(link.group.packed for link in self._config.link if isinstance(link, MulticastLink))
         self._selector.excluded = own | groups
+        self._addresses = own
+        if self._gate is not None:
+            self._gate.learn_addresses(own)
+
+    def _shut_gate(self) -> None:
+        """Another node is active and has the traffic: what comes here from now on comes ahead of a promotion.
+
+        Not before: until then this kernel's table is all that there is, and traffic may still go through it.
+        """
+        if self._gate is not None and not self._holds_addresses:
+            self._gate.shut(self._addresses)
 
     # Roles
 
@@ -217,6 +246,7 @@ class Node:
             injector=self._injector,
             selector=self._selector,
             wire=self._wire,
+            followed=self._shut_gate,
         )
         self._streaming = None
         self._member.active, self._member.backup = None, backup
@@ -282,7 +312,7 @@ class Node:
             self._inject_failed.update(standby.outcome.failed)
             outcome = Outcome()
             begun = trio.current_time()
-            whole = await self._commit(standby, outcome, progress, warnings)
+            whole = await self._commit_behind_gate(standby, outcome, progress, warnings)
             seconds = trio.current_time() - begun
             self._log_commit(outcome, seconds)
             self._inject_failed.update(outcome.failed)
@@ -298,6 +328,17 @@ class Node:
             self._begin_active()
             log.info("%s is active", self._config.node.name)
             return self._change(changed=True, warnings=warnings)
+
+    async def _commit_behind_gate(
+        self, standby: Standby, outcome: Outcome, progress: Progress, warnings: list[str]
+    ) -> bool:
+        if self._gate is None:
+            return await self._commit(standby, outcome, progress, warnings)
+        self._gate.wait_for_commit()
+        try:
+            return await self._commit(standby, outcome, progress, warnings)
+        finally:
+            self._gate.open()
 
     async def _commit(self, standby: Standby, outcome: Outcome, progress: Progress, warnings: list[str]) -> bool:
         """Put the store into the kernel, and be heard meanwhile; whether all of it was tried."""
@@ -456,6 +497,7 @@ class Node:
             },
             "stream": self._stream_status(),
             "last_commit": self._last_commit,
+            "gate": self._gate.status(now) if self._gate is not None else None,
         }
 
     def _why_not_synced(self, now: float) -> str | None:

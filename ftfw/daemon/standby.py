@@ -1,6 +1,7 @@
 """What a backup does besides listening: acknowledges, keeps a hot kernel in step, cleans up after being active."""
 
 import logging
+from collections.abc import Callable
 
 import trio
 
@@ -21,7 +22,15 @@ class Standby:
     """The backup's work, until cancelled."""
 
     def __init__(
-        self, *, backup: Backup, store: Store, hot: bool, injector: Injector, selector: Selector, wire: Wire
+        self,
+        *,
+        backup: Backup,
+        store: Store,
+        hot: bool,
+        injector: Injector,
+        selector: Selector,
+        wire: Wire,
+        followed: Callable[[], None],
     ) -> None:
         self.backup = backup
         self.store = store
@@ -30,6 +39,8 @@ class Standby:
         self._injector = injector
         self._selector = selector
         self._wire = wire
+        self._followed = followed  # called for each active that is followed
+        self._followed_epoch: bytes | None = None
         self._purged = False
         self._changed = trio.Event()  # hot: the store is ahead of the kernel; replaced by each look at it
 
@@ -58,6 +69,9 @@ class Standby:
     def after_batch(self) -> None:
         """Acknowledgements and requests do not wait for the next tick when frames come thick."""
         self.send()
+        if self.backup.epoch not in {None, self._followed_epoch}:
+            self._followed_epoch = self.backup.epoch
+            self._followed()
         if self._hot:
             self._changed.set()
 

@@ -1,6 +1,7 @@
 """The daemon's node in this process, on a real kernel: when a step of a role change fails or is slow."""
 
 import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -55,12 +56,12 @@ class Silence(Link):
         return [message for message in found if isinstance(message, Heartbeat)]
 
 
-def configuration(directory: Path) -> Config:
+def configuration(directory: Path, more: str = "") -> Config:
     path = directory / "ftfw.toml"
     path.write_text(
         '[node]\nname = "fw1"\n'
         '[[link]]\ntransport = "multicast"\ninterface = "sync"\ngroup = "225.0.0.50"\n'
-        f'[security]\nkey_files = ["{directory}/key"]\n[control]\nsocket = "{directory}/control.sock"\n'
+        f'[security]\nkey_files = ["{directory}/key"]\n[control]\nsocket = "{directory}/control.sock"\n{more}'
     )
     return load(path)
 
@@ -148,5 +149,28 @@ def test_a_node_in_mid_promotion_is_heard_and_ready_and_shows_what_it_holds(
             go_on.set()
             await until(lambda: node.role == "active")
             assert (await command(path, "status"))["last_commit"]["created"] == 1
+
+    in_namespace(work)
+
+
+@pytest.mark.parametrize("holds", [False, True])
+def test_a_node_that_holds_the_addresses_shuts_no_gate(tmp_path: Path, holds: bool) -> None:
+    async def work(_: Namespace) -> None:
+        config = configuration(tmp_path, '[takeover]\ngate_interfaces = ["lan"]\n')
+        node = Node(config, Wire([Silence()], [KEY], name="fw1"))
+        node._holds_addresses = holds
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(node.run, "backup")
+            await until(config.control.socket.exists)
+            node._member.receive(
+                b"epoch",
+                Heartbeat(name="fw2", role="active", byte_order=sys.byteorder, sequence=0, oldest=0, version=""),
+                trio.current_time(),
+            )
+            node._after_batch()
+            gate = node._gate
+            assert gate is not None
+            assert gate._wanted is not holds
+            nursery.cancel_scope.cancel()
 
     in_namespace(work)
