@@ -16,7 +16,7 @@ PLAIN_WIDTH = 200  # columns where the output is no terminal: nothing is to be w
 ABSENT = "-"
 
 HEAD = ("node", "role", "ready", "synced", "why_not_synced", "conflict", "flows", "expectations")
-SECTIONS = ("peers", "link", "links", "kernel", "last_commit")
+SECTIONS = ("peers", "link", "links", "kernel", "last_commit", "gate")
 
 Section = tuple[str, Table]
 
@@ -40,6 +40,7 @@ def _sections(status: dict[str, Any]) -> list[Section]:
     sections += _list("dropped, by reason", _dropped(status.get("link") or {}, links))
     sections += _list("kernel", status.get("kernel") or {})
     sections += _list("last commit", status.get("last_commit") or {})
+    sections += _list("gate", status.get("gate") or {})
     return sections + _list("more", others)
 
 

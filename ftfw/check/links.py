@@ -8,7 +8,7 @@ from typing import Any
 from ftfw import keyfile
 from ftfw.check import probes
 from ftfw.check.finding import Context, Finding, ok, problem, warning
-from ftfw.check.requirements import not_yet
+from ftfw.check.requirements import gate_lack, not_yet
 from ftfw.config import ConfigError, Link, MulticastLink, require_complete
 from ftfw.link.interface import interface
 
@@ -24,6 +24,7 @@ COUNTERS = (
     ("events", "messages were dropped", ("kernel", "dropped")),
     ("keepalived", "notifications that did not count", ("keepalived", "dropped")),
     ("injection", "the kernel refused entries", ("kernel", "inject_failed")),
+    ("gate", "it did not do what it should", ("gate", "failed")),
     ("injection", "the last commit put entries in otherwise than asked for", ("last_commit", "otherwise")),
 )
 
@@ -96,10 +97,17 @@ def _address_faults(subject: str, link: Link) -> Iterator[Finding]:
 
 
 def check_gate(context: Context) -> Iterator[Finding]:
-    """Find whether the interfaces are there on which traffic waits during a takeover."""
-    for name in context.config.takeover.gate_interfaces if context.config else ():
+    """Find whether the gate can be made, and the interfaces are there on which traffic waits during a takeover."""
+    if context.config is None:
+        return
+    if lack := gate_lack(context.config):
+        yield problem(*lack)
+    names = context.config.takeover.gate_interfaces
+    for name in names:
         if interface(name) is None:
             yield problem("takeover.gate_interfaces", f"no interface {name}", "create it, or mend the key")
+    if names and context.config.standby.mode == "hot":
+        yield ok("takeover.gate_interfaces", "not used: a hot backup has the state in its kernel")
 
 
 def check_peers(context: Context) -> Iterator[Finding]:

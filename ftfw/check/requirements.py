@@ -7,6 +7,7 @@ import os
 import socket
 from typing import NamedTuple
 
+from ftfw import nft
 from ftfw.check import probes
 from ftfw.config import Config
 
@@ -28,8 +29,9 @@ class Lack(NamedTuple):
 
 def require(config: Config) -> None:
     """Raise RequirementError unless this process may use conntrack here, over at least one of the links."""
-    if lack := conntrack_lack():
-        raise RequirementError(f"{lack.found}; {lack.remedy}")
+    for lack in (conntrack_lack(), gate_lack(config)):
+        if lack is not None:
+            raise RequirementError(f"{lack.found}; {lack.remedy}")
     names = [link.interface for link in config.link if link.interface is not None]
     if len(names) == len(config.link) and not any(map(_exists, names)):
         missing = ", ".join(names)
@@ -38,14 +40,7 @@ def require(config: Config) -> None:
 
 def not_yet(config: Config) -> list[str]:
     """What the configuration asks for and the daemon does not do yet: a line each, with what to do instead."""
-    asked = (
-        (
-            "takeover.gate_interfaces",
-            config.takeover.gate_interfaces,
-            'let the addresses move when `ftfw promote` has returned, or use standby.mode = "hot"',
-        ),
-        ("metrics.listen", config.metrics.listen, "ask `ftfw status --json`"),
-    )
+    asked = (("metrics.listen", config.metrics.listen, "ask `ftfw status --json`"),)
     return [f"{key}: has no effect yet; {instead}" for key, value, instead in asked if value]
 
 
@@ -67,6 +62,17 @@ def conntrack_lack() -> Lack | None:
             " or a kernel with CONFIG_NF_CONNTRACK, CONFIG_NF_CT_NETLINK and CONFIG_NF_CONNTRACK_EVENTS",
         )
     return None
+
+
+def gate_lack(config: Config) -> Lack | None:
+    """Say what keeps this process from making the gate that the configuration asks for, if anything does."""
+    if not config.takeover.gate_interfaces or config.standby.mode == "hot" or nft.is_there():
+        return None
+    return Lack(
+        "takeover.gate_interfaces",
+        f"{nft.LIBRARY} is not installed, and the gate needs it",
+        "`apt install nftables`, or take takeover.gate_interfaces out of the configuration",
+    )
 
 
 def ensure_events_mode() -> int:

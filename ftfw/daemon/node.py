@@ -5,7 +5,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import aclosing, closing
+from contextlib import ExitStack, aclosing, closing
 from typing import Any
 
 import trio
@@ -16,6 +16,7 @@ from ftfw.config import Config, MulticastLink
 from ftfw.config import Link as LinkConfig
 from ftfw.control import ControlError, Progress
 from ftfw.daemon import host
+from ftfw.daemon.gate import Gate
 from ftfw.daemon.keepalived import Keepalived, Now
 from ftfw.daemon.roles import Roles, first_of
 from ftfw.daemon.wire import Wire
@@ -85,6 +86,15 @@ def _open_link(link: LinkConfig, node: str) -> Link:
     return Udp(link) if link.transport == "udp" else Tcp(link, node=node)
 
 
+def _gate(config: Config) -> Gate | None:
+    """What holds traffic back, if the configuration asks for it: a hot node has nothing to wait for."""
+    interfaces = config.takeover.gate_interfaces
+    if not interfaces or config.standby.mode == "hot":
+        return None
+    own = [link.bind.packed for link in config.link if not isinstance(link, MulticastLink)]
+    return Gate(interfaces, frozenset(own))
+
+
 def _link_trouble(link: LinkConfig, error: OSError) -> str:
     if isinstance(link, MulticastLink):
         return (
@@ -114,9 +124,13 @@ class Node:
             dropped=self._dropped,
             read=self._injector.read,
         )
+        self._addresses: frozenset[bytes] = frozenset()  # of this host
+        self._gate = _gate(config)
         self._roles = Roles(
             config,
             role,
+            gate=self._gate,
+            followed=self._shut_gate,
             own_port=self._requests.port,
             injector=self._injector,
             selector=self._selector,
@@ -128,13 +142,18 @@ class Node:
 
     async def run(self) -> None:
         """Run until a signal comes."""
-        self._learn_addresses(await trio.to_thread.run_sync(host.addresses))
-        with closing(self._requests):
+        with ExitStack() as stack:
+            stack.enter_context(closing(self._requests))
+            if self._gate is not None:
+                stack.enter_context(closing(self._gate))
+            self._learn_addresses(await trio.to_thread.run_sync(host.addresses))
             await self._live()
 
     async def _live(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(host.watch_addresses, self._learn_addresses)
+            if self._gate is not None:
+                nursery.start_soon(self._gate.run)
             # Commands wait for the first role; and where another daemon answers them, no frame is sent.
             await nursery.start(control.serve, self._config.control.socket, self._command)
             for link in self._wire.links:
@@ -161,7 +180,18 @@ class Node:
     def _learn_addresses(self, own: frozenset[bytes]) -> None:
         groups = frozenset(link.group.packed for link in self._config.link if isinstance(link, MulticastLink))
         self._selector.excluded = own | groups
+        self._addresses = own
         self._keepalived.learn_addresses(own)
+        if self._gate is not None:
+            self._gate.learn_addresses(own)
+
+    def _shut_gate(self) -> None:
+        """Another node is active and has the traffic: what comes here from now on comes ahead of a promotion.
+
+        Not before: until then this kernel's table is all that there is, and traffic may still go through it.
+        """
+        if self._gate is not None and not self._keepalived.holds_addresses:
+            self._gate.shut(self._addresses)
 
     def _now(self) -> Now:
         return Now(self._roles.role if self._roles.changes.at_rest else None, self._ready(trio.current_time()))
@@ -280,6 +310,7 @@ class Node:
             "stream": self._stream_status(),
             "last_commit": self._roles.last_commit,
             "keepalived": self._keepalived.status(),
+            "gate": self._gate.status(now) if self._gate is not None else None,
         }
 
     def _ready(self, now: float) -> bool:

@@ -11,6 +11,7 @@ from ftfw.config import Config
 from ftfw.control import ControlError, Progress
 from ftfw.daemon import takeover
 from ftfw.daemon.changes import Changes
+from ftfw.daemon.gate import Gate
 from ftfw.daemon.standby import Standby
 from ftfw.daemon.streaming import Streaming
 from ftfw.daemon.wire import Wire
@@ -37,6 +38,8 @@ class Roles:
         config: Config,
         role: str,
         *,
+        gate: Gate | None,
+        followed: Callable[[], None],
         own_port: int,
         injector: Injector,
         selector: Selector,
@@ -45,6 +48,8 @@ class Roles:
     ) -> None:
         self._config = config
         self._hot = config.standby.mode == "hot"
+        self._gate = gate
+        self._followed = followed  # called when a backup begins to follow an active
         self._own_port = own_port  # that the injector's messages come from
         self._injector = injector
         self._selector = selector
@@ -136,6 +141,7 @@ class Roles:
             injector=self._injector,
             selector=self._selector,
             wire=self._wire,
+            followed=self._followed,
         )
         self.streaming = self._unsettled = None
         self.member.active, self.member.backup = None, backup
@@ -151,7 +157,7 @@ class Roles:
         self.inject_failed.update(standby.outcome.failed)
         outcome = Outcome()
         begun = trio.current_time()
-        whole = await self._commit(standby, outcome)
+        whole = await self._commit_behind_gate(standby, outcome)
         seconds = trio.current_time() - begun
         self._log_commit(outcome, seconds)
         self.inject_failed.update(outcome.failed)
@@ -164,6 +170,15 @@ class Roles:
             "otherwise": dict(outcome.remedied),
         }
         self._unsettled = standby.store if self._hot or not whole else None
+
+    async def _commit_behind_gate(self, standby: Standby, outcome: Outcome) -> bool:
+        if self._gate is None:
+            return await self._commit(standby, outcome)
+        self._gate.wait_for_commit()
+        try:
+            return await self._commit(standby, outcome)
+        finally:
+            self._gate.open()
 
     async def _commit(self, standby: Standby, outcome: Outcome) -> bool:
         """Put the store into the kernel, and be heard meanwhile; whether all of it was tried."""

@@ -2,6 +2,7 @@
 
 import logging
 from collections import Counter
+from collections.abc import Callable
 
 import trio
 
@@ -22,7 +23,15 @@ class Standby:
     """The backup's work, until cancelled."""
 
     def __init__(
-        self, *, backup: Backup, store: Store, hot: bool, injector: Injector, selector: Selector, wire: Wire
+        self,
+        *,
+        backup: Backup,
+        store: Store,
+        hot: bool,
+        injector: Injector,
+        selector: Selector,
+        wire: Wire,
+        followed: Callable[[], None],
     ) -> None:
         self.backup = backup
         self.store = store
@@ -31,6 +40,8 @@ class Standby:
         self._injector = injector
         self._selector = selector
         self._wire = wire
+        self._followed = followed  # called for each active that is followed
+        self._followed_epoch: bytes | None = None
         self._purged = False
         self._told: Counter[str] = Counter()  # of repairs
         self._changed = trio.Event()  # hot: the store is ahead of the kernel; replaced by each look at it
@@ -72,6 +83,9 @@ class Standby:
     def after_batch(self) -> None:
         """Acknowledgements and requests do not wait for the next tick when frames come thick."""
         self.send()
+        if self.backup.epoch not in {None, self._followed_epoch}:
+            self._followed_epoch = self.backup.epoch
+            self._followed()
         if self._hot or self.backup.has_work:
             self._changed.set()
 

@@ -24,7 +24,7 @@ class Daemon(ABC):
     name: str
     command: str
     addresses_first = False
-    """Whether the addresses move before `promote`, because the entries are in the kernel already."""
+    """Whether the addresses move before `promote`: entries are in the kernel already, or traffic waits for them."""
 
     def __init__(self, mode: str) -> None:
         self.mode = mode
@@ -90,10 +90,7 @@ class Ftfw(Daemon):
     """Our own."""
 
     name = "ftfw"
-
-    def __init__(self, mode: str) -> None:
-        super().__init__(mode)
-        self.addresses_first = mode == "hot"
+    addresses_first = True
 
     async def prepare(self, hosts: tuple[Host, ...]) -> None:
         first, *others = hosts

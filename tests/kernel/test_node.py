@@ -1,8 +1,10 @@
 """The daemon's node in this process, on a real kernel: when a step of a role change fails or is slow."""
 
 import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +58,12 @@ class Silence(Link):
         return [message for message in found if isinstance(message, Heartbeat)]
 
 
-def configuration(directory: Path) -> Config:
+def configuration(directory: Path, more: str = "") -> Config:
     path = directory / "ftfw.toml"
     path.write_text(
         '[node]\nname = "fw1"\n'
         '[[link]]\ntransport = "multicast"\ninterface = "sync"\ngroup = "225.0.0.50"\n'
-        f'[security]\nkey_files = ["{directory}/key"]\n[control]\nsocket = "{directory}/control.sock"\n'
+        f'[security]\nkey_files = ["{directory}/key"]\n[control]\nsocket = "{directory}/control.sock"\n{more}'
     )
     return load(path)
 
@@ -196,5 +198,33 @@ def test_a_node_in_mid_promotion_is_heard_and_ready_and_shows_what_it_holds(
             go_on.set()
             await until(lambda: node._roles.role == "active")
             assert (await command(path, "status"))["last_commit"]["created"] == 1
+
+    in_namespace(work)
+
+
+@pytest.mark.parametrize("holds", [False, True])
+def test_a_node_that_holds_the_addresses_shuts_no_gate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, holds: bool
+) -> None:
+    own = frozenset({ip_address("192.0.2.1").packed} if holds else ())
+    monkeypatch.setattr("ftfw.daemon.host.addresses", lambda: own)  # its thread may be in another namespace
+
+    async def work(_: Namespace) -> None:
+        more = '[takeover]\ngate_interfaces = ["lan"]\n[keepalived]\naddresses = ["192.0.2.1"]\n'
+        config = configuration(tmp_path, more)
+        node = Node(config, Wire([Silence()], [KEY], name="fw1"), "backup")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(node.run)
+            await until(config.control.socket.exists)
+            node._roles.member.receive(
+                b"epoch",
+                Heartbeat(name="fw2", role="active", byte_order=sys.byteorder, sequence=0, oldest=0, version=""),
+                trio.current_time(),
+            )
+            node._after_batch()
+            gate = node._gate
+            assert gate is not None
+            assert gate._wanted is not holds
+            nursery.cancel_scope.cancel()
 
     in_namespace(work)

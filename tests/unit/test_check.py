@@ -436,9 +436,29 @@ def test_gate_interfaces(tmp_path: Path) -> None:
     ]
 
 
+def test_a_gate_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gated = MULTICAST + '[takeover]\ngate_interfaces = ["sync"]\n'
+    config = config_of(tmp_path, gated)
+    assert findings(links.check_gate, config=config) == []
+    monkeypatch.setattr("ftfw.nft.LIBRARY", "libnone.so.1")
+    found = the(findings(links.check_gate, config=config))
+    assert (found.level, found.found) == (Level.PROBLEM, "libnone.so.1 is not installed, and the gate needs it")
+    monkeypatch.setattr(requirements, "_exists", lambda _: True)
+    with pytest.raises(RequirementError, match="apt install nftables"):
+        require(config)
+    require(config_of(tmp_path, MULTICAST))
+
+
+def test_a_hot_node_needs_no_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ftfw.nft.LIBRARY", "libnone.so.1")
+    config = config_of(tmp_path, MULTICAST + '[standby]\nmode = "hot"\n[takeover]\ngate_interfaces = ["sync"]\n')
+    found = the(findings(links.check_gate, config=config))
+    assert (found.level, found.found) == (Level.OK, "not used: a hot backup has the state in its kernel")
+    monkeypatch.setattr(requirements, "_exists", lambda _: True)
+    require(config)
+
+
 NOT_YET = """
-[takeover]
-gate_interfaces = ["sync"]
 [metrics]
 listen = "127.0.0.1:9166"
 """
@@ -448,7 +468,7 @@ def test_what_has_no_effect_yet_is_told_with_what_to_do_instead(tmp_path: Path) 
     assert requirements.not_yet(config_of(tmp_path, MULTICAST)) == []
     assert findings(links.check_not_yet) == []
     config = config_of(tmp_path, MULTICAST + NOT_YET)
-    keys = ["takeover.gate_interfaces", "metrics.listen"]
+    keys = ["metrics.listen"]
     assert [line.partition(": has no effect yet; ")[0] for line in requirements.not_yet(config)] == keys
     found = findings(links.check_not_yet, config=config)
     assert told(found) == [("warning", f"{key}: has no effect yet") for key in keys]

@@ -1,0 +1,224 @@
+"""The gate: traffic that reaches a warm backup waits until a promotion has put the state into the kernel."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Final
+
+import trio
+
+from ftfw.daemon import gate_rules
+from ftfw.nft import Nft, NftError
+
+log = logging.getLogger(__name__)
+
+RENEW_S: Final = 0.25  # an eighth of the time after which the gate opens by itself
+RETRY_S: Final = 5.0  # after the table could not be made
+LOOK_S: Final = 1.0  # how old the count of dropped packets may be
+PATIENCE_S: Final = 10.0  # for a promotion, while packets are dropped
+QUIET_S: Final = 3.0  # without a dropped packet: nothing waits
+REMEDY: Final = "see that CAP_NET_ADMIN is there, the kernel is 5.12 or newer and nftables 0.9.9 or newer"
+
+
+class Gate:
+    """Drops what comes in by `interfaces` while it is shut, but for what this host needs to be one.
+
+    It stays shut only as long as `run` renews it: whatever holds the daemon's loop up, or ends it, opens the gate.
+    Raises NftError if libnftables is missing.
+    """
+
+    def __init__(self, interfaces: Sequence[str], links: frozenset[bytes]) -> None:
+        self.failed: Counter[str] = Counter()
+        self._interfaces = interfaces
+        self._links = links  # this node's addresses on its links
+        self._own: frozenset[bytes] = frozenset()
+        self._nft = Nft()
+        self._knocker = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._knocker.setblocking(False)
+        self._knocker.bind((gate_rules.LOOPBACK, 0))
+        self._wanted = False  # shut
+        self._made: frozenset[bytes] | None = None  # the table is there, and lets pass what is for these addresses
+        self._retry_at = float("-inf")
+        self._renewed_at: float | None = None  # None: the kernel's gate is open
+        self._changed = trio.Event()
+        self._dropped = 0  # by tables that are gone
+        self._counted = 0  # by this one
+        self._counted_at = float("-inf")
+        self._dropping: tuple[float, float] | None = None  # since when packets are dropped, and when last
+        self._patient = True
+        self._shut_at: float | None = None
+        self._opened_at: float | None = None
+
+    def close(self) -> None:
+        """Take the table away, and all that goes with it."""
+        self._nft.close()
+        self._knocker.close()
+
+    def shut(self, own: frozenset[bytes]) -> None:
+        """Let nothing through until `open`, but for what is for `own`, this host's addresses without the virtual ones.
+
+        Addresses that come later are taken for virtual: what is for them waits.
+        """
+        self._own = own
+        self._patient = False
+        self._dropping = None
+        if not self._wanted:
+            self._wanted = True
+            self._retry_at = float("-inf")
+        self._wake()
+
+    def learn_addresses(self, present: frozenset[bytes]) -> None:
+        """Take in this host's addresses; one that goes and comes back may be a virtual one."""
+        if not self._own <= present:
+            self._own &= present
+            self._wake()
+
+    def wait_for_commit(self) -> None:
+        """A promotion has begun: it opens the gate, however long it takes."""
+        self._patient = True
+
+    def open(self) -> None:
+        """Let everything through from now on."""
+        if not self._wanted:
+            return
+        self._wanted = False
+        self._wake()
+        if self._renewed_at is not None:
+            self._renewed_at = None
+            self._opened_at = trio.current_time()
+            log.info("gate: open")
+            if not self._knock(gate_rules.OPEN):
+                self.failed["not_opened"] += 1
+                log.error("gate: it did not hear that; its table is removed, or it opens in %d s", gate_rules.TIMEOUT_S)
+
+    def status(self, now: float) -> dict[str, Any]:
+        """`gate` of the status."""
+        return {
+            "interfaces": list(self._interfaces),
+            "shut": self._is_shut(now),
+            "dropped": self._dropped + self._counted,
+            "last_shut_s": None if self._shut_at is None else round(now - self._shut_at, 3),
+            "last_opened_s": None if self._opened_at is None else round(now - self._opened_at, 3),
+            "failed": dict(self.failed),
+        }
+
+    async def run(self) -> None:
+        """Make the table when it is wanted, renew it, and take it away, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_shut)
+            nursery.start_soon(self._keep_table)
+
+    async def _keep_shut(self) -> None:
+        while True:
+            if self._wanted and self._made is not None:
+                self._renew()
+            await trio.sleep(RENEW_S)
+
+    async def _keep_table(self) -> None:
+        """What needs nft: it may have to wait for others' changes of the ruleset, so renewals do not wait for it."""
+        while True:
+            self._changed = trio.Event()
+            if self._wanted:
+                await self._look_after()
+            elif self._made is not None and trio.current_time() >= self._retry_at:
+                await self._remove()
+            with trio.move_on_after(RENEW_S):
+                await self._changed.wait()
+
+    def _wake(self) -> None:
+        self._changed.set()
+
+    def _is_shut(self, now: float) -> bool:
+        return self._renewed_at is not None and now - self._renewed_at < gate_rules.TIMEOUT_S
+
+    async def _look_after(self) -> None:
+        if self._made != self._passing() and trio.current_time() >= self._retry_at:
+            await self._write()
+        if self._made is not None and self._wanted and trio.current_time() - self._counted_at >= LOOK_S:
+            await self._count()
+            self._lose_patience()
+
+    def _passing(self) -> frozenset[bytes]:
+        return self._own | self._links
+
+    async def _write(self) -> None:
+        """Make the table, or let it pass other addresses than before."""
+        passing = self._passing()
+        if self._made is None:
+            text = gate_rules.table(self._interfaces, passing, self._knocker.getsockname()[1])
+        else:
+            text = gate_rules.pass_to(passing)
+        if await self._ask(text) is None:
+            self._retry_at = trio.current_time() + RETRY_S
+            return
+        self._made = passing
+        if self._wanted:
+            self._renew()
+
+    def _renew(self) -> None:
+        now = trio.current_time()
+        if self._renewed_at is not None and not self._is_shut(now):
+            self.failed["lapsed"] += 1
+            log.warning("gate: it was not renewed for %.1f s, and had opened by itself", now - self._renewed_at)
+        was_shut = self._is_shut(now)
+        if self._knock(gate_rules.SHUT):
+            self._renewed_at = now
+        else:
+            self.failed["not_renewed"] += 1
+        if self._is_shut(now) and not was_shut:
+            self._shut_at = now
+            log.info("gate: shut on %s", ", ".join(self._interfaces))
+
+    def _knock(self, word: int) -> bool:
+        """Whether the table has taken the word: it then drops it, which the sender is told."""
+        try:
+            self._knocker.sendto(b"", (gate_rules.LOOPBACK, word))
+        except PermissionError:
+            return True
+        except OSError as error:
+            log.warning("gate: its rules cannot be reached over the loopback: %s", error.strerror)
+        return False
+
+    async def _count(self) -> None:
+        listed = await self._ask(gate_rules.COUNT)
+        now = self._counted_at = trio.current_time()
+        if listed is None:
+            return
+        counted = gate_rules.count(listed)
+        if counted > self._counted:
+            self._dropping = (self._dropping[0] if self._dropping else now, now)
+        elif self._dropping and now - self._dropping[1] >= QUIET_S:
+            self._dropping = None
+        self._counted = counted
+
+    def _lose_patience(self) -> None:
+        """Traffic comes and no promotion does: whatever the reason, it must not wait for ever."""
+        if self._dropping and not self._patient and self._dropping[1] - self._dropping[0] >= PATIENCE_S:
+            self.failed["no_promotion"] += 1
+            log.warning(
+                "gate: traffic has been coming to this backup for %.0f s, and no promotion: it opens, until another"
+                " active is followed; `ftfw promote` if this node is to take over, and see why nobody told it",
+                PATIENCE_S,
+            )
+            self.open()
+
+    async def _remove(self) -> None:
+        await self._count()
+        made, self._made = self._made, None  # no renewals from here on
+        if await self._ask(gate_rules.REMOVE) is None:
+            self._made, self._retry_at = made, trio.current_time() + RETRY_S
+            return
+        log.info("gate: %d packets were dropped while it was shut", self._counted)
+        self._dropped, self._counted = self._dropped + self._counted, 0
+
+    async def _ask(self, commands: str) -> str | None:
+        """Have nft do something, beside the loop: others' changes of the ruleset may take long."""
+        try:
+            return await trio.to_thread.run_sync(self._nft.run, commands)
+        except NftError as error:
+            self.failed["refused"] += 1
+            log.warning("gate: nft: %s; %s", error, REMEDY)
+            return None
