@@ -79,7 +79,11 @@ def unfold(template: bytes, places: bytes, count: int, columns: bytes, *, most: 
     `template` is the first message, `places` (16 bits each, in network order) are those of its bytes in which the
     others differ, `columns` has `count` bytes for each of them.
     """
-    where, open_ = _places(template[:PREFIX], places)
+    shape = SHAPES.get(template[:PREFIX])
+    if shape is None or len(places) > 2 * len(shape.places):
+        where, open_ = _unpack(places), False
+    else:
+        where, open_ = _places(template[:PREFIX], places)
     size = len(template)
     if not 0 < count * size <= most or len(columns) != count * len(where) or max(where, default=-1) >= size:
         raise MalformedError(f"a run of {count} messages of {size} bytes, {len(columns)} in {len(where)} columns")
@@ -88,7 +92,6 @@ def unfold(template: bytes, places: bytes, count: int, columns: bytes, *, most: 
     for place in where:
         messages[place::size] = source[start : start + count]
         start += count
-    shape = SHAPES.get(template[:PREFIX])
     if open_ and shape is not None and int.from_bytes(template, "big") & shape.mask == shape.pattern:
         return Run(shape, bytes(messages))
     return [bytes(messages[start : start + size]) for start in range(0, len(messages), size)]
@@ -96,9 +99,12 @@ def unfold(template: bytes, places: bytes, count: int, columns: bytes, *, most: 
 
 @lru_cache(maxsize=1024)
 def _places(prefix: bytes, packed: bytes) -> tuple[tuple[int, ...], bool]:
-    """The places, and whether there is a shape that leaves them open."""
+    """The places, and whether the shape leaves them open.  Kept, so only for as many as a shape has."""
+    places = _unpack(packed)
+    return places, set(places) <= set(SHAPES[prefix].places)
+
+
+def _unpack(packed: bytes) -> tuple[int, ...]:
     if len(packed) % 2:
         raise MalformedError(f"{len(packed)} bytes of places")
-    places = struct.unpack(f">{len(packed) // 2}H", packed)
-    shape = SHAPES.get(prefix)
-    return places, shape is not None and set(places) <= set(shape.places)
+    return struct.unpack(f">{len(packed) // 2}H", packed)

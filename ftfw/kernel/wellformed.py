@@ -105,6 +105,7 @@ class Checker:
     """
 
     _KEPT_MAX = 1024  # skeletons; cleared when full
+    _KEPT_SIZE_MAX = 2048  # bytes; longer messages, which no kernel makes, are looked through each time
 
     def __init__(self) -> None:
         self._kept: dict[tuple[int, ...], tuple[int, int]] = {}
@@ -121,6 +122,8 @@ class Checker:
         skeleton = _skeleton(attributes, forms)
         if len(skeleton) != len(body):
             return  # a type that occurs twice: what counts has been checked, but places tell nothing
+        if len(body) > self._KEPT_SIZE_MAX:
+            return
         if len(self._kept) >= self._KEPT_MAX:
             self._kept.clear()
         mask = int.from_bytes(skeleton, "big")

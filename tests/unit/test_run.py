@@ -134,6 +134,17 @@ def test_what_is_no_run(template: bytes, places: bytes, count: int, columns: byt
         run.unfold(template, places, count, columns, most=MOST)
 
 
+def test_places_are_remembered_of_shapes_only_and_no_more_than_they_have() -> None:
+    run._places.cache_clear()
+    shaped = conn(TCP).new()
+    for template in (b"abcd", shaped):
+        with pytest.raises(MalformedError):
+            run.unfold(template, b"\1\0" * 100_000, 1, b"", most=MOST)
+    assert run._places.cache_info().currsize == 0
+    assert run.unfold(shaped, b"\0\x24", 2, b"xy", most=MOST)
+    assert run._places.cache_info().currsize == 1
+
+
 @settings(max_examples=200)
 @given(st.binary(max_size=60), st.binary(max_size=9), st.integers(0, 9), st.binary(max_size=50))
 def test_any_bytes_are_messages_or_malformed(template: bytes, places: bytes, count: int, columns: bytes) -> None:

@@ -79,6 +79,17 @@ def test_damage(extra: bytes) -> None:
     assert is_whole(Checker(), netlink(0x100, 0x600, 2, conn().new()[20:] + extra)) is False
 
 
+def test_skeletons_of_messages_longer_than_any_kernels_are_not_remembered() -> None:
+    checker = Checker()
+    assert is_whole(checker, conn().new())
+    assert len(checker._kept) == 1
+    long = netlink(0x100, 0x600, 2, conn().new()[20:] + attribute(99, bytes(3000)))
+    assert is_whole(checker, long)
+    assert is_whole(checker, long)
+    assert is_whole(checker, netlink(0x100, 0x600, 2, long[20:] + nest(14))) is False
+    assert len(checker._kept) == 1
+
+
 def test_attributes_of_unknown_type_pass_at_any_depth() -> None:
     strange = attribute(99, b"odd") + nest(4, nest(1, attribute(77, b"odd")), attribute(9, b"x"))
     assert is_whole(Checker(), netlink(0x100, 0x600, 2, conn().new()[20:] + strange))
