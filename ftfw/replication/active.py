@@ -10,6 +10,7 @@ from ftfw.buckets import Digests, Scope, bits_for
 from ftfw.kernel.run import Part
 from ftfw.replication import messages
 from ftfw.replication.messages import Ack, Heartbeat, Packer, Resync, Want
+from ftfw.replication.peers import PEERS_MAX
 from ftfw.replication.states import READINGS, Frame, Reading
 
 HEARTBEAT_S = 0.1
@@ -164,9 +165,12 @@ class Active:
 
     def receive(self, epoch: bytes, message: Ack | Resync | Want | Heartbeat, now: float) -> None:
         """Take in what a backup says; `epoch` is that of the frame it came in."""
-        backup = self.backups.get(message.name)
+        backup = self.backups.pop(message.name, None)
         if backup is None or backup.epoch != epoch:
-            backup = self.backups[message.name] = Backup(message.name, epoch, now)
+            backup = Backup(message.name, epoch, now)
+        self.backups[message.name] = backup  # the one heard last stands last
+        if len(self.backups) > PEERS_MAX:
+            del self.backups[next(iter(self.backups))]
         backup.last_seen = now
         backup.follows = not isinstance(message, Heartbeat) and message.epoch == self.epoch
         backup.synced = isinstance(message, Ack) and backup.follows and message.synced
@@ -194,9 +198,11 @@ class Active:
             self.comparison_wanted = True
 
     def _resend(self, missing: Sequence[tuple[int, int]], now: float) -> None:
-        room = RESEND_FRAMES
+        """Send what is missing once more.  The stretches ascend; so each frame is looked at once, whatever they say."""
+        room, following = RESEND_FRAMES, self.oldest
         for first, last in missing:
-            for sequence in range(max(first, self.oldest), min(last, self.sequence) + 1):
+            for sequence in range(max(first, following), min(last, self.sequence) + 1):
+                following = sequence + 1
                 kept = self._kept[sequence]
                 if now - max(kept.sent_at, kept.resent_at) < RESEND_S:
                     continue

@@ -23,6 +23,7 @@ ACK_FRAMES = 128  # acknowledge at least so often,
 ACK_S = 0.1  # or so often while frames come
 NACK_S = 0.03  # between two requests for frames that are missing
 WAITING_FRAMES = 4096  # frames held behind a gap; more, and a snapshot is the shorter way
+WAITING_BYTES = 128 << 20  # and what they unpack to: full frames of an MTU of 1500 have room
 RANGES_MAX = 64  # ranges of missing frames named at once; the rest is asked for when these have come
 WANTED_MAX = 16384  # buckets that differ; more, or more than half of them, and a whole snapshot is the shorter way
 
@@ -61,6 +62,7 @@ class Backup:
         self._applied = 0
         self._known = 0  # the highest number that the active is known to have sent
         self._waiting: dict[int, Stream] = {}  # behind a gap
+        self._waiting_bytes = 0
         self._work: Iterator[int] | None = None  # under way, in slices
         self._comparable = False  # what is held is of this active's kernel, so that a comparison will find much alike
         self._compare_wanted = False  # by an administrator
@@ -103,10 +105,11 @@ class Backup:
 
     def _leave(self, event: Event) -> None:
         """The stream that was followed ends here: what waits behind its gaps is the last of it, and is true."""
-        for number in sorted(self._waiting):
-            frame = self._waiting.pop(number)
+        for _, frame in sorted(self._waiting.items()):
             if frame.kind in (messages.EVENTS, messages.SNAPSHOT_PART):
                 self._apply_parts(frame)
+        self._waiting.clear()
+        self._waiting_bytes = 0
         self._turn(event)
 
     def _turn(self, event: Event) -> None:
@@ -129,7 +132,8 @@ class Backup:
         self._known = max(self._known, frame.sequence)
         if frame.sequence != self._applied + 1:
             self._waiting[frame.sequence] = frame
-            if len(self._waiting) > WAITING_FRAMES:
+            self._waiting_bytes += frame.memory
+            if len(self._waiting) > WAITING_FRAMES or self._waiting_bytes > WAITING_BYTES:
                 self._give_up(min(self._waiting) - 1, now)
             return
         self._apply(frame, now)
@@ -138,8 +142,13 @@ class Backup:
             self._acknowledge(now)
 
     def _apply_waiting(self, now: float) -> None:
-        while self._waiting and (following := self._waiting.pop(self._applied + 1, None)):
-            self._apply(following, now)
+        while self._applied + 1 in self._waiting:
+            self._apply(self._unwait(self._applied + 1), now)
+
+    def _unwait(self, number: int) -> Stream:
+        frame = self._waiting.pop(number)
+        self._waiting_bytes -= frame.memory
+        return frame
 
     def _apply(self, frame: Stream, now: float) -> None:
         self._applied = frame.sequence
@@ -185,7 +194,7 @@ class Backup:
         self.gaps += 1
         self._ask(now)
         for waiting in [number for number in self._waiting if number <= sequence]:
-            del self._waiting[waiting]
+            self._unwait(waiting)
         self._applied = sequence
         self._apply_waiting(now)
 

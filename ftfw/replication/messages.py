@@ -33,6 +33,7 @@ WANT: Final = 14
 UNPACKED_MAX: Final = 1 << 20  # bytes of one frame's messages, unpacked: far above what an MTU of 65535 can hold
 STORED: Final = 0
 ZSTD: Final = 1
+OBJECT: Final = 64  # bytes that Python takes for a message beside its own
 FRAMING: Final = 24  # bytes that type, sequence, codec and length take at most around a blob
 SLICE_FRAMING: Final = 40  # and bits, number and salt around digests or buckets
 BUCKETS_MAX: Final = 128  # named in one WANT or SCOPE
@@ -81,6 +82,14 @@ class Stream(NamedTuple):
     sequence: int
     parts: list[Part]
     buckets: Slice | Piece | None = None  # of DIGESTS, of SCOPE
+
+    @property
+    def memory(self) -> int:
+        """Bytes that the messages take while they are held, about."""
+        return sum(
+            len(part.messages) if isinstance(part, Run) else sum(map(len, part)) + OBJECT * len(part)
+            for part in self.parts
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,9 +287,10 @@ def _parse(fields: Any) -> Message | Proof:
         case [3 | 4 | 5 | 8 | 11 | 12 | 13 as kind, int(sequence), int(codec), bytes(blob)]:
             return _parse_stream(kind, sequence, codec, blob)
         case [1, str(name), str(role), str(byte_order), int(sequence), int(oldest), str(version)]:
-            return Heartbeat(
-                name=name, role=role, byte_order=byte_order, sequence=sequence, oldest=oldest, version=version
-            )
+            if oldest <= sequence + 1:
+                return Heartbeat(
+                    name=name, role=role, byte_order=byte_order, sequence=sequence, oldest=oldest, version=version
+                )
         case [6 | 7 | 14, str(), bytes(), int(), *_]:
             return _parse_request(fields)
         case [9 | 10, *_]:

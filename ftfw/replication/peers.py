@@ -9,6 +9,7 @@ from ftfw.replication.messages import Heartbeat
 log = logging.getLogger(__name__)
 
 LOST_S = 3.0  # unheard for so long: not counted as there
+PEERS_MAX = 64  # names that are known at a time; the one unheard for longest goes first
 
 
 @dataclass(slots=True)
@@ -31,13 +32,16 @@ class Peers:
 
     def hear(self, name: str, role: str, epoch: bytes, now: float) -> None:
         """A node has shown itself."""
-        self.known[name] = Peer(name, role, epoch, now)
+        self.known.pop(name, None)
+        self.known[name] = Peer(name, role, epoch, now)  # the one heard last stands last
+        if len(self.known) > PEERS_MAX:
+            del self.known[next(iter(self.known))]
 
     def fits(self, heartbeat: Heartbeat) -> bool:
         """Whether the node has this one's byte order: kernel attributes travel as they are."""
         if heartbeat.byte_order == sys.byteorder:
             return True
-        if heartbeat.name not in self._unfit:
+        if heartbeat.name not in self._unfit and len(self._unfit) < PEERS_MAX:
             self._unfit.add(heartbeat.name)
             log.error(
                 "%s is a %s-endian machine and this one is %s-endian; they cannot replicate to each other",

@@ -16,6 +16,7 @@ sequences = st.integers(0, (1 << 64) - 1)
 
 @given(st.text(max_size=20), st.sampled_from(("active", "backup")), sequences, sequences)
 def test_heartbeats(name: str, role: str, sequence: int, oldest: int) -> None:
+    sequence, oldest = max(sequence, oldest), min(sequence, oldest)
     found = messages.unpack(messages.heartbeat(name, role, sequence, oldest))
     assert found == Heartbeat(
         name=name, role=role, byte_order=sys.byteorder, sequence=sequence, oldest=oldest, version=__version__
@@ -92,6 +93,7 @@ def stream_of(blob: bytes, codec: int = messages.STORED) -> bytes:
         (None, "malformed"),
         ([messages.HEARTBEAT, "fw1"], "malformed"),
         ([messages.HEARTBEAT, "fw1", "active", "little", "7", 1, "1"], "malformed"),
+        ([messages.HEARTBEAT, "fw1", "active", "little", 7, 9, "1"], "malformed"),  # nothing is kept that is to come
         ([messages.ACK, "fw1", b"epoch", 1, [], 1], "malformed"),
         ([messages.ACK, "fw1", b"epoch", 1, [3], True], "malformed"),
         ([messages.ACK, "fw1", b"epoch", 1, ["a", 3], True], "malformed"),

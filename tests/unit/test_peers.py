@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from ftfw.replication.messages import Heartbeat
-from ftfw.replication.peers import LOST_S, Peers
+from ftfw.replication.peers import LOST_S, PEERS_MAX, Peers
 
 FOREIGN = "big" if sys.byteorder == "little" else "little"
 
@@ -61,6 +61,23 @@ def test_a_peer_is_known_as_last_heard() -> None:
     peers.hear("fw1", "active", b"f", 2.0)
     [peer] = peers.known.values()
     assert (peer.name, peer.role, peer.epoch, peer.heard_at) == ("fw1", "active", b"f", 2.0)
+
+
+def test_a_bounded_number_of_peers_is_known_those_heard_last() -> None:
+    peers = Peers()
+    for number in range(PEERS_MAX):
+        peers.hear(f"fw{number}", "backup", b"e", 0.0)
+    peers.hear("fw0", "backup", b"e", 1.0)
+    peers.hear("another", "backup", b"e", 1.0)
+    assert len(peers.known) == PEERS_MAX
+    assert peers.known.keys() >= {"fw0", "another"}
+
+
+def test_no_more_byte_orders_are_complained_of_than_peers_are_known(caplog: pytest.LogCaptureFixture) -> None:
+    peers = Peers()
+    for number in range(2 * PEERS_MAX):
+        assert not peers.fits(heartbeat(FOREIGN, f"fw{number}"))
+    assert len(errors(caplog)) == PEERS_MAX
 
 
 def test_a_node_of_the_other_byte_order_is_refused_with_a_reason_given_once(caplog: pytest.LogCaptureFixture) -> None:

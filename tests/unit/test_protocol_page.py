@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ftfw import buckets, conversation, seal
-from ftfw.replication import active, backup, messages, states
+from ftfw.replication import active, backup, messages, peers, states
 from ftfw.seal import HEADER_SIZE, OVERHEAD, VERSION
 from ftfw.window import SIZE
 
@@ -44,7 +44,7 @@ def test_the_types_are_the_codes() -> None:
 
 def test_the_limits_are_the_codes() -> None:
     told = {name.strip("`"): float(value) for name, value, _ in rows("Limits")}
-    modules = (active, backup, buckets, conversation, messages, seal)
+    modules = (active, backup, buckets, conversation, messages, peers, seal)
     for name, value in told.items():
         found = {getattr(module, name) for module in modules if hasattr(module, name)}
         assert found == {value}, name

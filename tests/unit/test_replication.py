@@ -3,6 +3,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from ftfw.replication import messages
 from ftfw.replication.active import PEER_LOST_S, SNAPSHOT_WINDOW, Active
 from ftfw.replication.backup import ACK_FRAMES, FRESH_S, READY_S, RESYNC_RETRY_S, Backup
 from ftfw.replication.messages import Ack, Heartbeat, Resync, Stream, Want
+from ftfw.replication.peers import PEERS_MAX
 from ftfw.replication.states import State
 from ftfw.store import Store
 from tests.unit.conntrack import TCP, UDP, conn
@@ -545,8 +547,35 @@ def test_a_frame_is_sent_again_as_it_was_but_not_twice_in_a_moment() -> None:
     active.receive(PEER, ack(1, (2, 2), (4, 4)), 0.1)
     active.receive(PEER, ack(1, (2, 4), name="fw3"), 0.1)
     assert active.outgoing == [sent[1], sent[3], sent[2]]
-    active.receive(PEER, ack(1, (2, 2), (0, 1 << 62)), 0.1 + active_module.RESEND_S / 2)
+    active.receive(PEER, ack(1, (0, 1 << 62)), 0.1 + active_module.RESEND_S / 2)
     assert active.outgoing == [sent[1], sent[3], sent[2], sent[0], sent[4]]
+
+
+def test_each_frame_is_looked_at_once_for_an_acknowledgement_however_often_it_names_it() -> None:
+    active = begun()
+    active.receive(PEER, ack(0), 0.0)
+    for _ in range(5):
+        active.offer([[conn().new()]], 0.0)
+    looked: list[int] = []
+
+    class Kept(dict[int, Any]):
+        def __getitem__(self, number: int) -> Any:
+            looked.append(number)
+            return super().__getitem__(number)
+
+    active._kept = Kept(active._kept)
+    active.receive(PEER, ack(0, *[(-(1 << 63), (1 << 64) - 1)] * 1000), 0.0)
+    assert looked == [1, 2, 3, 4, 5]
+
+
+def test_a_bounded_number_of_backups_is_remembered_those_heard_last() -> None:
+    active = begun()
+    for number in range(PEERS_MAX):
+        active.receive(PEER, ack(0, name=f"fw{number}"), 0.0)
+    active.receive(PEER, ack(0, name="fw0"), 0.0)
+    active.receive(PEER, ack(0, name="another"), 0.0)
+    assert len(active.backups) == PEERS_MAX
+    assert active.backups.keys() >= {"fw0", "another"}
 
 
 def test_only_a_request_for_this_epoch_starts_a_snapshot() -> None:
@@ -716,6 +745,21 @@ def test_too_much_behind_a_gap_is_not_held(monkeypatch: pytest.MonkeyPatch) -> N
     assert backup.gaps == 1
     assert set(held(backup.store)) == {conn(UDP).key}
     assert not backup.synced(0.0)
+
+
+def test_nor_are_few_frames_that_unpack_to_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = [frame(messages.EVENTS, sequence, *[conn(UDP).new()] * 10) for sequence in range(5, 11)]
+    monkeypatch.setattr(backup_module, "WAITING_BYTES", 3 * waiting[0].memory)
+    backup = followed()
+    complete(backup)
+    for each in waiting[:3]:
+        backup.receive(b"e" * 32, each, 0.0)
+    assert (backup.gaps, backup.behind) == (0, 4)
+    backup.receive(b"e" * 32, waiting[3], 0.0)
+    assert (backup.gaps, backup.behind) == (1, 0)
+    for each in waiting[5:]:
+        backup.receive(b"e" * 32, each, 0.0)
+    assert (backup.gaps, backup.behind) == (1, 2)  # there is room again
 
 
 def test_who_takes_over_takes_what_waits_behind_a_gap() -> None:
