@@ -103,5 +103,8 @@ def _accepted(location: Location, model: type[BaseModel]) -> str:
 def _shown(value: object) -> str:
     if isinstance(value, dict):
         return "a table"
-    shown = json.dumps(value, default=str, ensure_ascii=False)
+    try:
+        shown = json.dumps(value, default=str, ensure_ascii=False)
+    except (ValueError, RecursionError):  # Python's bounds to what it puts into words
+        return "something too large to show"
     return shown if len(shown) <= SHOWN_LENGTH_MAX else f"{shown[:SHOWN_LENGTH_MAX]}…"

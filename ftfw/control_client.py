@@ -62,7 +62,7 @@ def _parse(path: Path, line: bytes) -> tuple[str, dict[str, Any]]:
     """Return a line's kind, "progress" or "result", and its content; ControlError for anything else."""
     try:
         reply = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         reply = None
     if isinstance(reply, dict):
         if "error" in reply:
@@ -110,7 +110,7 @@ def socket_of(config: Path | None) -> tuple[Path, str | None]:
     file = config or DEFAULT_CONFIG
     try:
         document = tomllib.loads(file.read_bytes().decode())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         problem = f"{file}: {error.strerror if isinstance(error, OSError) else error}"
         if config is not None:
             raise ControlError(f"{problem}; name a readable file with --config") from None

@@ -226,6 +226,19 @@ def test_text_that_is_not_utf8(tmp_path: Path) -> None:
         load(file)
 
 
+def test_what_pythons_own_bounds_keep_from_being_read(tmp_path: Path) -> None:
+    (digits,) = problems(tmp_path, f"a = {'1' * 5000}")
+    assert digits.startswith("not TOML: Exceeds the limit")
+    (deep,) = problems(tmp_path, f"a = {'[' * 5000}")
+    assert deep.startswith("not TOML: maximum recursion depth exceeded")
+
+
+def test_what_pythons_own_bounds_keep_from_being_shown(tmp_path: Path) -> None:
+    for value in (f"0x{'f' * 5000}", f"[{{{'a.' * 5000}a = 1}}]"):
+        (problem,) = problems(tmp_path, f"node.name = {value}")
+        assert problem.startswith("node.name: found something too large to show; expected 1 to 64")
+
+
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"x\.toml: no such file; write it, or name another with --config$"):
         load(tmp_path / "x.toml")

@@ -306,6 +306,7 @@ def test_no_daemon(path: Path) -> None:
         (b'{"result": {"a"', "closed the connection before it was done"),
         (b"220 hello\n", "not an answer of ftfw"),
         (b"[]\n", "not an answer of ftfw"),
+        (b"[" * 100_000 + b"\n", "not an answer of ftfw"),
         (b'{"result": 3}\n', "not an answer of ftfw"),
         (b"{}\n", "not an answer of ftfw"),
     ],
@@ -349,6 +350,9 @@ def test_a_named_file_must_be_readable(tmp_path: Path) -> None:
         socket_of(tmp_path / "f.toml")
     (tmp_path / "f.toml").write_text("x")
     with pytest.raises(ControlError, match=r"f\.toml: Expected .*; name a readable file"):
+        socket_of(tmp_path / "f.toml")
+    (tmp_path / "f.toml").write_text(f"a = {'[' * 5000}")
+    with pytest.raises(ControlError, match=r"f\.toml: maximum recursion depth exceeded.*; name a readable file"):
         socket_of(tmp_path / "f.toml")
     (tmp_path / "f.toml").write_text("control.socket = 3")
     with pytest.raises(ControlError, match=r"control\.socket: found 3; expected an absolute path"):
