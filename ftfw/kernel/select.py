@@ -242,10 +242,15 @@ class Selector:
         """
         if master not in self._masters:
             answers = self._read([master + zone for zone in self._helper_zones])
-            found = [entry.parse(entry.as_full(answer)).attributes for answer in answers]
+            found = [self._attributes(entry.as_full(answer)) for answer in answers]
             helped = [attributes for attributes in found if uapi.CTA_HELP in attributes]
             self._masters[master] = not helped or any(map(self._is_peers, helped))
         return self._masters[master]
+
+    def _attributes(self, found: bytes) -> dict[int, bytes]:
+        parsed = entry.parse(found)
+        self._checker.check(found, parsed)
+        return parsed.attributes
 
     def _is_peers(self, attributes: dict[int, bytes]) -> bool:
         key = entry.key_of(attributes)

@@ -21,11 +21,13 @@ from tests.unit.conntrack import (
     Conn,
     End,
     Expect,
+    attribute,
     conn,
     connections,
     expectations,
     flow_messages,
     inverse,
+    nest,
     netlink,
     seq_adjust,
     tcp_info,
@@ -380,6 +382,15 @@ def test_damaged_messages_are_counted_or_streamed_and_never_an_error(message: by
 def test_what_is_no_message_is_counted(short: bytes, only: Replicate | None) -> None:
     made, dropped = selector(only=only)
     assert made.select([short, conn().new()]).messages == [conn().new()]
+    assert dropped == {"malformed": 1}
+
+
+@pytest.mark.parametrize("told", [b"", conn().key], ids=["no tuple", "one tuple"])
+def test_an_answer_about_a_master_that_is_not_whole_is_counted(told: bytes) -> None:
+    helped = netlink(uapi.CT_NEW, 0, uapi.AF_INET, told + nest(uapi.CTA_HELP, attribute(uapi.CTA_HELP_NAME, b"ftp\0")))
+    dropped: Counter[str] = Counter()
+    made = Selector(passes=None, expectations=True, dropped=dropped, read=lambda _: [helped])
+    assert made.select([Expect(TCP, UDP).new()]).messages == []
     assert dropped == {"malformed": 1}
 
 
