@@ -71,7 +71,13 @@ class Store:
         shape_of, as_number = SHAPES.get, int.from_bytes
         for message in messages:
             shape = shape_of(message[:PREFIX])
-            if shape is None or shape.dump or as_number(message, "big") & shape.mask != shape.pattern:
+            # `shape.fits` without the call
+            if (
+                shape is None
+                or shape.dump
+                or len(message) != shape.size
+                or as_number(message, "big") & shape.mask != shape.pattern
+            ):
                 self._apply_slowly(message, touched)
                 careful = True
                 continue
@@ -342,6 +348,4 @@ class Store:
 def _dump_shape(message: bytes) -> Shape | None:
     """The shape of a message from a dump, if it has a plain one."""
     shape = SHAPES.get(message[:PREFIX])
-    if shape is None or not shape.dump or int.from_bytes(message, "big") & shape.mask != shape.pattern:
-        return None
-    return shape
+    return shape if shape is not None and shape.dump and shape.fits(message) else None

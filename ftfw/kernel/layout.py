@@ -7,11 +7,9 @@ first 32 bytes, which hold everything up to the first address.  What is left to 
 - The kernel lays out tuples in one way only, so that the protocol and the types of the attributes behind the tuples
   decide (`telling`).
 - A message from elsewhere is compared as a whole, as a number under a mask: every attribute header has to be where the
-  shape has it (`mask`, `pattern`).
+  shape has it (`mask`, `pattern`), and none may stand behind, where the mask does not reach (`size`).
 
-The number has its first byte on top, so
-that a message of another length than its header says does not fit.  A message that fits no shape takes the slow
-way through `entry`, with the same result.
+A message that fits no shape takes the slow way through `entry`, with the same result.
 
 A recognised event falls into `message[BODY:split]`, the entry's key, and `message[split:]`, its value.
 """
@@ -51,6 +49,10 @@ class Shape:
     value_end: int  # behind it stands what a dump tells of every injected entry, and says nothing
     source_of: Callable[[bytes], bytes]  # the original source address in a message
     reply_source_of: Callable[[bytes], bytes]
+
+    def fits(self, message: bytes) -> bool:
+        """Whether a message from elsewhere that begins like this shape has it."""
+        return len(message) == self.size and int.from_bytes(message, "big") & self.mask == self.pattern
 
 
 def dumped_value(message: bytes, shape: Shape) -> bytes:

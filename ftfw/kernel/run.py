@@ -92,7 +92,7 @@ def unfold(template: bytes, places: bytes, count: int, columns: bytes, *, most: 
     for place in where:
         messages[place::size] = source[start : start + count]
         start += count
-    if open_ and shape is not None and int.from_bytes(template, "big") & shape.mask == shape.pattern:
+    if open_ and shape is not None and shape.fits(template):
         return Run(shape, bytes(messages))
     return [bytes(messages[start : start + size]) for start in range(0, len(messages), size)]
 

@@ -35,7 +35,7 @@ ENDS = [
 
 def recognise(message: bytes) -> Shape | None:
     shape = SHAPES.get(message[:PREFIX])
-    if shape is None or int.from_bytes(message, "big") & shape.mask != shape.pattern:
+    if shape is None or not shape.fits(message):
         return None
     return shape
 
@@ -121,6 +121,7 @@ def test_longer_and_shorter_messages_are_not_recognised(message: bytes, more: by
         assert recognise(message[:-cut]) is None
     longer = attribute(uapi.CTA_LABELS, more)
     assert recognise(message + longer) is None
+    assert recognise(message[:PREFIX] + more + message) is None
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftfw.buckets import Scope, bucket_of
-from ftfw.kernel import entry, expectation, rewrite, run, uapi
-from ftfw.kernel.attributes import split
-from ftfw.kernel.bulk import Creator
+from ftfw.kernel import run, uapi
 from ftfw.kernel.layout import SHAPES
-from ftfw.kernel.rewrite import Timeouts
 from ftfw.kernel.run import Run
 from ftfw.store import SLICE, Store
 from tests.unit.conntrack import (
@@ -35,6 +32,7 @@ from tests.unit.conntrack import (
     walk,
 )
 from tests.unit.table import Dump, Rows, Table, held, without_empty_marks
+from tests.unit.usable import use_everything
 
 MARK, ID = uapi.CTA_MARK, uapi.CTA_ID
 STATED = {uapi.CTA_STATUS, uapi.CTA_TIMEOUT, uapi.CTA_HELP, MARK}
@@ -357,28 +355,6 @@ def damaged_somewhere(random: Random, message: bytes) -> bytes:
     return netlink(kind, flags, message[16], bytes(body))
 
 
-def use_everything(store: Store) -> None:
-    """What a backup does with what it holds: nothing of it may fail."""
-    for flow in store.flows():
-        assert flow.as_dict()["protocol"]
-    for awaited in store.decoded_expectations():
-        assert awaited.as_dict()["protocol"]
-    for key, value in (store.plain | store.rich).items():
-        creator = Creator(Timeouts(), pinned=False)
-        assert len(b"".join(creator.message_parts(key, value, 1))) > 20
-        assert rewrite.without(rewrite.create(key, value, timeouts=Timeouts()), uapi.CTA_TUPLE_MASTER)
-        assert rewrite.update(key, value, split(value), timeouts=Timeouts())
-        assert rewrite.set_timeout(key, value, Timeouts(), pinned=True)
-        assert entry.family_of(key)
-        rewrite.updatable(value, split(value))
-        master = split(value).get(uapi.CTA_TUPLE_MASTER)
-        assert master is None or entry.master_key(key, master)
-    for key, value in store.expectations.items():
-        zone = store.zone_of(key)
-        assert expectation.create(key, value, zone, sequence=1, pinned=False)
-        assert expectation.delete(key, zone, sequence=1)
-
-
 RICH = conn(helper=b"ftp", labels=bytes(16), master=UDP, sequence=seq_adjust(15, 16), zone=2, mark=1)
 
 
@@ -415,6 +391,19 @@ def test_a_damaged_message_is_counted_and_nothing_else_changes() -> None:
         store.apply([netlink(uapi.CT_NEW, 0x600, uapi.AF_INET, tuples + extra)])
     assert held(store) == before
     assert store.dropped == Counter(malformed=7)
+
+
+def test_a_plain_message_behind_other_bytes_is_not_taken_for_one() -> None:
+    """Its beginning is that of a plain one, and so is its end."""
+    for message in (conn().new(), conn().full(), conn().destroy()):
+        longer = message[:32] + bytes(200) + message
+        for part in ([longer], run.unfold(longer, b"\0\x23", 2, b"ab", most=1000)):
+            store = Store()
+            store.apply(part)
+            store.begin_snapshot()
+            store.add_snapshot(part)
+            assert held(store) == {}
+            assert store.dropped["malformed"] == 2 * len(part)
 
 
 def test_in_a_snapshot_as_well() -> None:

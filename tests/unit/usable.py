@@ -1,0 +1,58 @@
+"""What a backup does with what it holds, but for the kernel."""
+
+from ftfw.kernel import entry, expectation, inject, rewrite, uapi
+from ftfw.kernel.attributes import BODY, payload, split
+from ftfw.kernel.bulk import Creator
+from ftfw.kernel.rewrite import Timeouts
+from ftfw.store import Store
+
+TIMEOUTS = Timeouts()
+# The kernel ignores the first; in the others bulk goes by the status, and one by one by the tuples.
+UNTOLD = {uapi.CTA_ID, uapi.CTA_NAT_SRC, uapi.CTA_NAT_DST}
+
+
+def use_everything(store: Store) -> None:
+    """Show, commit, keep and delete everything: nothing of it may fail."""
+    for flow in store.flows():
+        assert flow.as_dict()["protocol"]
+    for awaited in store.decoded_expectations():
+        assert awaited.as_dict()["protocol"]
+    creators = [Creator(TIMEOUTS, pinned=pinned) for pinned in (False, True)]
+    for key, value in (store.plain | store.rich).items():
+        for creator in creators:
+            _create(creator, key, value)
+        _use(key, value)
+    for key, value in store.expectations.items():
+        zone = store.zone_of(key)
+        assert expectation.is_key(key)
+        assert expectation.create(key, value, zone, sequence=1, pinned=False)
+        assert expectation.create(key, value, zone, sequence=1, pinned=True)
+        assert expectation.set_timeout(key, value, zone)
+        assert expectation.delete(key, zone, sequence=1)
+
+
+def _create(creator: Creator, key: bytes, value: bytes) -> None:
+    """In bulk as one by one, as far as it is told by attributes that are rewritten; test_rewrite looks at all of it."""
+    fast, slow = (b"".join(parts(key, value, 1)) for parts in (creator.message_parts, creator.slow_parts))
+    assert fast[4:BODY] == slow[4:BODY]
+    told, expected = split(fast, BODY), split(slow, BODY)
+    assert told.keys() - UNTOLD == expected.keys() - UNTOLD
+    for kind in (uapi.CTA_TUPLE_ORIG, uapi.CTA_STATUS, uapi.CTA_TIMEOUT):
+        assert payload(told[kind]) == payload(expected[kind]), kind
+
+
+def _use(key: bytes, value: bytes) -> None:
+    attributes = split(value)
+    assert not expectation.is_key(key)
+    assert entry.family_of(key)
+    assert rewrite.without(rewrite.create(key, value, timeouts=TIMEOUTS), uapi.CTA_TUPLE_MASTER)
+    assert rewrite.update(key, value, attributes, timeouts=TIMEOUTS)
+    assert rewrite.set_timeout(key, value, TIMEOUTS, pinned=True)
+    rewrite.updatable(value, attributes)
+    assert entry.found_by(key)
+    master = attributes.get(uapi.CTA_TUPLE_MASTER)
+    assert master is None or entry.master_key(key, master)
+    assert inject._delete_reply(key, value)
+    assert inject._helper_kind((key, value))
+    assert entry.timeout_of(attributes) >= 0
+    entry.is_fixed(attributes)
