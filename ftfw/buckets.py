@@ -13,6 +13,7 @@ from typing import Final
 from zlib import crc32
 
 BITS_MAX: Final = 20  # a million buckets, for eight million entries
+WANTED_MAX: Final = 16384  # buckets that differ; more, and a whole snapshot is the shorter way
 ENTRIES: Final = 8  # of a bucket, about: half a byte for each entry is sent when tables are compared
 _NUMBER: Final = Struct(">I")
 

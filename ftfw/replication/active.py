@@ -6,7 +6,7 @@ Sans-I/O: time is an argument, bodies to send come out.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from ftfw.buckets import Digests, Scope, bits_for
+from ftfw.buckets import WANTED_MAX, Digests, Scope, bits_for
 from ftfw.kernel.run import Part
 from ftfw.replication import messages
 from ftfw.replication.messages import Ack, Heartbeat, Packer, Resync, Want
@@ -190,8 +190,11 @@ class Active:
         if isinstance(request, Want):
             begun, mended = self._mended or (0, None)
             left = request.scope if mended is None or request.sequence >= begun else request.scope.without(mended)
-            if left is not None:
-                self._buckets_wanted = left.joined(self._buckets_wanted)
+            wanted = left and left.joined(self._buckets_wanted)
+            if wanted is not None and len(wanted.buckets) > WANTED_MAX:
+                self.snapshot_wanted = True
+            elif wanted is not None:
+                self._buckets_wanted = wanted
         elif not request.compare:
             self.snapshot_wanted = True
         elif request.sequence >= self._comparison:

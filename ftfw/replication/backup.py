@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Final
 
-from ftfw.buckets import Digests, Scope, bucket_of
+from ftfw.buckets import WANTED_MAX, Digests, Scope, bucket_of
 from ftfw.kernel.digest import SIZE as DIGEST_SIZE
 from ftfw.replication import messages
 from ftfw.replication.messages import Heartbeat, Piece, Slice, Stream
@@ -25,7 +25,6 @@ NACK_S = 0.03  # between two requests for frames that are missing
 WAITING_FRAMES = 4096  # frames held behind a gap; more, and a snapshot is the shorter way
 WAITING_BYTES = 128 << 20  # and what they unpack to: full frames of an MTU of 1500 have room
 RANGES_MAX = 64  # ranges of missing frames named at once; the rest is asked for when these have come
-WANTED_MAX = 16384  # buckets that differ; more, or more than half of them, and a whole snapshot is the shorter way
 
 
 # What divides the stream while a snapshot or a comparison is under way.
@@ -171,7 +170,9 @@ class Backup:
             self._add_digests(frame.buckets, now)
         elif isinstance(frame.buckets, Piece):
             self._scope = frame.buckets.scope.joined(self._scope)
-            if not frame.buckets.left and (self._scope.meets(self._wanted) or self.state is State.COMPLETE):
+            if len(self._scope.buckets) > WANTED_MAX:
+                self._ask(now)  # no active names so many
+            elif not frame.buckets.left and (self._scope.meets(self._wanted) or self.state is State.COMPLETE):
                 self._turn(Event.BEGIN)
         elif frame.kind == messages.SNAPSHOT_BEGIN:
             self._scope = None
@@ -223,6 +224,9 @@ class Backup:
 
     def _add_digests(self, found: Slice, now: float) -> None:
         if self._theirs is None:
+            return
+        if found.first * DIGEST_SIZE != len(self._theirs):
+            self._ask(now)  # they are sent one behind the other
             return
         self._theirs += found.digests
         if len(self._theirs) == DIGEST_SIZE << found.bits:

@@ -85,11 +85,12 @@ class Stream(NamedTuple):
 
     @property
     def memory(self) -> int:
-        """Bytes that the messages take while they are held, about."""
-        return sum(
+        """Bytes that it takes while it is held, about."""
+        held = sum(
             len(part.messages) if isinstance(part, Run) else sum(map(len, part)) + OBJECT * len(part)
             for part in self.parts
         )
+        return held + (len(self.buckets.digests) if isinstance(self.buckets, Slice) else 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,7 +312,7 @@ def _parse_stream(kind: int, sequence: int, codec: int, blob: bytes) -> Stream:
 def _piece(blob: bytes) -> Piece:
     match msgpack.unpackb(blob):
         case [int(bits), int(left), bytes(packed)]:
-            return Piece(buckets.unpack(bits, packed), left)
+            return Piece(_scope(bits, packed), left)
     raise BodyError("malformed")
 
 
@@ -323,8 +324,15 @@ def _parse_request(fields: list[Any]) -> Ack | Resync | Want:
         case 7, [bool(compare)]:
             return Resync(name=name, epoch=epoch, sequence=sequence, compare=compare)
         case 14, [int(bits), bytes(packed)]:
-            return Want(name=name, epoch=epoch, sequence=sequence, scope=buckets.unpack(bits, packed))
+            return Want(name=name, epoch=epoch, sequence=sequence, scope=_scope(bits, packed))
     raise BodyError("malformed")
+
+
+def _scope(bits: int, packed: bytes) -> Scope:
+    scope = buckets.unpack(bits, packed)
+    if len(scope.buckets) > BUCKETS_MAX:
+        raise BodyError("malformed")
+    return scope
 
 
 def _slice(blob: bytes) -> Slice:

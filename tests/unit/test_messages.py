@@ -99,6 +99,7 @@ def stream_of(blob: bytes, codec: int = messages.STORED) -> bytes:
         ([messages.ACK, "fw1", b"epoch", 1, ["a", 3], True], "malformed"),
         ([messages.RESYNC, b"fw1", b"epoch", 1], "malformed"),
         ([messages.EVENTS, 1, 0, "text"], "malformed"),
+        ([messages.WANT, "fw1", b"epoch", 1, 8, b"".join(n.to_bytes(4, "big") for n in range(129))], "malformed"),
         ([messages.EVENTS, 1, 7, b"x"], "unknown_codec"),
     ],
 )

@@ -17,7 +17,7 @@ from ftfw.replication.active import PEER_LOST_S, SNAPSHOT_WINDOW, Active
 from ftfw.replication.backup import ACK_FRAMES, FRESH_S, READY_S, RESYNC_RETRY_S, Backup
 from ftfw.replication.messages import Ack, Heartbeat, Resync, Stream, Want
 from ftfw.replication.peers import PEERS_MAX
-from ftfw.replication.states import State
+from ftfw.replication.states import Reading, State
 from ftfw.store import Store
 from tests.unit.conntrack import TCP, UDP, conn
 from tests.unit.reading import Reader
@@ -370,6 +370,28 @@ def test_the_end_of_a_scope_will_do_where_its_beginning_was_lost() -> None:
     assert set(held(backup.store)) == {conn(UDP).key}
 
 
+@pytest.mark.parametrize("first", [0, 2, 8])
+def test_digests_that_are_not_the_next_ones_are_no_comparison(first: int) -> None:
+    backup = followed()
+    complete(backup, conn().full())
+    backup.receive(b"e" * 32, frame(messages.COMPARE, 4), 0.0)
+    for number, begin in ((5, 0), (6, first)):
+        found = messages.Slice(SALT, 4, begin, bytes(4))
+        backup.receive(b"e" * 32, Stream(messages.DIGESTS, number, [], found), 0.0)
+    assert state_of(backup) is State.ASKING
+
+
+def test_a_scope_of_more_buckets_than_anybody_wants_is_not_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backup_module, "WANTED_MAX", 3)
+    backup = followed()
+    complete(backup, conn().full())
+    for number, expected in enumerate((State.COMPLETE, State.ASKING)):
+        scope = Scope(4, {2 * number, 2 * number + 1})
+        piece = Stream(messages.SCOPE, backup._applied + 1, [], messages.Piece(scope, 9))
+        backup.receive(b"e" * 32, piece, 0.0)
+        assert state_of(backup) is expected
+
+
 SALT = bytes(16)
 
 
@@ -576,6 +598,17 @@ def test_a_bounded_number_of_backups_is_remembered_those_heard_last() -> None:
     active.receive(PEER, ack(0, name="another"), 0.0)
     assert len(active.backups) == PEERS_MAX
     assert active.backups.keys() >= {"fw0", "another"}
+
+
+def test_who_want_too_many_buckets_get_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(active_module, "WANTED_MAX", 3)
+    active = begun()
+    for number in range(3):
+        scope = Scope(4, {2 * number, 2 * number + 1})
+        active.receive(PEER, Want(name="fw2", epoch=b"e" * 32, sequence=0, scope=scope), 0.0)
+        assert active.snapshot_wanted is (number > 0)
+    assert active.begin_snapshot(0.0) is None
+    assert active.wanted() is Reading.NOTHING
 
 
 def test_only_a_request_for_this_epoch_starts_a_snapshot() -> None:
