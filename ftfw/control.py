@@ -116,6 +116,11 @@ async def _read_request(stream: trio.SocketStream) -> dict[str, Any] | None:
             received += chunk
     if deadline.cancelled_caught:
         raise ControlError(f"no request within {REQUEST_DEADLINE_S:.0f} s")
+    return parse_request(bytes(received))
+
+
+def parse_request(received: bytes) -> dict[str, Any]:
+    """The request in what a client has sent; ControlError if there is none."""
     line, end, _ = received.partition(b"\n")
     if not end:
         raise ControlError(f"a request is one line of at most {REQUEST_LENGTH_MAX} bytes")

@@ -3,6 +3,7 @@
 from ftfw.kernel import entry, expectation, inject, rewrite, uapi
 from ftfw.kernel.attributes import BODY, payload, split
 from ftfw.kernel.bulk import Creator
+from ftfw.kernel.digest import SALT_SIZE
 from ftfw.kernel.rewrite import Timeouts
 from ftfw.store import Store
 
@@ -17,6 +18,8 @@ def use_everything(store: Store) -> None:
         assert flow.as_dict()["protocol"]
     for awaited in store.decoded_expectations():
         assert awaited.as_dict()["protocol"]
+    for slice_ in store.digests(bytes(SALT_SIZE)):
+        assert all(digest >> 32 == 0 for _, digest in slice_)
     creators = [Creator(TIMEOUTS, pinned=pinned) for pinned in (False, True)]
     for key, value in (store.plain | store.rich).items():
         for creator in creators:

@@ -1,0 +1,145 @@
+"""Targets: files, keepalived's FIFO and the control socket."""
+
+import base64
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ftfw import config, control, control_client, keyfile
+from ftfw.config import ConfigError
+from ftfw.control_client import ControlError
+from ftfw.keepalived import LINE_MAX, STATES, Fifo, Instances
+from ftfw.keyfile import KEY_LENGTH, KeyFileError
+from ftfw.roles import Event
+
+__all__ = ["ConfigError", "ControlError", "KeyFileError"]
+
+SHIPPED = Path(__file__).parents[2] / "conf"
+
+
+@contextmanager
+def file_of(data: bytes) -> Iterator[Path]:
+    """A file with these contents that only its owner may read."""
+    descriptor = os.memfd_create("fuzz", os.MFD_CLOEXEC)
+    try:
+        os.fchmod(descriptor, 0o600)
+        os.write(descriptor, data)
+        yield Path(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+
+
+def load_config(data: bytes) -> None:
+    """Any bytes as the configuration file."""
+    with file_of(data) as path:
+        config.require_complete(config.load(path), path)
+
+
+def find_socket(data: bytes) -> None:
+    """Any bytes as the configuration file of a command that only looks for the control socket."""
+    with file_of(data) as path:
+        assert isinstance(control_client.socket_of(path)[0], Path)
+
+
+def configs() -> Iterator[bytes]:
+    for path in sorted(SHIPPED.rglob("*.toml")):
+        yield path.read_bytes()
+    yield b"""
+[node]
+name = "fw1"
+[[link]]
+transport = "udp"
+interface = "sync"
+bind = "203.0.113.1"
+peers = ["203.0.113.2", "203.0.113.3"]
+port = 3780
+mtu = 1400
+[[link]]
+transport = "multicast"
+interface = "sync"
+group = "ff02::50"
+[security]
+key_files = ["/etc/ftfw/link.key"]
+[standby]
+mode = "hot"
+[replicate]
+protocols = ["tcp", 47]
+addresses = ["192.0.2.0/24", "2001:db8::1"]
+ports = [22, "1024-2047"]
+zones = [0, 7]
+mark = "0x10/0xff"
+tcp_states = ["ESTABLISHED"]
+expectations = ["ftp"]
+[replication]
+compress = false
+[kernel]
+event_buffer_bytes = 65536
+[keepalived]
+fifo = "/run/fifo"
+instances = ["FW"]
+[takeover]
+gate_interfaces = ["lan"]
+[control]
+socket = "/run/ftfw/control.sock"
+[metrics]
+listen = "[::1]:9166"
+"""
+    yield b"link = [1]\nsecurity = 2\nnode = {name = 1979-05-27T07:32:00Z}\n"
+    yield b"[[link]]\ntransport = 'tcp'\npeers = [{a.b = 1}, nan, 0xffff]\n[control]\nsocket = ''\n"
+
+
+def read_key(data: bytes) -> None:
+    """Any bytes as a key file."""
+    with file_of(data) as path:
+        assert len(keyfile.read(path)) == KEY_LENGTH
+
+
+def keys() -> Iterator[bytes]:
+    line = base64.b64encode(bytes(range(KEY_LENGTH)))
+    yield from (line, line + b"\n", line[:-1], b" " + line + b"\r\n", line * 40)
+
+
+def read_fifo(data: bytes) -> None:
+    """Any bytes out of keepalived's FIFO, in pieces as long as the first byte says."""
+    size, fifo, instances = 1 + data[0] if data else 1, Fifo(), Instances((), "backup")
+    for start in range(1, len(data), size):
+        for notification in fifo.take(data[start : start + size]):
+            assert notification.state in STATES
+            assert instances.hear(notification) in (Event.PROMOTE, Event.DEMOTE)
+        assert len(fifo._rest) <= LINE_MAX
+    fifo.cut_off()
+
+
+def notifications() -> Iterator[bytes]:
+    yield b'\x20INSTANCE "FW" MASTER 100\nGROUP "a b" BACKUP\nINSTANCE FW FAULT -1\nINSTANCE "FW" MASTER_PRIORITY 3\n'
+    yield b"\xff" + b"GROUP " + b"x" * 2000 + b' MASTER\nGROUP "x" STOP\nINSTANCE "FW" DELETED 0\nnonsense\n'
+
+
+def read_request(data: bytes) -> None:
+    """Any bytes as a request's line on the control socket."""
+    request = control.parse_request(data)
+    assert isinstance(request["command"], str)
+
+
+def requests() -> Iterator[bytes]:
+    for request in ({"command": "status"}, {"command": "notify", "state": "MASTER"}, {"a": [1.5, None]}, ["command"]):
+        yield json.dumps(request).encode() + b"\n"
+
+
+def read_reply(data: bytes) -> None:
+    """Any bytes as a line of a daemon's answer."""
+    kind, content = control_client._parse(Path("/run/ftfw/control.sock"), data)
+    assert kind in ("progress", "result")
+    assert isinstance(content, dict)
+
+
+def replies() -> Iterator[bytes]:
+    for reply in (
+        b'{"result": {"role": "active"}}',
+        b'{"progress": {"done": 3}}',
+        b'{"error": "no"}',
+        b'{"result": 3}',
+    ):
+        yield reply + b"\n"
