@@ -147,19 +147,28 @@ def _one_skeleton(kind: int, attribute: bytes, form: Form) -> bytes:
         if form not in (ANY, size):
             raise MalformedError(f"attribute {kind} of {size} bytes, not {form}")
         return _HEADER_MASK + bytes(len(attribute) - 4)
-    inside = nested(attribute)
     if form is _TUPLE:
-        _check_tuple(inside)
-    elif form is _SEQ_ADJ:
+        _check_tuple(attribute)
+    inside = nested(attribute)
+    if form is _SEQ_ADJ:
         _require(inside, _SEQ_ADJ)
     return _HEADER_MASK + _skeleton(inside, form)
 
 
-def _check_tuple(inside: Mapping[int, bytes]) -> None:
+def _check_tuple(attribute: bytes) -> None:
+    inside = _in_order(attribute)
     _require(inside, (uapi.CTA_TUPLE_IP, uapi.CTA_TUPLE_PROTO))
-    if nested(inside[uapi.CTA_TUPLE_IP]).keys() not in _FAMILIES:
+    if _in_order(inside[uapi.CTA_TUPLE_IP]).keys() not in _FAMILIES:
         raise MalformedError("a tuple without two addresses of one family")
-    _require(nested(inside[uapi.CTA_TUPLE_PROTO]), (uapi.CTA_PROTO_NUM,))
+    _require(_in_order(inside[uapi.CTA_TUPLE_PROTO]), (uapi.CTA_PROTO_NUM,))
+
+
+def _in_order(attribute: bytes) -> Mapping[int, bytes]:
+    """What is nested in a part of a tuple: by type, each once, so that there is one way only to write a tuple."""
+    inside = nested(attribute)
+    if list(inside) != sorted(inside) or sum(map(len, inside.values())) != len(attribute) - HEADER.size:
+        raise MalformedError("a tuple whose attributes are in no kernel's order")
+    return inside
 
 
 _HEADER_MASK: Final = b"\xff" * HEADER.size

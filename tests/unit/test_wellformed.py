@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from ftfw.kernel import entry
 from ftfw.kernel.attributes import MalformedError
 from ftfw.kernel.wellformed import Checker
-from tests.unit.conntrack import TCP, UDP, Expect, attribute, conn, expectations, flow_messages, nest, netlink
+from tests.unit.conntrack import TCP, UDP, Expect, attribute, be16, conn, expectations, flow_messages, nest, netlink
 
 any_message = flow_messages() | st.builds(Expect.new, expectations()) | st.builds(Expect.destroy, expectations())
 
@@ -93,6 +93,27 @@ def test_skeletons_of_messages_longer_than_any_kernels_are_not_remembered() -> N
 def test_attributes_of_unknown_type_pass_at_any_depth() -> None:
     strange = attribute(99, b"odd") + nest(4, nest(1, attribute(77, b"odd")), attribute(9, b"x"))
     assert is_whole(Checker(), netlink(0x100, 0x600, 2, conn().new()[20:] + strange))
+
+
+ADDRESSES = nest(1, attribute(1, bytes(4)), attribute(2, bytes(4)))
+PORTS = nest(2, attribute(1, b"\x06"), be16(2, 7), be16(3, 9))
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (PORTS, ADDRESSES),
+        (ADDRESSES, PORTS, PORTS),
+        (nest(1, attribute(2, bytes(4)), attribute(1, bytes(4))), PORTS),
+        (ADDRESSES, nest(2, be16(2, 7), attribute(1, b"\x06"), be16(3, 9))),
+        (ADDRESSES, nest(2, attribute(1, b"\x06"), attribute(1, b"\x11"), be16(3, 9))),
+    ],
+)
+def test_there_is_one_way_to_write_a_tuple(parts: tuple[bytes, ...]) -> None:
+    """Else one flow would be held under two keys, or another one be read from known places than from the attributes."""
+    for tuples in (nest(1, *parts) + conn().reply.pack(2), conn().key + nest(2, *parts)):
+        assert is_whole(Checker(), netlink(0x100, 0x600, 2, tuples)) is False
+    assert is_whole(Checker(), netlink(0x100, 0x600, 2, conn().key + nest(2, ADDRESSES, PORTS)))
 
 
 @pytest.mark.parametrize("kept", [conn().key, conn().reply.pack(2), b""])
