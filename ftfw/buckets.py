@@ -15,6 +15,7 @@ from zlib import crc32
 BITS_MAX: Final = 20  # a million buckets, for eight million entries
 WANTED_MAX: Final = 16384  # buckets that differ; more, and a whole snapshot is the shorter way
 ENTRIES: Final = 8  # of a bucket, about: half a byte for each entry is sent when tables are compared
+SLICE: Final = 16384  # buckets that are compared at a time
 _NUMBER: Final = Struct(">I")
 
 
@@ -93,6 +94,8 @@ class Digests:
         folded.count = self.count
         return folded
 
-    def differing(self, other: Sequence[int]) -> set[int]:
-        """The buckets in which another table of this size has another number."""
-        return {bucket for bucket, (one, two) in enumerate(zip(self.numbers, other, strict=True)) if one != two}
+    def differing(self, other: Sequence[int]) -> Iterator[set[int]]:
+        """The buckets in which another table of this size has another number, a slice of the buckets at a time."""
+        for first in range(0, len(self.numbers), SLICE):
+            pairs = zip(self.numbers[first : first + SLICE], other[first : first + SLICE], strict=True)
+            yield {bucket for bucket, (one, two) in enumerate(pairs, first) if one != two}

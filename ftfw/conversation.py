@@ -13,12 +13,15 @@ from typing import Final, NamedTuple
 
 from ftfw.replication import messages
 from ftfw.replication.messages import Challenge, Message, Proof, Response
-from ftfw.seal import EPOCH_SIZE, OVERHEAD, Opened, Opener, RefusedError, Sealer, sender_id
+from ftfw.seal import EPOCH_SIZE, OVERHEAD, SENDER_SIZE, Opened, Opener, RefusedError, Sealer, sender_id
 from ftfw.window import ReplayWindow
 
 NONCE_SIZE: Final = 8
 CHALLENGE_S: Final = 0.2  # between two challenges to one sender
+NONCE_S: Final = 5.0  # for so long they are the same: the answer to any of them counts, however long it takes
 RESPONSE_S: Final = 0.02  # between two responses, whoever asks
+CHALLENGE_SIZE: Final = len(messages.challenge(bytes(SENDER_SIZE), bytes(NONCE_SIZE)))
+ANSWER_S: Final = 2 * NONCE_S  # an answer that comes later than this after the draw may be a recording
 SENDERS_MAX: Final = 64  # that are known or challenged at a time; the one unheard for longest goes first
 
 
@@ -37,6 +40,7 @@ class _Sender:
     window: ReplayWindow = field(default_factory=ReplayWindow)
     by_link: dict[int, ReplayWindow] = field(default_factory=dict)
     nonce: bytes = b""  # of the challenge that is under way
+    drawn_at: float = float("-inf")
     challenged_at: float = float("-inf")
 
 
@@ -114,7 +118,7 @@ class Conversation:
     def _prove(self, sender: _Sender, opened: Opened, size: int, now: float) -> None:
         """Of an epoch that is not proved, only what proves freshness is looked at."""
         message = messages.unpack_proof(opened.body)
-        if isinstance(message, Response) and sender.nonce and message.nonce == sender.nonce:
+        if isinstance(message, Response) and sender.nonce == message.nonce and now - sender.drawn_at < ANSWER_S:
             sender.epoch, sender.nonce = opened.epoch, b""
             sender.window, sender.by_link = ReplayWindow(), {}
             sender.window.accept(opened.counter)
@@ -122,14 +126,18 @@ class Conversation:
             return
         if isinstance(message, Challenge):
             self._answer(message, now)
-        body = messages.challenge(opened.sender, nonce := self._random(NONCE_SIZE))
         # No larger than what caused it, and seldom: nobody can have other nodes flooded by this one.
-        if now - sender.challenged_at >= CHALLENGE_S and size >= OVERHEAD + len(body):
-            sender.nonce, sender.challenged_at = nonce, now
-            self.counts["challenges"] += 1
-            self.outgoing.append(body)
+        if now - sender.challenged_at >= CHALLENGE_S and size >= OVERHEAD + CHALLENGE_SIZE:
+            self._challenge(sender, opened.sender, now)
         if message is None:
             raise RefusedError("unproved")
+
+    def _challenge(self, sender: _Sender, identity: bytes, now: float) -> None:
+        if not sender.nonce or now - sender.drawn_at >= NONCE_S:
+            sender.nonce, sender.drawn_at = self._random(NONCE_SIZE), now
+        sender.challenged_at = now
+        self.counts["challenges"] += 1
+        self.outgoing.append(messages.challenge(identity, sender.nonce))
 
     def _answer(self, message: Proof, now: float) -> None:
         if isinstance(message, Challenge) and message.target == self._id and now - self._responded_at >= RESPONSE_S:

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 VERSION: Final = 1
 MAGIC: Final = b"FW"
+SENDER_SIZE: Final = 8
 EPOCH_SIZE: Final = 32
 _START: Final = MAGIC + bytes((VERSION, 0))
 _HEADER: Final = Struct(">4s8s32s8sQ")  # behind the start
@@ -52,7 +53,7 @@ class Opened(NamedTuple):
 
 def sender_id(name: str) -> bytes:
     """A node's name in a header."""
-    return sha256(b"ftfw node " + name.encode()).digest()[:8]
+    return sha256(b"ftfw node " + name.encode()).digest()[:SENDER_SIZE]
 
 
 def key_id(key: bytes) -> bytes:

@@ -54,6 +54,11 @@ class Store:
         """Whether a snapshot has begun and not ended."""
         return self._live is not None
 
+    @property
+    def awaits_masters(self) -> bool:
+        """Whether flows may yet come that others name as their masters: a snapshot of everything is under way."""
+        return self._live is not None and self._scope is None
+
     def flow_count(self) -> int:
         """How many flows are held."""
         return len(self.plain) + len(self.rich)

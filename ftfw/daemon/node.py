@@ -240,7 +240,7 @@ class Node:
         if standby is not None:
             standby.backup.request_snapshot(trio.current_time())
         elif streaming is not None:
-            streaming.active.lose(trio.current_time())
+            streaming.active.renew(trio.current_time())
         return {"role": self._roles.role}
 
     def _scrub(self) -> dict[str, Any]:

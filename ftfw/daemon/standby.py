@@ -44,17 +44,30 @@ class Standby:
         self._followed_epoch: bytes | None = None
         self._purged = False
         self._told: Counter[str] = Counter()  # of repairs
+        self._to_go_through = trio.Event()  # replaced by each pass
         self._changed = trio.Event()  # hot: the store is ahead of the kernel; replaced by each look at it
 
     async def run(self) -> None:
-        """Tick until cancelled."""
+        """Work until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_in_step)
+            nursery.start_soon(self._go_through_store)
+
+    async def _go_through_store(self) -> None:
+        """Compare and sweep, a slice at a time between what others do."""
+        while True:
+            while self.backup.work(trio.current_time()):
+                await trio.lowlevel.checkpoint()
+            self._tell_of_repairs()
+            with trio.move_on_after(TICK_S):
+                await self._to_go_through.wait()
+            self._to_go_through = trio.Event()
+
+    async def _keep_in_step(self) -> None:
         repin_at = trio.current_time() + REPIN_S
         while True:
             self.send()
             self._changed = trio.Event()
-            while self.backup.work(trio.current_time()):
-                await trio.lowlevel.checkpoint()
-            self._tell_of_repairs()
             if self._hot:
                 with trio.CancelScope(shield=True):  # changes that were taken must reach the kernel
                     await takeover.follow(self.store, self._injector, self.outcome)
@@ -86,7 +99,9 @@ class Standby:
         if self.backup.epoch not in {None, self._followed_epoch}:
             self._followed_epoch = self.backup.epoch
             self._followed()
-        if self._hot or self.backup.has_work:
+        if self.backup.has_work:
+            self._to_go_through.set()
+        if self._hot:
             self._changed.set()
 
     async def _purge(self) -> None:

@@ -152,6 +152,11 @@ class Streaming:
                 await self._heard.wait()
 
     async def _catch_up(self) -> None:
-        """Stream what happened while the table was read, so that nothing in it is ahead of the events."""
-        while await self._take_batch() >= DRAIN_MAX:
-            pass
+        """Stream what happened while the table was read, so that nothing in it is ahead of the events.
+
+        That is, as much as may have waited in the socket's buffer: more may be coming all the time.
+        """
+        for _ in range(self._events.most // DRAIN_MAX + 1):
+            if await self._take_batch() < DRAIN_MAX:
+                break
+            await trio.lowlevel.checkpoint()

@@ -189,7 +189,7 @@ async def follow(store: Store, injector: Injector, outcome: Outcome, *, whole: b
         return
     outcome.refused -= keys
     changes = _Changes()
-    await changes.sort(store, keys, wait=store.in_snapshot and not whole)
+    await changes.sort(store, keys, wait=store.awaits_masters and not whole)
     store.put_back(changes.waiting)
     await injector.unexpect(changes.gone_expectations, outcome)
     await injector.delete(changes.gone, outcome)

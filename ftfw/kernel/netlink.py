@@ -17,6 +17,7 @@ from . import uapi
 from .attributes import MESSAGE, MESSAGE_SIZE, MalformedError, message, u32
 
 RECEIVE_SIZE = 1 << 16  # a dump's datagram is at most 32 KiB (netlink_dump)
+EVENT_MEMORY = 512  # bytes that an event takes of the socket's buffer at least (its sk_buff's truesize)
 SLOTS = 128  # datagrams taken from the event socket by one system call
 SLOT_SIZE = 1024  # an event is one message of a few hundred bytes
 SLOT_USUAL = 320  # one without helper and labels has at most so many
@@ -69,6 +70,7 @@ class EventSocket:
         self._socket.setblocking(False)
         self._reader = BatchReader(slots=SLOTS, size=SLOT_SIZE, usual=SLOT_USUAL)
         self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, buffer_bytes)
+        self.most = 2 * buffer_bytes // EVENT_MEMORY  # events that fit; the kernel doubles what is asked
         self._attach(own_port)
         self._socket.bind((0, 0))
         for group in self.GROUPS:

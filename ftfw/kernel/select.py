@@ -108,7 +108,7 @@ class Selector:
 
     def follow(self, hints: Iterable[bytes]) -> Iterator[Selected]:
         """Ask the kernel about hinted flows, and tell what to stream of its answers, a request at a time."""
-        rest = iter(hints)
+        rest = iter(sorted(hints))  # a simulated run is the same again
         while keys := list(islice(rest, HINTS_PER_REQUEST)):
             yield self.answers(self._read(keys))
 
@@ -241,7 +241,7 @@ class Selector:
         The expectation tells the master's original tuple only: not its zone, nor how it is translated.
         """
         if master not in self._masters:
-            answers = self._read([master + zone for zone in self._helper_zones])
+            answers = self._read([master + zone for zone in sorted(self._helper_zones)])
             found = [self._attributes(entry.as_full(answer)) for answer in answers]
             helped = [attributes for attributes in found if uapi.CTA_HELP in attributes]
             self._masters[master] = not helped or any(map(self._is_peers, helped))

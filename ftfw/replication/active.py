@@ -78,6 +78,10 @@ class Active:
         """Events were lost: no backup's store can be right before its next snapshot."""
         self._frame(messages.LOST, messages.STORED, b"", now)
 
+    def renew(self, now: float) -> None:
+        """Have every backup take everything anew: an administrator wants it."""
+        self._frame(messages.RENEW, messages.STORED, b"", now)
+
     # What the kernel's table is read for
 
     def wanted(self) -> Reading:
@@ -91,11 +95,11 @@ class Active:
         self.reading = READINGS[self.reading, Frame.SNAPSHOT_BEGIN]
         scope, self._buckets_wanted = self._buckets_wanted, None
         if scope is None or self.snapshot_wanted:
-            self.snapshot_wanted = self.comparison_wanted = False
+            self.snapshot_wanted = False
             self._frame(messages.SNAPSHOT_BEGIN, messages.STORED, b"", now)
             self._whole = self.sequence
             return None
-        for blob in messages.scopes(scope):
+        for blob in messages.scopes(scope, self._limit):
             self._frame(messages.SCOPE, messages.STORED, blob, now)
         self._mended = self.sequence, scope
         return scope
@@ -152,7 +156,6 @@ class Active:
             self._heartbeat_at = now + HEARTBEAT_S
             self._free(now)
             self.outgoing.append(messages.heartbeat(self.name, "active", self.sequence, self.oldest))
-
         if now >= self._compare_at:
             self._compare_at = now + self._compare_s
             self.comparison_wanted = bool(self._following(now))

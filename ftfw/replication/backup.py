@@ -24,7 +24,6 @@ ACK_S = 0.1  # or so often while frames come
 NACK_S = 0.03  # between two requests for frames that are missing
 WAITING_FRAMES = 4096  # frames held behind a gap; more, and a snapshot is the shorter way
 WAITING_BYTES = 128 << 20  # and what they unpack to: full frames of an MTU of 1500 have room
-RANGES_MAX = 64  # ranges of missing frames named at once; the rest is asked for when these have come
 
 
 # What divides the stream while a snapshot or a comparison is under way.
@@ -45,9 +44,10 @@ class Backup:
     What goes through the whole store is done in slices, by `work`.
     """
 
-    def __init__(self, *, name: str, store: Store, now: float) -> None:
+    def __init__(self, *, name: str, store: Store, limit: int, now: float) -> None:
         self.name = name
         self.store = store
+        self._limit = limit  # bytes of a body
         self.outgoing: list[bytes] = []
         self.epoch: bytes | None = None  # of the active that is followed
         self.active_name: str | None = None
@@ -60,12 +60,13 @@ class Backup:
         self.state = State.IDLE
         self._applied = 0
         self._known = 0  # the highest number that the active is known to have sent
-        self._waiting: dict[int, Stream] = {}  # behind a gap
+        self._waiting: dict[int, Stream] = {}  # behind a gap, or for work to be done
         self._waiting_bytes = 0
         self._work: Iterator[int] | None = None  # under way, in slices
         self._comparable = False  # what is held is of this active's kernel, so that a comparison will find much alike
         self._compare_wanted = False  # by an administrator
-        self._trusted = False  # before the comparison: what it finds should not have been
+        self._trusted = False  # until a comparison: what that finds wrong is to be counted
+        self._doubtful = False  # even what events have touched since may be wrong
         self._theirs: bytearray | None = None  # the active's digests, as far as they have come
         self._wanted: Scope | None = None  # what differs
         self._scope: Scope | None = None  # of the snapshot that is to begin, or under way; None: all
@@ -104,6 +105,8 @@ class Backup:
 
     def _leave(self, event: Event) -> None:
         """The stream that was followed ends here: what waits behind its gaps is the last of it, and is true."""
+        while self.state is State.FILLING and self._work is not None:  # all of the snapshot is there
+            self.work(self._heard_at)
         for _, frame in sorted(self._waiting.items()):
             if frame.kind in (messages.EVENTS, messages.SNAPSHOT_PART):
                 self._apply_parts(frame)
@@ -115,21 +118,22 @@ class Backup:
         """Change the state by the table, and the store with it."""
         before, self.state = self.state, TRANSITIONS[self.state, event]
         if event in (Event.INTRODUCED, Event.LOSS, Event.GONE):
+            self._trusted = False
             self._work = self._theirs = self._wanted = self._scope = None
             self.store.unwatch()
         if before is State.FILLING:
             self.store.abort_snapshot()
         if self.state is State.FILLING:
-            self.store.begin_snapshot(self._scope, repair=self._trusted and self._scope is not None)
+            self.store.begin_snapshot(self._scope, repair=self._trusted)
         if self.state is State.COMPLETE:
-            self._comparable, self._wanted = True, None
+            self._comparable, self._trusted, self._wanted = True, False, None
 
     def _take(self, frame: Stream, now: float) -> None:
         if frame.sequence <= self._applied or frame.sequence in self._waiting:
             self.repeated += 1
             return
         self._known = max(self._known, frame.sequence)
-        if frame.sequence != self._applied + 1:
+        if frame.sequence != self._applied + 1 or self._must_wait(frame):
             self._waiting[frame.sequence] = frame
             self._waiting_bytes += frame.memory
             if len(self._waiting) > WAITING_FRAMES or self._waiting_bytes > WAITING_BYTES:
@@ -140,8 +144,12 @@ class Backup:
         if self._applied - self._acked >= ACK_FRAMES or now >= self._acked_at + ACK_S:
             self._acknowledge(now)
 
+    def _must_wait(self, frame: Stream) -> bool:
+        """Whether a frame builds on what is being worked on; LOST makes that void."""
+        return self._work is not None and frame.kind not in (messages.EVENTS, messages.LOST, messages.RENEW)
+
     def _apply_waiting(self, now: float) -> None:
-        while self._applied + 1 in self._waiting:
+        while (frame := self._waiting.get(self._applied + 1)) is not None and not self._must_wait(frame):
             self._apply(self._unwait(self._applied + 1), now)
 
     def _unwait(self, number: int) -> Stream:
@@ -154,8 +162,6 @@ class Backup:
         if frame.kind in (messages.EVENTS, messages.SNAPSHOT_PART):
             self._apply_parts(frame)
             return
-        while self.work(now):  # what comes now builds on it
-            pass
         if frame.kind != FOLLOWED_BY.get(self.state, frame.kind):
             self._ask(now)  # for the active has broken it off
         self._mark(frame, now)
@@ -164,6 +170,8 @@ class Backup:
         """Take in what divides the stream."""
         if frame.kind == messages.LOST:
             self._ask(now)
+        elif frame.kind == messages.RENEW:
+            self.request_snapshot(now)
         elif frame.kind == messages.COMPARE:
             self._begin_comparison()
         elif isinstance(frame.buckets, Slice):
@@ -204,9 +212,11 @@ class Backup:
         self._resync_at = now
 
     def request_snapshot(self, now: float) -> None:
-        """Ask for everything anew: an administrator wants it."""
+        """Ask for everything anew: an administrator wants it, or very much differs."""
+        trusted = self._trusted or self.state is State.COMPLETE
         self._comparable = False
         self._ask(now)
+        self._trusted = trusted
 
     def request_comparison(self, now: float) -> None:
         """Ask to be compared: an administrator wants to know."""
@@ -216,8 +226,10 @@ class Backup:
     # Comparisons
 
     def _begin_comparison(self) -> None:
-        self._trusted = self.state is State.COMPLETE
+        self._doubtful = self.state is not State.COMPLETE
+        trusted = self._trusted or not self._doubtful
         self._turn(Event.COMPARE)
+        self._trusted = trusted
         self._compare_wanted = False
         self._theirs = bytearray()
         self.store.watch()
@@ -238,15 +250,18 @@ class Backup:
         for slice_ in self.store.digests(salt):
             ours.add(slice_)
             yield 0
-        differing = ours.differing(theirs)
+        differing: set[int] = set()
+        for found in ours.differing(theirs):
+            differing |= found
+            yield 0
         touched = self.store.unwatch()
-        if self._trusted:
+        if not self._doubtful:
             differing -= {bucket_of(key, bits) for key in touched}
         self._theirs = None
         self.compared += 1
         if not differing:
             self._turn(Event.EQUAL)
-        elif len(differing) > min(WANTED_MAX, 1 << bits >> 1):
+        elif len(differing) > min(WANTED_MAX, max(1, 1 << bits >> 1)):
             self.request_snapshot(now)
         else:
             self._wanted = Scope(bits, differing)
@@ -283,6 +298,7 @@ class Backup:
             return False
         if next(self._work, None) is None:
             self._work = None
+            self._apply_waiting(now)
             if self.heard(now):
                 self.was_synced = self.synced(now)
         return self.has_work
@@ -303,11 +319,11 @@ class Backup:
 
     def _request(self, now: float) -> None:
         assert self.epoch is not None
-        compare = self._comparable if self.state is State.ASKING else self._compare_wanted
-        if self.state is State.ASKING or compare:
+        if self.state is State.MENDING and self._wanted is not None:
+            self.outgoing += messages.wants(self.name, self.epoch, self._applied, self._wanted, self._limit)
+        elif self.state is State.ASKING or self._compare_wanted:
+            compare = self._comparable or self.state is not State.ASKING
             self.outgoing.append(messages.resync(self.name, self.epoch, self._applied, compare=compare))
-        elif self.state is State.MENDING and self._wanted is not None:
-            self.outgoing += messages.wants(self.name, self.epoch, self._applied, self._wanted)
         else:
             return
         self._resync_at = now + RESYNC_RETRY_S
@@ -321,15 +337,15 @@ class Backup:
         assert self.epoch is not None
         self._acked, self._acked_at = self._applied, now
         synced = self.synced(now)
-        self.outgoing.append(messages.ack(self.name, self.epoch, self._applied, self._missing(), synced=synced))
+        missing = self._missing()
+        self.outgoing.append(messages.ack(self.name, self.epoch, self._applied, missing, self._limit, synced=synced))
 
     def _missing(self) -> list[tuple[int, int]]:
         """The first and last numbers of stretches of frames that have not come."""
         if self._known == self._applied:
             return []
         there = [self._applied, *sorted(self._waiting), self._known + 1]
-        stretches = [(before + 1, behind - 1) for before, behind in pairwise(there) if behind > before + 1]
-        return stretches[:RANGES_MAX]
+        return [(before + 1, behind - 1) for before, behind in pairwise(there) if behind > before + 1]
 
     @property
     def complete(self) -> bool:

@@ -29,6 +29,7 @@ COMPARE: Final = 11
 DIGESTS: Final = 12
 SCOPE: Final = 13
 WANT: Final = 14
+RENEW: Final = 15
 
 UNPACKED_MAX: Final = 1 << 20  # bytes of one frame's messages, unpacked: far above what an MTU of 65535 can hold
 STORED: Final = 0
@@ -36,6 +37,9 @@ ZSTD: Final = 1
 OBJECT: Final = 64  # bytes that Python takes for a message beside its own
 FRAMING: Final = 24  # bytes that type, sequence, codec and length take at most around a blob
 SLICE_FRAMING: Final = 40  # and bits, number and salt around digests or buckets
+REQUEST_FRAMING: Final = 128  # bytes that all but the numbers in ACK and WANT takes at most, with a name of 64 bytes
+STRETCH: Final = 18  # bytes of a stretch of missing frames
+STRETCHES_MAX: Final = 64  # named in one ACK; the rest is asked for when these have come
 BUCKETS_MAX: Final = 128  # named in one WANT or SCOPE
 
 
@@ -78,7 +82,7 @@ class Piece(NamedTuple):
 class Stream(NamedTuple):
     """A numbered frame of an active's stream."""
 
-    kind: int  # EVENTS, SNAPSHOT_BEGIN, _PART, _END, LOST (events were: no store can be right), COMPARE, DIGESTS, SCOPE
+    kind: int  # EVENTS, SNAPSHOT_BEGIN, _PART, _END, COMPARE, DIGESTS, SCOPE, LOST (events were), RENEW
     sequence: int
     parts: list[Part]
     buckets: Slice | Piece | None = None  # of DIGESTS, of SCOPE
@@ -151,9 +155,12 @@ def stream(kind: int, sequence: int, codec: int, blob: bytes) -> bytes:
     return _pack([kind, sequence, codec, blob])
 
 
-def ack(name: str, epoch: bytes, sequence: int, missing: Sequence[tuple[int, int]], *, synced: bool) -> bytes:
-    """Pack an acknowledgement."""
-    return _pack([ACK, name, epoch, sequence, [number for stretch in missing for number in stretch], synced])
+def ack(
+    name: str, epoch: bytes, sequence: int, missing: Sequence[tuple[int, int]], limit: int, *, synced: bool
+) -> bytes:
+    """Pack an acknowledgement; as many stretches are named as fit a body of `limit` bytes."""
+    most = min(STRETCHES_MAX, (limit - REQUEST_FRAMING) // STRETCH)
+    return _pack([ACK, name, epoch, sequence, [number for stretch in missing[:most] for number in stretch], synced])
 
 
 def resync(name: str, epoch: bytes, sequence: int, *, compare: bool) -> bytes:
@@ -161,10 +168,14 @@ def resync(name: str, epoch: bytes, sequence: int, *, compare: bool) -> bytes:
     return _pack([RESYNC, name, epoch, sequence, compare])
 
 
-def wants(name: str, epoch: bytes, sequence: int, scope: Scope) -> Iterator[bytes]:
-    """Pack requests for a snapshot of these buckets."""
-    for packed in scope.pack(BUCKETS_MAX):
+def wants(name: str, epoch: bytes, sequence: int, scope: Scope, limit: int) -> Iterator[bytes]:
+    """Pack requests for a snapshot of these buckets, in bodies of at most `limit` bytes."""
+    for packed in scope.pack(_buckets_of(limit)):
         yield _pack([WANT, name, epoch, sequence, scope.bits, packed])
+
+
+def _buckets_of(limit: int) -> int:
+    return min(BUCKETS_MAX, (limit - REQUEST_FRAMING) // 4)
 
 
 def slices(digests: Digests, salt: bytes, limit: int) -> Iterator[bytes]:
@@ -174,9 +185,9 @@ def slices(digests: Digests, salt: bytes, limit: int) -> Iterator[bytes]:
         yield _pack([salt, digests.bits, first, digests.numbers[first : first + step].tobytes()])
 
 
-def scopes(scope: Scope) -> Iterator[bytes]:
-    """Blobs of SCOPE."""
-    pieces = list(scope.pack(BUCKETS_MAX))
+def scopes(scope: Scope, limit: int) -> Iterator[bytes]:
+    """Blobs of SCOPE that fit a frame whose body has `limit` bytes."""
+    pieces = list(scope.pack(_buckets_of(limit)))
     for number, packed in enumerate(pieces, 1):
         yield _pack([scope.bits, len(pieces) - number, packed])
 
@@ -285,7 +296,7 @@ def _parse(fields: Any) -> Message | Proof:
     match fields:
         case [2, int(sequence), int(codec), bytes(blob)]:  # the one that comes thick stands first, and alone
             return Stream(EVENTS, sequence, _parts(codec, blob))
-        case [3 | 4 | 5 | 8 | 11 | 12 | 13 as kind, int(sequence), int(codec), bytes(blob)]:
+        case [3 | 4 | 5 | 8 | 11 | 12 | 13 | 15 as kind, int(sequence), int(codec), bytes(blob)]:
             return _parse_stream(kind, sequence, codec, blob)
         case [1, str(name), str(role), str(byte_order), int(sequence), int(oldest), str(version)]:
             if oldest <= sequence + 1:
@@ -296,7 +307,7 @@ def _parse(fields: Any) -> Message | Proof:
             return _parse_request(fields)
         case [9 | 10, *_]:
             return _parse_proof(fields)
-        case [int(kind), *_] if kind not in range(HEARTBEAT, WANT + 1):
+        case [int(kind), *_] if kind not in range(HEARTBEAT, RENEW + 1):
             raise BodyError("unknown_type")
     raise BodyError("malformed")
 

@@ -33,6 +33,7 @@ from tests.unit.usable import use_everything
 __all__ = ["BodyError", "FramingError", "MalformedError", "RefusedError"]
 
 KEY, OTHER_KEY = b"k" * 32, b"o" * 32
+LIMIT = 1400  # bytes of a body
 OWN, PEER = b"n" * seal.EPOCH_SIZE, b"p" * seal.EPOCH_SIZE
 SALT = bytes(SALT_SIZE)
 COMPRESS = zstandard.ZstdCompressor(level=-1).compress
@@ -100,11 +101,11 @@ def _size(part: Run | list[bytes]) -> int:
 
 def bodies() -> Iterator[bytes]:
     yield messages.heartbeat("fw1", "active", 7, 3)
-    yield messages.ack("fw1", PEER, 7, [(8, 9), (11, 20)], synced=True)
+    yield messages.ack("fw1", PEER, 7, [(8, 9), (11, 20)], LIMIT, synced=True)
     yield messages.resync("fw1", PEER, 7, compare=True)
     scope = Scope(7, {3, 77})
-    yield from messages.wants("fw1", PEER, 7, scope)
-    yield from (messages.stream(messages.SCOPE, 3, messages.STORED, blob) for blob in messages.scopes(scope))
+    yield from messages.wants("fw1", PEER, 7, scope, LIMIT)
+    yield from (messages.stream(messages.SCOPE, 3, messages.STORED, blob) for blob in messages.scopes(scope, LIMIT))
     yield from (
         messages.stream(messages.DIGESTS, 3, messages.STORED, b) for b in messages.slices(Digests(3), SALT, 200)
     )
@@ -230,7 +231,7 @@ class _Looked(dict[int, _Kept]):
 
 def _backup(now: float) -> Member:
     member = Member()
-    member.backup = Backup(name="fw1", store=Store(), now=now)
+    member.backup = Backup(name="fw1", store=Store(), limit=LIMIT, now=now)
     return member
 
 
@@ -315,14 +316,14 @@ def _message(reader: Reader, active: Active, backup: Backup) -> Message:
             body = messages.heartbeat(name, ("active", "backup", "spare")[reader.byte() % 3], following(), following())
         case 1:
             missing = [(number(), number()) for _ in range(reader.byte() % 8)]
-            body = messages.ack(name, epoch, number(), missing, synced=bool(choice & 16))
+            body = messages.ack(name, epoch, number(), missing, LIMIT, synced=bool(choice & 16))
         case 2:
             body = messages.resync(name, epoch, number(), compare=bool(choice & 16))
         case 3 | 4 | 5:
             kind = KINDS[(choice >> 4) % len(KINDS)]
             body = messages.stream(kind, following(), messages.STORED, _blob(reader, kind, choice, backup))
         case 6:
-            (body,) = messages.wants(name, epoch, number(), Scope(3, {reader.byte() & 7}))
+            (body,) = messages.wants(name, epoch, number(), Scope(3, {reader.byte() & 7}), LIMIT)
         case _:
             body = reader.piece()
     try:

@@ -1,12 +1,14 @@
 """A seeded run: traffic and faults, then peace, then the question whether all is as it should be."""
 
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain, count
 from random import Random
 from unittest.mock import patch
 
 from ftfw import buckets
+from ftfw import store as store_module
 from ftfw.conversation import SENDERS_MAX
 from ftfw.replication import messages
 from ftfw.replication.active import KEPT_BYTES
@@ -45,7 +47,7 @@ class Run:
             loss=rough * random.random() * 0.3,
             duplication=rough * random.random() * 0.2,
             corruption=rough * random.random() * 0.05,
-            delay_s=random.random() * 0.01,
+            delay_s=random.random() * random.choice((0.01, 0.01, 0.01, 0.5)),
             jitter_s=rough * random.random() * 0.06,
         )
         self.network = Network(random, weather, links=random.choice((1, 1, 2)))
@@ -252,8 +254,16 @@ class Run:
 
     def go(self) -> None:
         """Trouble, then peace, then the check."""
-        # Small tables have few buckets otherwise, and too few of them are alike.
-        with patch.object(buckets, "ENTRIES", 1), patch.object(messages, "BUCKETS_MAX", 4):
+        # Small tables have few buckets otherwise, too few of which are alike, and are gone through at once.
+        sizes = (
+            (buckets, "ENTRIES", 1),
+            (messages, "BUCKETS_MAX", 4),
+            (store_module, "SLICE", 3),
+            (buckets, "SLICE", 8),
+        )
+        with ExitStack() as stack:
+            for module, name, value in sizes:
+                stack.enter_context(patch.object(module, name, value))
             self._go()
 
     def _go(self) -> None:

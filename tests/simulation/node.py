@@ -86,7 +86,7 @@ class Node:
         """Be a backup, with nothing held."""
         self.conversation.begin_epoch()
         self.tampered: set[bytes] = set()  # keys of entries in the store that somebody has changed
-        self.member.backup = Backup(name=self.name, store=Store(), now=now)
+        self.member.backup = Backup(name=self.name, store=Store(), limit=LIMIT, now=now)
         self.member.active = None
 
     def promote(self, now: float) -> Store:

@@ -105,7 +105,7 @@ def apply_in_the_order_of_arrival(patch: pytest.MonkeyPatch) -> None:
 def acknowledge_what_was_announced(patch: pytest.MonkeyPatch) -> None:
     def acknowledge(self: Backup, _now: float) -> None:
         self._applied = max(self._applied, self._known)
-        self.outgoing.append(messages.ack(self.name, self.epoch or b"", self._applied, (), synced=self.complete))
+        self.outgoing.append(messages.ack(self.name, self.epoch or b"", self._applied, (), 700, synced=self.complete))
 
     patch.setattr(Backup, "_acknowledge", acknowledge)
 
@@ -143,7 +143,7 @@ def never_ask_for_a_snapshot(patch: pytest.MonkeyPatch) -> None:
 
 
 def find_no_difference(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Digests, "differing", lambda *_: set())
+    patch.setattr(Digests, "differing", lambda *_: iter(()))
 
 
 def take_some_buckets_for_the_whole_table(patch: pytest.MonkeyPatch) -> None:

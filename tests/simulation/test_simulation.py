@@ -1,5 +1,9 @@
 """Any seed ends well; and a protocol with something left out does not."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from ftfw.replication.backup import Backup
@@ -38,3 +42,22 @@ def test_every_row_of_the_state_table_is_reached(monkeypatch: pytest.MonkeyPatch
         if not missing:
             return
     pytest.fail(f"not reached: {missing}")
+
+
+def test_a_seed_is_the_same_run_again() -> None:
+    """Whatever order sets have: a failure can be looked at again."""
+    code = (
+        "import hashlib, logging, sys; from tests.simulation.cluster import Run; logging.disable();"
+        "runs = [Run(seed) for seed in range(6)]; [run.go() for run in runs];"
+        "print(hashlib.sha256(b''.join(frame for run in runs for frame in run.history.sealed)).hexdigest())"
+    )
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(said) == 1

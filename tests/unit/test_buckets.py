@@ -28,7 +28,7 @@ def test_a_table_folds_into_what_fewer_buckets_had_made_of_it_in_any_order(found
     few.add(reversed(found.items()))
     folded = many.folded(count)
     assert (folded.numbers, folded.count, folded.bits) == (few.numbers, len(found), count)
-    assert folded.differing(few.numbers) == set()
+    assert not set().union(*folded.differing(few.numbers))
 
 
 @given(st.dictionaries(st.binary(min_size=1, max_size=60), numbers, min_size=1, max_size=40), st.data())
@@ -39,7 +39,7 @@ def test_an_entry_with_another_digest_shows_in_its_bucket_and_no_other(
     ours, theirs = Digests(6), Digests(6)
     ours.add(found.items())
     theirs.add((found | {key: found[key] ^ data.draw(st.integers(1, 2**32 - 1))}).items())
-    assert ours.differing(theirs.numbers) == {bucket_of(key, 6)}
+    assert set().union(*ours.differing(theirs.numbers)) == {bucket_of(key, 6)}
 
 
 @given(scopes, st.integers(1, 50))

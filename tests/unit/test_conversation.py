@@ -4,7 +4,7 @@ from random import Random
 import pytest
 
 from ftfw import conversation
-from ftfw.conversation import CHALLENGE_S, Conversation, Heard
+from ftfw.conversation import ANSWER_S, CHALLENGE_S, Conversation, Heard
 from ftfw.replication import messages
 from ftfw.seal import RefusedError
 
@@ -51,6 +51,17 @@ def test_a_new_epoch_is_believed_after_it_has_answered_a_challenge() -> None:
     heard = two.hear(one.seal([BODY])[0], 0, 0.0)
     assert heard is not None
     assert (heard.epoch, heard.message) == (one.epoch, messages.unpack(BODY))
+
+
+@pytest.mark.parametrize(("later", "believed"), [(3.0, True), (ANSWER_S, False)])
+def test_an_answer_counts_however_often_was_asked_since_but_not_for_ever(later: float, believed: bool) -> None:
+    one, two = talker("fw1"), talker("fw2")
+    for tenth in range(int(later * 10)):
+        assert reason(two, one.seal([BODY])[0], tenth / 10) == "unproved"
+    asked = two.seal(two.outgoing[:1])  # the first one, which has been under way for so long
+    hear_all(one, asked, later)
+    hear_all(two, say(one), later)
+    assert bool(hear_all(two, one.seal([BODY]), later)) is believed
 
 
 def test_a_recording_of_an_earlier_epoch_is_worth_nothing_even_after_both_restarted() -> None:

@@ -31,7 +31,7 @@ def test_heartbeats(name: str, role: str, sequence: int, oldest: int) -> None:
     st.booleans(),
 )
 def test_what_backups_say(name: str, epoch: bytes, sequence: int, missing: list[tuple[int, int]], synced: bool) -> None:
-    found = messages.unpack(messages.ack(name, epoch, sequence, missing, synced=synced))
+    found = messages.unpack(messages.ack(name, epoch, sequence, missing, 1400, synced=synced))
     assert found == Ack(name=name, epoch=epoch, sequence=sequence, missing=missing, synced=synced)
     asked = messages.unpack(messages.resync(name, epoch, sequence, compare=synced))
     assert asked == Resync(name=name, epoch=epoch, sequence=sequence, compare=synced)

@@ -1,6 +1,7 @@
 """docs/protocol.md says what the code does."""
 
 import re
+import sys
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ftfw import buckets, conversation, seal
+from ftfw.kernel import digest
 from ftfw.replication import active, backup, messages, peers, states
 from ftfw.seal import HEADER_SIZE, OVERHEAD, VERSION
 from ftfw.window import SIZE
@@ -37,7 +39,7 @@ def test_the_types_are_the_codes() -> None:
     told = {name: int(number) for number, name, _ in rows("Messages")}
     names = (
         *("HEARTBEAT", "EVENTS", "SNAPSHOT_BEGIN", "SNAPSHOT_PART", "SNAPSHOT_END"),
-        *("ACK", "RESYNC", "LOST", "CHALLENGE", "RESPONSE", "COMPARE", "DIGESTS", "SCOPE", "WANT"),
+        *("ACK", "RESYNC", "LOST", "CHALLENGE", "RESPONSE", "COMPARE", "DIGESTS", "SCOPE", "WANT", "RENEW"),
     )
     assert told == {name: getattr(messages, name) for name in names}
 
@@ -58,3 +60,14 @@ def test_the_header_is_the_codes() -> None:
     assert HEADER_SIZE + 16 == OVERHEAD
     assert VERSION == 1
     assert f"a window of {SIZE} counters" in re.sub(r"\s+", " ", PAGE)
+
+
+def test_the_digest_is_the_codes() -> None:
+    lines = PAGE.partition("<!-- digest -->\n")[2].partition("<!-- /digest -->")[0].splitlines()[1:-1]
+    told = dict(line.split(maxsplit=1) for line in lines)
+    key, value, salt = (bytes.fromhex(told[name]) for name in ("key", "value", "salt"))
+    assert digest.compared(value).hex() == told["compared"]
+    assert [
+        (each, number.to_bytes(4, sys.byteorder).hex()) for each, number in digest.digests([(key, value)], salt)
+    ] == [(key, told["digest"])]
+    assert f"{buckets.bucket_of(key, 12)} of 2^12" == told["bucket"]

@@ -18,7 +18,7 @@ from ftfw.replication.backup import ACK_FRAMES, FRESH_S, READY_S, RESYNC_RETRY_S
 from ftfw.replication.messages import Ack, Heartbeat, Resync, Stream, Want
 from ftfw.replication.peers import PEERS_MAX
 from ftfw.replication.states import Reading, State
-from ftfw.store import Store
+from ftfw.store import SLICE, Store
 from tests.unit.conntrack import TCP, UDP, conn
 from tests.unit.reading import Reader
 from tests.unit.table import Table, alike, held
@@ -63,7 +63,7 @@ class Cluster:
         self.reader = Reader(self.active, self.table, Random(self.epochs), selector())
 
     def join(self, name: str) -> None:
-        self.backups[name] = Backup(name=name, store=Store(), now=self.now)
+        self.backups[name] = Backup(name=name, store=Store(), limit=400, now=self.now)
 
     def step(self) -> None:
         self.now += STEP_S
@@ -360,7 +360,7 @@ def test_the_end_of_a_scope_will_do_where_its_beginning_was_lost() -> None:
     assert isinstance(wanted, Want)
     assert len(wanted.scope.buckets) == 2
     one = Scope(8, {bucket_of(conn(TCP).key, 8)})
-    piece = messages.unpack(messages.stream(messages.SCOPE, backup._applied + 1, 0, next(messages.scopes(one))))
+    piece = messages.unpack(messages.stream(messages.SCOPE, backup._applied + 1, 0, next(messages.scopes(one, 400))))
     assert isinstance(piece, Stream)
     backup.receive(b"e" * 32, piece, 0.0)
     assert state_of(backup) is State.FILLING
@@ -390,6 +390,123 @@ def test_a_scope_of_more_buckets_than_anybody_wants_is_not_gathered(monkeypatch:
         piece = Stream(messages.SCOPE, backup._applied + 1, [], messages.Piece(scope, 9))
         backup.receive(b"e" * 32, piece, 0.0)
         assert state_of(backup) is expected
+
+
+@pytest.mark.parametrize("entries", [0, 1, 5])
+def test_in_a_small_table_what_is_wrong_is_counted_too(entries: int) -> None:
+    made = cluster(entries=entries)
+    made.settle()
+    backup = made.backups["fw2"]
+    backup.store.apply([conn(replace(UDP, source_port=78)).new()])
+    backup.request_comparison(made.now)
+    made.settle()
+    made.assert_equal()
+    assert backup.store.repaired == {"stale": 1}
+
+
+def test_what_takes_a_whole_snapshot_to_repair_is_counted_too() -> None:
+    made = cluster(entries=200)
+    made.settle()
+    backup = made.backups["fw2"]
+    gone = len(held(backup.store))
+    for key in held(backup.store):
+        backup.store._remove(key)
+    backup.request_comparison(made.now)
+    made.settle()
+    made.assert_equal()
+    assert backup.snapshots == 2
+    assert backup.store.repaired == {"missing": gone}
+
+
+@pytest.mark.usefixtures("fine")
+def test_a_comparison_while_buckets_are_wanted_keeps_account() -> None:
+    made = cluster(entries=60)
+    made.settle()
+    backup = made.backups["fw2"]
+    backup.store._remove(next(iter(held(backup.store))))
+    backup.request_comparison(made.now)
+    while backup.state is not State.MENDING:
+        made.step()
+    backup.outgoing.clear()
+    made.drop = lambda: True
+    backup.request_comparison(made.now)
+    backup.tick(made.now)
+    assert any(isinstance(messages.unpack(body), Want) for body in backup.outgoing)
+    made.settle()
+    made.assert_equal()
+    assert backup.store.repaired == {"missing": 1}
+
+
+def test_an_administrator_on_the_active_has_everything_sent_again() -> None:
+    made = cluster(names=("fw2", "fw3"))
+    made.settle()
+    made.active.renew(made.now)
+    made.settle()
+    made.assert_equal()
+    assert [backup.snapshots for backup in made.backups.values()] == [2, 2]
+
+
+def test_a_snapshot_for_one_backup_takes_no_comparison_from_another() -> None:
+    active = begun()
+    active.receive(PEER, Resync(name="fw2", epoch=active.epoch, sequence=0, compare=True), 0.0)
+    active.receive(PEER, Resync(name="fw3", epoch=active.epoch, sequence=0, compare=False), 0.0)
+    assert active.begin_snapshot(0.0) is None
+    active.end_snapshot(0.0)
+    assert active.wanted() is Reading.COMPARISON
+
+
+def sweeping(count: int) -> Backup:
+    """A backup that holds so many flows that the end of a snapshot, which has none, takes more than one slice."""
+    backup = followed()
+    complete(backup, *(conn(replace(UDP, source_port=port)).full() for port in range(count)))
+    backup.request_snapshot(0.0)
+    for kind in (messages.SNAPSHOT_BEGIN, messages.SNAPSHOT_END):
+        backup.receive(b"e" * 32, frame(kind, backup._applied + 1), 0.0)
+    assert backup.work(0.0)
+    assert 0 < backup.store.flow_count() < count
+    return backup
+
+
+def test_frames_that_build_on_a_sweep_wait_for_it_and_events_do_not() -> None:
+    backup = sweeping(SLICE + 5)
+    first = backup._applied
+    backup.receive(b"e" * 32, frame(messages.EVENTS, first + 1, conn(TCP).new()), 0.0)
+    backup.receive(b"e" * 32, frame(messages.COMPARE, first + 2), 0.0)
+    backup.receive(b"e" * 32, frame(messages.EVENTS, first + 3, conn(UDP).new()), 0.0)
+    assert (backup._applied, backup.has_work) == (first + 1, True)
+    assert backup.why_not(0.0) == "a snapshot of fw1 is coming in"
+    work(backup)
+    assert backup._applied == first + 3
+    assert set(held(backup.store)) == {conn(TCP).key, conn(UDP).key}
+    assert backup.synced(0.0)
+
+
+def test_a_loss_ends_what_is_being_worked_on_at_once() -> None:
+    backup = sweeping(SLICE + 5)
+    backup.receive(b"e" * 32, frame(messages.LOST, backup._applied + 1), 0.0)
+    assert not backup.has_work
+    assert state_of(backup) is State.ASKING
+
+
+def test_who_takes_over_during_a_sweep_takes_nothing_that_was_gone() -> None:
+    backup = sweeping(SLICE + 5)
+    backup.unfollow()
+    assert backup.store.flow_count() == 0
+
+
+@pytest.mark.parametrize("limit", [468, 1400])
+def test_requests_respect_the_limit(limit: int) -> None:
+    name, epoch, most = "n" * 64, b"e" * 32, (1 << 64) - 1
+    missing = [(most - 2 * n - 1, most - 2 * n) for n in range(100)]
+    scope = Scope(20, set(range((1 << 20) - 1000, 1 << 20)))
+    bodies = [
+        messages.ack(name, epoch, most, missing, limit, synced=True),
+        *messages.wants(name, epoch, most, scope, limit),
+    ]
+    bodies += [messages.stream(messages.SCOPE, most, 0, blob) for blob in messages.scopes(scope, limit)]
+    assert max(map(len, bodies)) <= limit
+    named = [messages.unpack(body) for body in bodies]
+    assert sum(len(found.scope.buckets) for found in named if isinstance(found, Want)) == 1000
 
 
 SALT = bytes(16)
@@ -649,7 +766,7 @@ def test_an_actives_heartbeat_says_how_far_the_stream_is() -> None:
 
 
 def followed(now: float = 0.0) -> Backup:
-    backup = Backup(name="fw2", store=Store(), now=now)
+    backup = Backup(name="fw2", store=Store(), limit=400, now=now)
     backup.receive(b"e" * 32, heartbeat(0), now)
     return backup
 
@@ -694,7 +811,7 @@ def test_a_backup_is_in_sync_once_the_snapshot_is_complete_and_while_the_active_
 
 
 def test_a_backup_that_has_heard_no_active_for_long_is_ready_whatever_it_holds() -> None:
-    backup = Backup(name="fw2", store=Store(), now=5.0)
+    backup = Backup(name="fw2", store=Store(), limit=400, now=5.0)
     assert not backup.ready(5.0 + READY_S - 0.01)
     assert backup.ready(5.0 + READY_S)
     backup.receive(b"e" * 32, heartbeat(1), 20.0)
@@ -718,7 +835,7 @@ def test_a_heartbeat_that_announces_more_than_came_ends_sync_and_asks_for_it() -
 
 
 def test_a_backup_says_why_it_is_not_in_sync() -> None:
-    backup = Backup(name="fw2", store=Store(), now=0.0)
+    backup = Backup(name="fw2", store=Store(), limit=400, now=0.0)
     assert backup.why_not(0.0) == "no active is heard"
     backup.receive(b"e" * 32, heartbeat(0), 0.0)
     assert backup.why_not(0.0) == "a snapshot or a comparison is asked for; fw1 has not begun one yet"
@@ -864,7 +981,7 @@ def test_acknowledgements_do_not_wait_for_a_tick_when_frames_come_thick() -> Non
 
 
 def test_a_backup_that_follows_nobody_shows_that_it_is_there() -> None:
-    backup = Backup(name="fw2", store=Store(), now=0.0)
+    backup = Backup(name="fw2", store=Store(), limit=400, now=0.0)
     [found] = said(backup, 0.0)
     assert found == messages.unpack(messages.heartbeat("fw2", "backup", 0, 0))
     assert said(backup, backup_module.HEARTBEAT_S / 2) == []
