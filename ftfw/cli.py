@@ -220,14 +220,25 @@ def notify(context: click.Context, *, type: str, name: str, state: str, priority
 
 
 @main.command()
+@click.option(
+    "--from-conntrackd",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Print what conntrackd's configuration FILE is for ftfw, and look at nothing else.",
+)
 @json_option
 @config_option
 @click.pass_context
-def check(context: click.Context, *, as_json: bool) -> None:
+def check(context: click.Context, *, as_json: bool, from_conntrackd: Path | None) -> None:
     """Check the configuration and this host.
 
     Each finding comes with its remedy. Exit code 1 if there is a problem.
     """
+    if from_conntrackd is not None:
+        if as_json:
+            raise click.UsageError("--from-conntrackd prints TOML; it does not go with --json")
+        _print_translation(from_conntrackd)
+        return
     from ftfw.check import Level, run_checks
     from ftfw.check.report import print_findings
 
@@ -241,6 +252,25 @@ def check(context: click.Context, *, as_json: bool) -> None:
         raise click.exceptions.Exit(MISCONFIGURED)
     if problems:
         raise click.exceptions.Exit(FAILED)
+
+
+def _print_translation(path: Path) -> None:
+    """Print ftfw's configuration on standard output, and what has no equivalent on standard error."""
+    from ftfw.migration import MigrationError, NothingToDoError, translate
+
+    try:
+        # The comments may be in any encoding; what counts is ASCII.
+        translation = translate(path.read_bytes().decode("ascii", "replace"))
+    except OSError as error:
+        fail(f"{path}: cannot be read: {error.strerror}", MISCONFIGURED)
+    except MigrationError as error:
+        fail(f"{path}: {error}", MISCONFIGURED)
+    except NothingToDoError as error:
+        fail(f"{path}: {error}")
+    click.echo(translation.toml, nl=False)
+    for remark in translation.remarks:
+        where = f"line {remark.line}: " if remark.line else ""
+        click.echo(f"ftfw: {remark.severity}: {where}{remark.option}: {remark.why}", err=True)
 
 
 @main.command()
