@@ -1,6 +1,7 @@
 """A node under a systemd of its own: a container on a copy of this host's files, in the node's network namespace."""
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -43,6 +44,15 @@ class Machine:
     def run(self, *argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         return run("nsenter", "--all", f"--target={self._leader}", "env", "-u", "PYTHONPATH", *argv, check=check)
 
+    def install(self, page: str, config: str) -> None:
+        """Do what the administrator is told to in a page of docs/, with ftfw itself and its configuration in place."""
+        self.write("/usr/bin/ftfw", COMMAND, 0o755)
+        self.write("/etc/ftfw/ftfw.toml", config)
+        section = (ROOT / "docs" / page).read_text().partition("## Install\n")[2].partition("\n## ")[0]
+        for command in re.findall(r"^    (.+)$", section, flags=re.MULTILINE):
+            if not command.startswith("apt-get"):
+                self.run("sh", "-c", f"cd /opt/ftfw && {command}")
+
     def property(self, name: str) -> str:
         """A property of ftfw.service."""
         return self.run("systemctl", "show", "--value", f"--property={name}", "ftfw").stdout.strip()
@@ -64,6 +74,12 @@ class Machine:
 
     def log(self) -> str:
         return self.run("journalctl", "--no-pager", "-o", "cat", "-u", "ftfw").stdout
+
+
+def usual(node: Node, more: str = "") -> str:
+    """The node's configuration with files where they usually are."""
+    config = re.sub(r"^(\[control\]|(key_files|socket) = .*)\n", "", node.config.read_text(), flags=re.MULTILINE)
+    return config.replace("[security]", '[security]\nkey_files = ["/etc/ftfw/link.key"]') + more
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.booted import COMMAND, ROOT, Machine, booted
+from tests.kernel.booted import ROOT, Machine, booted, usual
 from tests.kernel.pair import Node, pair, until
 
 pytestmark = pytest.mark.kernel
@@ -15,7 +15,6 @@ pytestmark = pytest.mark.kernel
 UNIT = "conf/systemd/ftfw.service"
 CAP_NET_ADMIN = 12
 # A system call that the unit does not let through ends the daemon here, where it would be told EPERM otherwise.
-KEYS = '[security]\nkey_files = ["/etc/ftfw/link.key"]'
 MORE = """
 [keepalived]
 fifo = "/run/ftfw/keepalived.fifo"
@@ -27,25 +26,14 @@ gate_interfaces = ["lan"]
 STRICT = "[Service]\nSystemCallErrorNumber=kill\n"
 
 
-def install_commands() -> list[str]:
-    """The commands of docs/systemd.md, in order."""
-    section = (ROOT / "docs/systemd.md").read_text().partition("## Install\n")[2].partition("\n## ")[0]
-    return re.findall(r"^    (.+)$", section, flags=re.MULTILINE)
-
-
 @pytest.fixture(params=["warm"])
 def installed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Node, Machine]]:
     """An active daemon as any other, and its backup as docs/systemd.md has it, in sync."""
     with pair(tmp_path, mode=request.param) as (active, backup), booted(backup) as machine:
         machine.run("ip", "link", "add", "lan", "up", "type", "bridge")
-        machine.write("/usr/bin/ftfw", COMMAND, 0o755)
         machine.write("/etc/systemd/system/ftfw.service.d/strict.conf", STRICT)
-        config = re.sub(r"^(key_files|socket) = .*\n", "", backup.config.read_text(), flags=re.MULTILINE)
-        machine.write("/etc/ftfw/ftfw.toml", config.replace("[security]", KEYS) + MORE)
-        for command in install_commands():
-            machine.run("sh", "-c", f"cd /opt/ftfw && {command}")
-            if "keygen" in command:
-                (tmp_path / "link.key").write_text(machine.path("/etc/ftfw/link.key").read_text())
+        machine.install("systemd.md", usual(backup, MORE))
+        (tmp_path / "link.key").write_text(machine.path("/etc/ftfw/link.key").read_text())
         active.start("active")
         until(lambda: machine.property("StatusText") == "backup, in sync", "in sync")
         yield active, machine
