@@ -126,7 +126,7 @@ def test_a_daemon_that_hangs_is_ended_and_started_again_and_the_runtime_director
     machine.run("systemctl", "daemon-reload")
     machine.run("systemctl", "restart", "ftfw")
     fifo = machine.path("/run/ftfw/keepalived.fifo").stat().st_ino
-    machine.run("systemctl", "kill", "-s", "STOP", "ftfw")
+    machine.run("systemctl", "kill", "--kill-whom=main", "-s", "STOP", "ftfw")
     until(lambda: machine.property("NRestarts") == "1", "started again")
     until(lambda: machine.property("StatusText") == "backup, in sync", "in sync again")
     assert "Watchdog timeout" in machine.log()
@@ -137,7 +137,7 @@ def test_an_aborted_daemon_tells_where_it_was_and_a_wrong_configuration_is_not_t
     installed: tuple[Node, Machine],
 ) -> None:
     _, machine = installed
-    machine.run("systemctl", "kill", "-s", "ABRT", "ftfw")
+    machine.run("systemctl", "kill", "--kill-whom=main", "-s", "ABRT", "ftfw")
     until(lambda: machine.property("NRestarts") == "1", "started again")
     assert "Fatal Python error: Aborted" in machine.log()
     assert "ftfw/daemon/node.py" in machine.log()
