@@ -109,10 +109,11 @@ def _run_daemon(path: Path, role: str) -> None:
     except ConfigError as error:
         fail(str(error), MISCONFIGURED)
     from ftfw.daemon import StartError, run
+    from ftfw.journal import log_formatter
 
-    # The journal has its own clock.
-    when = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)s "
-    logging.basicConfig(level=logging.INFO, format=f"{when}%(levelname)s %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(log_formatter(sys.stderr, os.environ))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     try:
         run(config, role)
     except StartError as error:

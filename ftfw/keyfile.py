@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import os
+import pwd
 import secrets
 import stat
 from pathlib import Path
 
 KEY_LENGTH = 32  # bytes
 FILE_LENGTH_MAX = 1024  # bytes; a key's line has 45
+SERVICE_USER = "ftfw"  # conf/systemd/ftfw.sysusers
 
 
 class KeyFileError(Exception):
@@ -71,5 +73,13 @@ def _check_status(path: Path, status: os.stat_result) -> None:
     mode = stat.S_IMODE(status.st_mode)
     if mode & 0o077:
         raise KeyFileError(f"{path}: mode {mode:04o} lets others at the key; `chmod 600 {path}`")
-    if status.st_uid not in {0, os.geteuid()}:
+    if status.st_uid not in {0, os.geteuid(), *_service_uid()}:
         raise KeyFileError(f"{path}: belongs to user {status.st_uid}, who could change it; `chown root {path}`")
+
+
+def _service_uid() -> tuple[int, ...]:
+    """The user that the daemon runs as under systemd, if there is one: root checks files that belong to it."""
+    try:
+        return (pwd.getpwnam(SERVICE_USER).pw_uid,)
+    except KeyError:
+        return ()

@@ -1,6 +1,8 @@
 """The daemon's nursery, and the commands that come through the control socket."""
 
+import faulthandler
 import logging
+import os
 import signal
 import sys
 from collections import Counter
@@ -19,6 +21,7 @@ from ftfw.daemon import host
 from ftfw.daemon.gate import Gate
 from ftfw.daemon.keepalived import Keepalived, Now
 from ftfw.daemon.roles import Roles, first_of
+from ftfw.daemon.supervisor import Supervisor, one_line
 from ftfw.daemon.wire import Wire
 from ftfw.filter import compile_filter
 from ftfw.keepalived import Notification
@@ -46,6 +49,7 @@ class StartError(Exception):
 def run(config: Config, role: str) -> None:
     """Run the daemon in this first role until SIGINT or SIGTERM.  Raises StartError."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    faulthandler.enable()  # where a hung daemon hangs, when the watchdog ends it
     try:
         requirements.require(config)
         if requirements.ensure_events_mode() != requirements.EVENTS_ALWAYS:
@@ -138,6 +142,7 @@ class Node:
             counts=self._counts,
         )
         self._keepalived = Keepalived(config.keepalived, role, want=self._roles.changes.take)
+        self._supervisor = Supervisor(os.environ)
         self._kernel_counts = (float("-inf"), 0, 0)  # when, flows, expectations
 
     async def run(self) -> None:
@@ -160,11 +165,14 @@ class Node:
                 nursery.start_soon(self._wire.receive_all, link, self._roles.member.receive, self._after_batch)
             await nursery.start(self._roles.run)
             nursery.start_soon(self._keepalived.run, self._now)
+            nursery.start_soon(self._supervisor.run, self._one_line)
             with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
                 async for received in signals:
                     if received != signal.SIGHUP:
                         break
-                    self._reload_keys()
+                    with self._supervisor.reloading():
+                        self._reload_keys()
+            self._supervisor.stopping()
             nursery.cancel_scope.cancel()
 
     def _reload_keys(self) -> None:
@@ -286,13 +294,13 @@ class Node:
         flows, expectations = await self._count_entries()
         now = trio.current_time()
         link, links = self._wire.status(now)
-        standby, streaming = self._roles.standby, self._roles.streaming
+        standby = self._roles.standby
         dropped = self._dropped + self._roles.member.dropped + (standby.store.dropped if standby else Counter[str]())
         failed = self._roles.inject_failed + (standby.outcome.failed if standby is not None else Counter[str]())
         return {
             "node": self._config.node.name,
             "role": self._roles.role,
-            "synced": standby.backup.synced(now) if standby else streaming.active.synced(now) if streaming else False,
+            "synced": self._synced(now),
             "why_not_synced": self._why_not_synced(now),
             "ready": self._ready(now),
             "conflict": self._roles.member.peers.conflict(self._roles.role, now),
@@ -316,6 +324,17 @@ class Node:
     def _ready(self, now: float) -> bool:
         standby = self._roles.standby
         return standby.backup.ready(now) if standby is not None else self._roles.streaming is not None
+
+    def _one_line(self) -> str:
+        now, role = trio.current_time(), self._roles.role
+        conflict = self._roles.member.peers.conflict(role, now)
+        return one_line(role, conflict=conflict, synced=self._synced(now), why_not=self._why_not_synced(now))
+
+    def _synced(self, now: float) -> bool | None:
+        standby, streaming = self._roles.standby, self._roles.streaming
+        if standby is not None:
+            return standby.backup.synced(now)
+        return streaming.active.synced(now) if streaming is not None else False
 
     def _why_not_synced(self, now: float) -> str | None:
         standby, streaming = self._roles.standby, self._roles.streaming

@@ -1,5 +1,6 @@
 import base64
 import os
+import pwd
 import stat
 from pathlib import Path
 
@@ -72,6 +73,18 @@ def test_a_read_only_file_is_fine(tmp_path: Path) -> None:
     file = tmp_path / "link.key"
     keyfile.generate(file)
     file.chmod(0o400)
+    assert len(keyfile.read(file)) == 32
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a file away")
+def test_root_takes_a_file_of_the_user_that_the_daemon_runs_as(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "link.key"
+    keyfile.generate(file)
+    nobody = pwd.getpwnam("nobody")
+    os.chown(file, nobody.pw_uid, nobody.pw_gid)
+    with pytest.raises(KeyFileError, match="belongs to user"):
+        keyfile.read(file)
+    monkeypatch.setattr(keyfile, "SERVICE_USER", "nobody")
     assert len(keyfile.read(file)) == 32
 
 

@@ -1,0 +1,127 @@
+"""A node under a systemd of its own: a container on a copy of this host's files, in the node's network namespace."""
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from ftfw import control
+from tests.kernel.pair import LIMIT_S, Node, run, until
+
+ROOT = Path(__file__).parents[2]
+# What the tests run on may lie in a home, which the unit does not see.
+PLACES = {Path(sys.base_prefix): "/opt/python", Path(sysconfig.get_path("purelib")): "/opt/packages", ROOT: "/opt/ftfw"}
+COMMAND = f"""#!/bin/sh
+export LD_LIBRARY_PATH=/opt/python/lib PYTHONPATH=/opt/ftfw:/opt/packages
+exec /opt/python/bin/python{sys.version_info.major}.{sys.version_info.minor} -m ftfw "$@"
+"""
+# The mounts are this shell's own, and go with it.
+BOOT = """
+set -e
+mkdir -p /run/systemd/nspawn
+mount -t tmpfs none /run/systemd/nspawn
+mount -t tmpfs none "$1"
+mkdir "$1/upper" "$1/work" "$1/root"
+mount -t overlay none -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/root"
+rm -f "$1"/root/etc/systemd/system/*.wants/*
+: > "$1/root/etc/machine-id"
+shift
+exec systemd-nspawn "$@"
+"""
+
+
+class Machine:
+    """What runs in the container, and what can be done there."""
+
+    def __init__(self, leader: int) -> None:
+        self._leader = leader
+
+    def run(self, *argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return run("nsenter", "--all", f"--target={self._leader}", "env", "-u", "PYTHONPATH", *argv, check=check)
+
+    def install(self, page: str, config: str) -> None:
+        """Do what the administrator is told to in a page of docs/, with ftfw itself and its configuration in place."""
+        self.write("/usr/bin/ftfw", COMMAND, 0o755)
+        self.write("/etc/ftfw/ftfw.toml", config)
+        section = (ROOT / "docs" / page).read_text().partition("## Install\n")[2].partition("\n## ")[0]
+        for command in re.findall(r"^    (.+)$", section, flags=re.MULTILINE):
+            if not command.startswith("apt-get"):
+                self.run("sh", "-c", f"cd /opt/ftfw && {command}")
+
+    def property(self, name: str) -> str:
+        """A property of ftfw.service."""
+        return self.run("systemctl", "show", "--value", f"--property={name}", "ftfw").stdout.strip()
+
+    def write(self, path: str, text: str, mode: int = 0o644) -> None:
+        """Make a file, and its directory."""
+        file = self.path(path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        file.chmod(mode)
+
+    def path(self, path: str) -> Path:
+        """Where a file of the container is seen from outside."""
+        return Path(f"/proc/{self._leader}/root{path}")
+
+    def status(self) -> dict[str, Any]:
+        """What `ftfw status --json` prints, without a process for each look at it."""
+        return control.call(self.path("/run/ftfw/control.sock"), "status")
+
+    def log(self) -> str:
+        return self.run("journalctl", "--no-pager", "-o", "cat", "-u", "ftfw").stdout
+
+
+def usual(node: Node, more: str = "") -> str:
+    """The node's configuration with files where they usually are."""
+    config = re.sub(r"^(\[control\]|(key_files|socket) = .*)\n", "", node.config.read_text(), flags=re.MULTILINE)
+    return config.replace("[security]", '[security]\nkey_files = ["/etc/ftfw/link.key"]') + more
+
+
+@contextmanager
+def booted(node: Node) -> Iterator[Machine]:
+    """A machine in `node`'s network namespace; it ends with this context, and leaves nothing."""
+    name = node.namespace
+    top = node.workdir / "machine"
+    top.mkdir(parents=True)
+    console = node.workdir / "console"
+    with console.open("wb") as written:
+        container = subprocess.Popen(
+            [
+                *("unshare", "--mount", "sh", "-c", BOOT, "boot", str(top)),
+                *("--quiet", f"--directory={top}/root", f"--machine={name}", "--register=no", "--keep-unit"),
+                *(f"--network-namespace-path=/run/netns/{name}", "--capability=CAP_NET_ADMIN", "--link-journal=no"),
+                *(f"--bind-ro={outside.resolve()}:{inside}" for outside, inside in PLACES.items()),
+                *("--console=pipe", "--boot", "systemd.unit=basic.target"),
+            ],
+            env=os.environ | {"SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network"},  # sysctls
+            stdin=subprocess.DEVNULL,
+            stdout=written,
+            stderr=written,
+        )
+    try:
+        (leader,) = until(lambda: _leaders(container, console), "the container begins")
+        machine = Machine(leader)
+        until(lambda: _is_up(machine), "systemd is up")
+        yield machine
+    finally:
+        container.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            container.wait(LIMIT_S)
+        container.kill()
+        container.wait()
+
+
+def _leaders(container: "subprocess.Popen[bytes]", console: Path) -> list[int]:
+    """The container's first process, once it is systemd."""
+    assert container.poll() is None, console.read_text()
+    children = Path(f"/proc/{container.pid}/task/{container.pid}/children").read_text().split()
+    return [int(child) for child in children if Path(f"/proc/{child}/comm").read_text() == "systemd\n"]
+
+
+def _is_up(machine: Machine) -> bool:
+    return machine.run("systemctl", "is-active", "basic.target", check=False).returncode == 0

@@ -1,0 +1,115 @@
+"""The OCF agent of conf/, installed as docs/pacemaker.md tells, without a cluster around it."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kernel.booted import Machine, booted, usual
+from tests.kernel.pair import Node, pair, until
+
+pytestmark = pytest.mark.kernel
+
+AGENT = "/usr/lib/ocf/resource.d/ftfw/ftfw"
+GENERIC, INSTALLED, CONFIGURED, NOT_RUNNING, PROMOTED, FAILED_PROMOTED = 1, 5, 6, 7, 8, 9
+# What the agent tells the cluster, which is not there.
+CRM_ATTRIBUTE = '#!/bin/sh\necho "$@" >>/run/scores\n'
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Iterator[tuple[Node, Machine]]:
+    """A daemon as any other, not started, and a machine for the agent."""
+    with pair(tmp_path) as (peer, own), booted(own) as machine:
+        machine.write("/etc/ftfw/link.key", (tmp_path / "link.key").read_text(), 0o600)
+        machine.write("/opt/crm/crm_attribute", CRM_ATTRIBUTE, 0o755)
+        machine.install("pacemaker.md", usual(own))
+        yield peer, machine
+
+
+def agent(machine: Machine, action: str, **parameters: str) -> int:
+    """The agent's exit code, as the cluster calls it."""
+    environment = {
+        "OCF_ROOT": "/usr/lib/ocf",
+        "OCF_RESOURCE_INSTANCE": "ftfw:0",
+        "OCF_RESKEY_crm_feature_set": "3.16.2",
+        "HA_SBIN_DIR": "/opt/crm",
+        **{f"OCF_RESKEY_{name}": value for name, value in parameters.items()},
+    }
+    settings = [f"{name}={value}" for name, value in environment.items()]
+    return machine.run("env", *settings, AGENT, action, check=False).returncode
+
+
+def score(machine: Machine) -> str:
+    return machine.path("/run/scores").read_text().splitlines()[-1]
+
+
+def pid(machine: Machine) -> str:
+    return machine.path("/run/resource-agents/ftfw-ftfw.state").read_text().split()[0]
+
+
+def test_ocf_tester_has_nothing_to_say(installed: tuple[Node, Machine]) -> None:
+    _, machine = installed
+    tested = machine.run("ocf-tester", "-n", "ftfw", AGENT, check=False)
+    assert f"{AGENT} passed all tests" in tested.stdout, tested.stdout + tested.stderr
+    assert "rc=" not in tested.stdout
+    for optional in ("promote", "demote", "promotable"):
+        assert f"does not support {optional}" not in tested.stdout
+        assert f"does not support the {optional}" not in tested.stdout
+
+
+def test_a_life_in_a_cluster(installed: tuple[Node, Machine]) -> None:
+    peer, machine = installed
+    peer.start("active")
+    peer.insert(1)
+    assert agent(machine, "monitor") == NOT_RUNNING
+    assert agent(machine, "start") == 0
+    status = dict(
+        re.findall(r"^(\w+):\s+(.*)$", machine.path(f"/proc/{pid(machine)}/status").read_text(), flags=re.MULTILINE)
+    )
+    assert {status[name] for name in ("CapEff", "CapBnd", "CapAmb")} == {f"{1 << 12:016x}"}
+    assert status["Uid"].split()[0] == machine.run("id", "-u", "ftfw").stdout.strip()
+    until(lambda: agent(machine, "monitor") == 0 and score(machine) == "-p -v 75", "in sync")
+    peer.kill()
+    until(lambda: agent(machine, "monitor") == 0 and score(machine) == "-p -v 50", "out of sync, and ready")
+    assert agent(machine, "promote") == 0
+    assert score(machine) == "-p -v 100"
+    assert machine.status()["flows"] == 1
+    assert agent(machine, "monitor") == PROMOTED
+    assert agent(machine, "demote") == 0
+    assert agent(machine, "monitor") == 0
+    assert agent(machine, "stop") == 0
+    assert score(machine) == "-p -D"
+    assert agent(machine, "monitor") == NOT_RUNNING
+    assert agent(machine, "promote") == NOT_RUNNING
+
+
+def test_a_daemon_that_hangs_or_is_killed_is_told_from_one_that_never_ran(installed: tuple[Node, Machine]) -> None:
+    _, machine = installed
+    assert agent(machine, "start") == 0
+    assert score(machine) == "-p -v 5"
+    assert agent(machine, "promote") == 0
+    machine.run("kill", "-STOP", pid(machine))
+    assert agent(machine, "monitor") == FAILED_PROMOTED
+    machine.run("kill", "-KILL", pid(machine))
+    until(lambda: agent(machine, "monitor") == NOT_RUNNING, "it has ended")
+    # Another process has its pid now.
+    state = machine.path("/run/resource-agents/ftfw-ftfw.state")
+    state.write_text(f"1 {state.read_text().split()[1]}\n")
+    assert agent(machine, "monitor") == NOT_RUNNING
+    assert agent(machine, "stop") == 0
+    assert machine.run("systemctl", "is-active", "basic.target").stdout == "active\n"
+
+
+def test_what_is_missing_or_wrong_has_its_own_exit_code(installed: tuple[Node, Machine]) -> None:
+    _, machine = installed
+    assert agent(machine, "validate-all") == 0
+    for action in ("validate-all", "start"):
+        assert agent(machine, action, binary="/usr/bin/nothing") == INSTALLED
+        assert agent(machine, action, user="nobody-at-all") == INSTALLED
+        assert agent(machine, action, config="/etc/hostname") == CONFIGURED
+    assert agent(machine, "monitor") == NOT_RUNNING
+    assert agent(machine, "migrate_to") == 3
+    machine.path("/etc/ftfw/link.key").chmod(0o644)
+    assert agent(machine, "start") == GENERIC
+    assert agent(machine, "monitor") == NOT_RUNNING
