@@ -43,6 +43,10 @@ class _Sender:
     drawn_at: float = float("-inf")
     challenged_at: float = float("-inf")
 
+    def answered_by(self, nonce: bytes, now: float) -> bool:
+        """Whether this is the nonce of the challenge that is under way, and not too late."""
+        return bool(self.nonce) and nonce == self.nonce and now - self.drawn_at < ANSWER_S
+
 
 class Conversation:
     """`outgoing` holds bodies that prove freshness, for `seal`; `random` gives so many random bytes.
@@ -118,7 +122,7 @@ class Conversation:
     def _prove(self, sender: _Sender, opened: Opened, size: int, now: float) -> None:
         """Of an epoch that is not proved, only what proves freshness is looked at."""
         message = messages.unpack_proof(opened.body)
-        if isinstance(message, Response) and sender.nonce == message.nonce and now - sender.drawn_at < ANSWER_S:
+        if isinstance(message, Response) and sender.answered_by(message.nonce, now):
             sender.epoch, sender.nonce = opened.epoch, b""
             sender.window, sender.by_link = ReplayWindow(), {}
             sender.window.accept(opened.counter)

@@ -134,6 +134,16 @@ def test_a_response_to_nothing_or_to_another_challenge_proves_nothing() -> None:
     assert reason(listener, speaker.seal([BODY])[0]) == "unproved"
 
 
+def test_an_empty_response_proves_nothing_after_a_proof_either() -> None:
+    """No challenge is under way then; a node that was started again has to answer one of its own."""
+    before, listener = talker("fw1"), talker("fw2")
+    introduce(before, listener)
+    again = talker("fw1", seed=1)
+    assert listener.hear(again.seal([messages.response(b"")])[0], 0, 0.0) is None
+    assert reason(listener, again.seal([BODY])[0]) == "unproved"
+    assert listener.counts["proofs"] == 1
+
+
 def test_a_frame_that_comes_again_is_a_replay_on_its_link_and_a_duplicate_on_another() -> None:
     one, two = talker("fw1"), talker("fw2", links=2)
     introduce(one, two)
