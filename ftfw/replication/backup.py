@@ -305,6 +305,7 @@ class Backup:
 
     def tick(self, now: float) -> None:
         """Say what is due: acknowledgements, requests for what is missing, a sign of life."""
+        self._apply_waiting(now)  # an administrator's request may have ended what they waited for
         if self.epoch is None:
             if now >= self._heartbeat_at:
                 self._heartbeat_at = now + HEARTBEAT_S

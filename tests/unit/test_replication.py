@@ -488,6 +488,17 @@ def test_a_loss_ends_what_is_being_worked_on_at_once() -> None:
     assert state_of(backup) is State.ASKING
 
 
+def test_what_waited_for_a_sweep_goes_on_when_an_administrator_has_ended_it() -> None:
+    backup = sweeping(SLICE + 5)
+    first = backup._applied
+    backup.receive(b"e" * 32, frame(messages.COMPARE, first + 1), 0.0)
+    backup.receive(b"e" * 32, frame(messages.EVENTS, first + 2, conn(TCP).new()), 0.0)
+    backup.request_snapshot(0.0)
+    said(backup, 0.0)
+    assert backup.behind == 0
+    assert conn(TCP).key in held(backup.store)
+
+
 def test_who_takes_over_during_a_sweep_takes_nothing_that_was_gone() -> None:
     backup = sweeping(SLICE + 5)
     backup.unfollow()
