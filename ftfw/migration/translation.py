@@ -117,7 +117,7 @@ def _why_nothing(sections: set[str]) -> str:
 def _translate_all(statements: Iterable[Statement], path: str, draft: _Draft) -> None:
     for statement in statements:
         option = f"{path}.{statement.name}" if path else statement.name
-        rule = OPTIONS.get(option)
+        rule = OPTIONS.get(option) if "." not in statement.name else None  # dots are of this path only
         if rule is None:
             shown = quoted(option)[1:-1]
             draft.remark(statement.line, shown, Severity.LOST, "no option of conntrackd 1.4.7 that ftfw knows of")

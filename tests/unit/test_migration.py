@@ -71,6 +71,12 @@ def test_white_space_means_nothing_where_the_option_is_known(text: str) -> None:
     assert found == [["Sync", [["Mode FTFW", ["CommitTimeout 5"]]]], ["General", [["UNIX", ["Path /a#b}"]]]]]
 
 
+@pytest.mark.parametrize("name", ["Sync.Multicast", "Sync.Multicast.Group", "General.HashSize"])
+def test_a_name_with_dots_is_no_option_in_sections(name: str) -> None:
+    remarks = translate(f"{name} 5 {{ }}\n{conntrackd()}").remarks
+    assert (1, name, Severity.LOST) in {(each.line, each.option, each.severity) for each in remarks}
+
+
 def test_an_unknown_option_ends_with_its_line() -> None:
     found = shape(statements_of("Sync { Novelty a b\nCommitTimeout 5 }", SINGLE))
     assert found == [["Sync", ["Novelty a b", "CommitTimeout 5"]]]
