@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +13,10 @@ from ftfw.config import ConfigError
 from ftfw.control_client import ControlError
 from ftfw.keepalived import LINE_MAX, STATES, Fifo, Instances
 from ftfw.keyfile import KEY_LENGTH, KeyFileError
+from ftfw.migration import MigrationError, NothingToDoError, translate
 from ftfw.roles import Event
 
-__all__ = ["ConfigError", "ControlError", "KeyFileError"]
+__all__ = ["ConfigError", "ControlError", "KeyFileError", "MigrationError", "NothingToDoError"]
 
 SHIPPED = Path(__file__).parents[2] / "conf"
 
@@ -88,6 +90,29 @@ listen = "[::1]:9166"
 """
     yield b"link = [1]\nsecurity = 2\nnode = {name = 1979-05-27T07:32:00Z}\n"
     yield b"[[link]]\ntransport = 'tcp'\npeers = [{a.b = 1}, nan, 0xffff]\n[control]\nsocket = ''\n"
+
+
+def migrate(data: bytes) -> None:
+    """Any bytes as conntrackd's configuration; what is made of it is one of ftfw's."""
+    text = translate(data.decode("ascii", "replace")).toml
+    config.require_complete(config.parse(tomllib.loads(text), SHIPPED), SHIPPED)
+
+
+def conntrackd_configs() -> Iterator[bytes]:
+    multicast = "Multicast { IPv4_address 225.0.0.50 Group 3780 IPv4_interface 203.0.113.1 Interface sync }"
+    udp = "UDP { IPv6_address 2001:db8::1 IPv6_Destination_Address 2001:db8::2 Port 3781 Interface sync Checksum on }"
+    wanted = (
+        "Protocol Accept { TCP 132 }\nAddress Ignore { IPv4_address 192.0.2.0/24 }\nState Accept { SYN_SENT for TCP }"
+    )
+    general = f"HashSize 32768\nLogFile on # so\nUNIX {{ Path /run/x }}\nFilter From Userspace {{\n{wanted}\n}}"
+    for mode, links in (
+        ("FTFW { ResendQueueSize 1\n}", multicast),
+        ("NOTRACK { }", udp),
+        ("ALARM { }", multicast + udp),
+    ):
+        options = "TCPWindowTracking On\nExpectationSync { ftp sip }"
+        yield f"Sync {{\nMode {mode}\n{links}\nOptions {{ {options} }}\n}}\nGeneral {{\n{general}\n}}\n".encode()
+    yield b"Helper { Type ftp inet tcp { QueueNum 0 } }"
 
 
 def read_key(data: bytes) -> None:

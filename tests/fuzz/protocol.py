@@ -4,6 +4,7 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from functools import partial
+from itertools import count
 
 import msgpack
 import zstandard
@@ -179,8 +180,13 @@ def hear(data: bytes) -> None:
     Only what is refused or no body is an error; answers are no longer than what asked for them.
     """
     reader, now = Reader(data), 100.0
-    numbers = iter(range(1, 1 << 30))
-    hearing = Conversation([KEY], name="fw1", links=2, random=lambda size: next(numbers).to_bytes(size, "big"))
+    numbers, drawn = count(1), set[bytes]()
+
+    def draw(size: int) -> bytes:
+        drawn.add(number := next(numbers).to_bytes(size, "big"))
+        return number
+
+    hearing = Conversation([KEY], name="fw1", links=2, random=draw)
     senders = [
         Sealer(KEY, name=name, epoch=bytes((number,)) * 32) for number, name in enumerate(("fw2", "fw2", "fw3", "fw1"))
     ]
@@ -191,12 +197,17 @@ def hear(data: bytes) -> None:
         body = _proof(reader, hearing) if how & 0x10 else reader.piece()
         frame = body if how & 0x20 else frame if how & 0x40 else senders[how & 3].seal(body)
         now += (how >> 3 & 1) * 0.3
-        before = len(hearing.outgoing)
+        before, proofs = len(hearing.outgoing), hearing.counts["proofs"]
         try:
             heard = hearing.hear(frame, how >> 2 & 1, now)
         except (RefusedError, BodyError):
             heard = None
         assert sum(len(each) + OVERHEAD for each in hearing.outgoing[before:]) <= 2 * len(frame)
+        if hearing.counts["proofs"] > proofs:
+            answer = messages.unpack(Opener([KEY]).open(frame).body)
+            assert isinstance(answer, messages.Response)
+            assert answer.nonce in drawn
+            drawn.discard(answer.nonce)  # once each
         if heard is not None:
             member.receive(heard.epoch, heard.message, now)
 
@@ -213,6 +224,7 @@ def conversations() -> Iterator[bytes]:
     proved = b"\x00" + pieces(beats[0]) + b"\x10\x00" + b"\x00" + pieces(beats[1])
     for body in bodies():
         yield proved + b"\x00" + pieces(body) + b"\x44" + pieces(b"") + b"\x08" + pieces(body)
+    yield proved + b"\x01" + pieces(messages.response(b"")) + b"\x01" + pieces(beats[0])
     yield proved + b"\x01" + pieces(beats[0]) + b"\x18\x00" + b"\x13\x01" + pieces(bytes(8)) + b"\x20" + pieces(b"FW")
 
 

@@ -38,6 +38,7 @@ TARGETS: Final = {
     "kernel": Target(table.select, table.datagrams, (table.MalformedError,)),
     "config": Target(local.load_config, local.configs, (local.ConfigError,)),
     "socket": Target(local.find_socket, local.configs, (local.ControlError,)),
+    "conntrackd": Target(local.migrate, local.conntrackd_configs, (local.MigrationError, local.NothingToDoError)),
     "key": Target(local.read_key, local.keys, (local.KeyFileError,)),
     "fifo": Target(local.read_fifo, local.notifications),
     "request": Target(local.read_request, local.requests, (local.ControlError,)),
