@@ -18,7 +18,6 @@ __all__ = ["CHECKS", "Context", "Finding", "Level", "gather", "run_checks"]
 
 CHECKS: tuple[Check, ...] = (
     links.check_config,
-    links.check_not_yet,
     links.check_keys,
     host.check_conntrack,
     host.check_kernel_version,

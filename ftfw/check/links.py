@@ -8,7 +8,7 @@ from typing import Any
 from ftfw import keyfile
 from ftfw.check import probes
 from ftfw.check.finding import Context, Finding, ok, problem, warning
-from ftfw.check.requirements import gate_lack, not_yet
+from ftfw.check.requirements import gate_lack
 from ftfw.config import ConfigError, Link, MulticastLink, require_complete
 from ftfw.link.interface import interface
 
@@ -42,14 +42,6 @@ def check_config(context: Context) -> Iterator[Finding]:
     for line in problems.splitlines():
         found, _, expected = line.partition("; ")
         yield problem("configuration", found, expected)
-
-
-def check_not_yet(context: Context) -> Iterator[Finding]:
-    """Find what the configuration asks for in vain."""
-    for line in not_yet(context.config) if context.config else ():
-        subject, _, told = line.partition(": ")
-        found, _, remedy = told.partition("; ")
-        yield warning(subject, found, remedy)
 
 
 def check_keys(context: Context) -> Iterator[Finding]:

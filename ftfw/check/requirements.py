@@ -38,12 +38,6 @@ def require(config: Config) -> None:
         raise RequirementError(f"no interface {missing}, so no link can work; create it, or mend [[link]]")
 
 
-def not_yet(config: Config) -> list[str]:
-    """What the configuration asks for and the daemon does not do yet: a line each, with what to do instead."""
-    asked = (("metrics.listen", config.metrics.listen, "ask `ftfw status --json`"),)
-    return [f"{key}: has no effect yet; {instead}" for key, value, instead in asked if value]
-
-
 def conntrack_lack() -> Lack | None:
     """Say what keeps this process from the kernel's connection tracking, if anything does."""
     error = probes.conntrack_errno()

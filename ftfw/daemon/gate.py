@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import trio
@@ -30,10 +30,12 @@ class Gate:
     Raises NftError if libnftables is missing.
     """
 
-    def __init__(self, interfaces: Sequence[str], links: frozenset[bytes]) -> None:
+    def __init__(self, interfaces: Sequence[str], links: frozenset[bytes], *, held: Callable[[float], None]) -> None:
         self.failed: Counter[str] = Counter()
         self._interfaces = interfaces
         self._links = links  # this node's addresses on its links
+        self._held = held  # told how many packets waited for a promotion
+        self._promoting = False
         self._own: frozenset[bytes] = frozenset()
         self._nft = Nft()
         self._knocker = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -63,7 +65,7 @@ class Gate:
         Addresses that come later are taken for virtual: what is for them waits.
         """
         self._own = own
-        self._patient = False
+        self._patient = self._promoting = False
         self._dropping = None
         if not self._wanted:
             self._wanted = True
@@ -78,7 +80,7 @@ class Gate:
 
     def wait_for_commit(self) -> None:
         """A promotion has begun: it opens the gate, however long it takes."""
-        self._patient = True
+        self._patient = self._promoting = True
 
     def open(self) -> None:
         """Let everything through from now on."""
@@ -212,6 +214,9 @@ class Gate:
             self._made, self._retry_at = made, trio.current_time() + RETRY_S
             return
         log.info("gate: %d packets were dropped while it was shut", self._counted)
+        if self._promoting:
+            self._promoting = False
+            self._held(self._counted)
         self._dropped, self._counted = self._dropped + self._counted, 0
 
     async def _ask(self, commands: str) -> str | None:

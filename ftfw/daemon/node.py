@@ -12,12 +12,12 @@ from typing import Any
 
 import trio
 
-from ftfw import control, keyfile
-from ftfw.check import requirements
+from ftfw import __version__, control, keyfile
+from ftfw.check import probes, requirements
 from ftfw.config import Config, MulticastLink
 from ftfw.config import Link as LinkConfig
 from ftfw.control import ControlError, Progress
-from ftfw.daemon import host
+from ftfw.daemon import host, scrapes
 from ftfw.daemon.gate import Gate
 from ftfw.daemon.keepalived import Keepalived, Now
 from ftfw.daemon.roles import Roles, first_of
@@ -32,6 +32,7 @@ from ftfw.link.base import Link
 from ftfw.link.multicast import Multicast
 from ftfw.link.tcp import Tcp
 from ftfw.link.udp import Udp
+from ftfw.metrics import Metrics
 from ftfw.roles import Event
 from ftfw.store import REPAIRS, Store
 
@@ -57,15 +58,13 @@ def run(config: Config, role: str) -> None:
                 "net.netfilter.nf_conntrack_events set to 1; entries that were there before may change without an"
                 " event, and reach a backup by snapshots only: let /etc/sysctl.d/ftfw.conf set it to 1 at boot"
             )
-        for line in requirements.not_yet(config):
-            log.warning("%s", line)
         keys = [keyfile.read(path) for path in config.security.key_files]
     except (requirements.RequirementError, keyfile.KeyFileError) as error:
         raise StartError(str(error)) from None
     links = _open_links(config)
     try:
         trio.run(Node(config, Wire(links, keys, name=config.node.name), role).run)
-    except* ControlError as group:
+    except* (ControlError, scrapes.ListenError) as group:
         raise StartError(str(first_of(group))) from None
     finally:
         for link in links:
@@ -90,13 +89,13 @@ def _open_link(link: LinkConfig, node: str) -> Link:
     return Udp(link) if link.transport == "udp" else Tcp(link, node=node)
 
 
-def _gate(config: Config) -> Gate | None:
+def _gate(config: Config, metrics: Metrics) -> Gate | None:
     """What holds traffic back, if the configuration asks for it: a hot node has nothing to wait for."""
     interfaces = config.takeover.gate_interfaces
     if not interfaces or config.standby.mode == "hot":
         return None
     own = [link.bind.packed for link in config.link if not isinstance(link, MulticastLink)]
-    return Gate(interfaces, frozenset(own))
+    return Gate(interfaces, frozenset(own), held=metrics.held.observe)
 
 
 def _link_trouble(link: LinkConfig, error: OSError) -> str:
@@ -129,7 +128,8 @@ class Node:
             read=self._injector.read,
         )
         self._addresses: frozenset[bytes] = frozenset()  # of this host
-        self._gate = _gate(config)
+        self._metrics = Metrics(lambda: self._describe(*self._known_counts()))
+        self._gate = _gate(config, self._metrics)
         self._roles = Roles(
             config,
             role,
@@ -140,6 +140,7 @@ class Node:
             selector=self._selector,
             wire=wire,
             counts=self._counts,
+            metrics=self._metrics,
         )
         self._keepalived = Keepalived(config.keepalived, role, want=self._roles.changes.take)
         self._supervisor = Supervisor(os.environ)
@@ -165,6 +166,8 @@ class Node:
                 nursery.start_soon(self._wire.receive_all, link, self._roles.member.receive, self._after_batch)
             await nursery.start(self._roles.run)
             nursery.start_soon(self._keepalived.run, self._now)
+            if self._config.metrics.listen is not None:
+                await nursery.start(scrapes.serve, self._config.metrics.listen, self._metrics.exposition)
             nursery.start_soon(self._supervisor.run, self._one_line)
             with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
                 async for received in signals:
@@ -290,8 +293,17 @@ class Node:
             self._kernel_counts = (trio.current_time(), flows, expectations)
         return flows, expectations
 
+    def _known_counts(self) -> tuple[int | None, int | None]:
+        """The counts as far as they are there: to read the table for them is too much for whoever asks on a timer."""
+        standby, streaming = self._roles.standby, self._roles.streaming
+        if standby is not None:
+            return standby.store.flow_count(), len(standby.store.expectations)
+        return streaming.counted if streaming is not None else (None, None)
+
     async def _status(self) -> dict[str, Any]:
-        flows, expectations = await self._count_entries()
+        return self._describe(*await self._count_entries())
+
+    def _describe(self, flows: int | None, expectations: int | None) -> dict[str, Any]:
         now = trio.current_time()
         link, links = self._wire.status(now)
         standby = self._roles.standby
@@ -310,6 +322,8 @@ class Node:
             "link": link,
             "links": links,
             "kernel": {
+                "entries": probes.sysctl("nf_conntrack_count"),
+                "entries_max": probes.sysctl("nf_conntrack_max"),
                 "events": self._counts["events"],
                 "overruns": self._counts["overruns"],
                 "inject_failed": dict(failed),
@@ -319,6 +333,8 @@ class Node:
             "last_commit": self._roles.last_commit,
             "keepalived": self._keepalived.status(),
             "gate": self._gate.status(now) if self._gate is not None else None,
+            "mode": self._config.standby.mode,
+            "version": __version__,
         }
 
     def _ready(self, now: float) -> bool:

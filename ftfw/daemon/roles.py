@@ -18,6 +18,7 @@ from ftfw.daemon.wire import Wire
 from ftfw.kernel.inject import Injector, Outcome
 from ftfw.kernel.netlink import EventSocket
 from ftfw.kernel.select import Selector
+from ftfw.metrics import Metrics
 from ftfw.replication import messages
 from ftfw.replication.active import Active
 from ftfw.replication.backup import HEARTBEAT_S, Backup
@@ -45,6 +46,7 @@ class Roles:
         selector: Selector,
         wire: Wire,
         counts: Counter[str],
+        metrics: Metrics,
     ) -> None:
         self._config = config
         self._hot = config.standby.mode == "hot"
@@ -55,6 +57,8 @@ class Roles:
         self._selector = selector
         self._wire = wire
         self._counts = counts  # events, overruns
+        self._metrics = metrics
+        self._promoting_since: float | None = None
         self.changes = Changes(role, self._perform)
         self.member = Member()
         self.standby: Standby | None = None
@@ -129,6 +133,7 @@ class Roles:
     # Backup
 
     def _listen(self) -> None:
+        self._promoting_since = None
         store, now = Store(journal=self._hot), trio.current_time()
         backup = Backup(name=self._config.node.name, store=store, limit=self._wire.body_limit, now=now)
         # Who was the only active one, or in sync with it, has in its kernel what there is to go on with.
@@ -152,6 +157,7 @@ class Roles:
         standby = self.standby
         assert standby is not None
         assert self._end_work is not None
+        self._promoting_since = trio.current_time()
         self._warnings = self._out_of_sync(standby)
         await self._end_work()
         self.inject_failed.update(standby.outcome.failed)
@@ -160,6 +166,7 @@ class Roles:
         whole = await self._commit_behind_gate(standby, outcome)
         seconds = trio.current_time() - begun
         self._log_commit(outcome, seconds)
+        self._metrics.commits.observe(seconds)
         self.inject_failed.update(outcome.failed)
         self.last_commit = {
             "seconds": round(seconds, 6),
@@ -254,6 +261,9 @@ class Roles:
                 nursery.start_soon(self._finish_commit)
 
         self._begin(work)
+        if self._promoting_since is not None:
+            self._metrics.promotions.observe(trio.current_time() - self._promoting_since)
+            self._promoting_since = None
 
     async def _stop(self) -> None:
         assert self._end_work is not None

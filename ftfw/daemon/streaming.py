@@ -41,6 +41,7 @@ class Streaming:
         self._events = events
         self._selector = selector
         self._wire = wire
+        self.counted: tuple[int | None, int | None] = (None, None)  # flows and expectations, when last read
         self._counts = counts  # events, overruns
         self._heard = trio.Event()  # replaced whenever a backup has said something
 
@@ -141,10 +142,16 @@ class Streaming:
 
     async def _dumped(self) -> AsyncGenerator[Selected, None]:
         """What concerns the peer of the kernel's table: flows first, then expectations."""
+        counts = []
         for dump in (dump_flows, dump_expectations):
+            count = 0
             async with aclosing(dump()) as batches:
                 async for batch in batches:
-                    yield self._selector.dumped(batch)
+                    found = self._selector.dumped(batch)
+                    count += len(found.messages)
+                    yield found
+            counts.append(count)
+        self.counted = counts[0], counts[1]
 
     async def _wait_for_room(self) -> None:
         while not self.active.may_snapshot(trio.current_time()):

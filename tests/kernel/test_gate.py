@@ -295,7 +295,7 @@ def test_check_reads_a_ruleset_with_the_table_in_it(shut: Site) -> None:
 async def alone() -> AsyncIterator[tuple[Gate, Callable[[], bool]]]:
     """A gate that runs, and whether a datagram passes it."""
     with ExitStack() as stack:
-        made = stack.enter_context(closing(Gate(["lo"], frozenset())))
+        made = stack.enter_context(closing(Gate(["lo"], frozenset(), held=lambda _: None)))
         near, far = (stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(2))
         far.bind(("127.0.0.1", 0))
         far.setblocking(False)

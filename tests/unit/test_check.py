@@ -458,23 +458,6 @@ def test_a_hot_node_needs_no_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     require(config)
 
 
-NOT_YET = """
-[metrics]
-listen = "127.0.0.1:9166"
-"""
-
-
-def test_what_has_no_effect_yet_is_told_with_what_to_do_instead(tmp_path: Path) -> None:
-    assert requirements.not_yet(config_of(tmp_path, MULTICAST)) == []
-    assert findings(links.check_not_yet) == []
-    config = config_of(tmp_path, MULTICAST + NOT_YET)
-    keys = ["metrics.listen"]
-    assert [line.partition(": has no effect yet; ")[0] for line in requirements.not_yet(config)] == keys
-    found = findings(links.check_not_yet, config=config)
-    assert told(found) == [("warning", f"{key}: has no effect yet") for key in keys]
-    assert all(finding.remedy for finding in found)
-
-
 def test_the_fifo(tmp_path: Path) -> None:
     path = tmp_path / "fifo"
     config = config_of(tmp_path, f'keepalived = {{fifo = "{path}", addresses = ["192.0.2.1"]}}\n')

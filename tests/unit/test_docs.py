@@ -10,7 +10,6 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from ftfw.check.requirements import not_yet
 from ftfw.config import Config, load, require_complete
 from ftfw.kernel.netlink import errno_name
 
@@ -80,11 +79,10 @@ def test_the_configuration_loads_as_it_is_and_with_everything_switched_on(tmp_pa
     assert [link.transport for link in load(whole).link] == ["multicast", "udp", "tcp"]
 
 
-def test_the_configuration_as_it_is_has_the_defaults_and_asks_for_nothing_that_is_not_there_yet() -> None:
+def test_the_configuration_as_it_is_has_the_defaults() -> None:
     config = load(ROOT / "conf/ftfw.toml")
     given = {"link", "security"}
     assert config.model_dump(exclude=given) == Config().model_dump(exclude=given)
-    assert not_yet(config) == []
 
 
 @pytest.mark.parametrize(

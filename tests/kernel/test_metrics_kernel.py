@@ -1,0 +1,69 @@
+"""A real daemon is scraped, as Prometheus does it."""
+
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.kernel.pair import Node, pair, until
+
+pytestmark = pytest.mark.kernel
+
+MORE = '[metrics]\nlisten = "127.0.0.1:9166"\n[takeover]\ngate_interfaces = ["lan"]\n[replication]\nscrub_interval_s = 1\n'
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[tuple[Node, Node]]:
+    with pair(tmp_path, more=MORE) as both:
+        yield both
+
+
+def scrape(node: Node) -> dict[tuple[str, ...], float]:
+    """Every sample by its name and its labels' values."""
+
+    def ask() -> str:
+        with urllib.request.urlopen("http://127.0.0.1:9166/metrics", timeout=10) as answer:
+            return str(answer.read().decode())
+
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(node.inside(ask))
+        for sample in family.samples
+    }
+
+
+def test_a_pair_tells_its_state_and_its_takeover(nodes: tuple[Node, Node]) -> None:
+    active, backup = nodes
+    for number in range(20):
+        active.insert(number)
+    active.start("active")
+    backup.start("backup")
+    until(lambda: scrape(backup).get(("ftfw_synced",)) == 1, "in sync")
+    until(lambda: scrape(active).get(("ftfw_flows",)) == 20, "the flows of the last comparison")
+    assert scrape(active)[("ftfw_conntrack_entries",)] >= 20
+    until(lambda: ("ftfw_peer_lag_seconds", "fw2") in scrape(active), "the lag")
+    until(lambda: scrape(backup)[("ftfw_gate_shut",)] == 1, "the gate")
+    found = scrape(backup)
+    assert (found[("ftfw_active",)], found[("ftfw_flows",)]) == (0, 20)
+    assert found[("ftfw_commit_seconds_count",)] == 0
+    backup.ftfw("promote")
+    active.kill()
+    until(lambda: scrape(backup)[("ftfw_promotion_held_packets_count",)] == 1, "what the gate held")
+    found = scrape(backup)
+    assert found[("ftfw_active",)] == found[("ftfw_commit_seconds_count",)] == 1
+    assert found[("ftfw_promotion_seconds_count",)] == 1
+    assert found[("ftfw_last_commit_created_entries",)] == 20
+    assert found[("ftfw_promotion_seconds_sum",)] >= found[("ftfw_commit_seconds_sum",)]
+
+
+def test_a_port_that_somebody_has_is_told(nodes: tuple[Node, Node]) -> None:
+    active, _ = nodes
+    active.start("active")
+    config = active.config.read_text()
+    active.config.write_text(config.replace("control.sock", "other.sock"))
+    done = active.ftfw("--role", "backup", check=False)
+    assert done.returncode == 1
+    assert "ftfw: metrics.listen: 127.0.0.1 port 9166: Address already in use; name an address" in done.stderr
+    active.config.write_text(config)
