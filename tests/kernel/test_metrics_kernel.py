@@ -11,7 +11,9 @@ from tests.kernel.pair import Node, pair, until
 
 pytestmark = pytest.mark.kernel
 
-MORE = '[metrics]\nlisten = "127.0.0.1:9166"\n[takeover]\ngate_interfaces = ["lan"]\n[replication]\nscrub_interval_s = 1\n'
+MORE = (
+    '[metrics]\nlisten = "127.0.0.1:9166"\n[takeover]\ngate_interfaces = ["lan"]\n[replication]\nscrub_interval_s = 1\n'
+)
 
 
 @pytest.fixture

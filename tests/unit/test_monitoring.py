@@ -1,0 +1,121 @@
+"""conf/prometheus, conf/grafana and docs/metrics.md against what the daemon exposes."""
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from ftfw.metrics import FAMILIES, Metrics
+
+ROOT = Path(__file__).parents[2]
+RULES = ROOT / "conf/prometheus/ftfw.rules.yml"
+DASHBOARD = ROOT / "conf/grafana/ftfw.json"
+SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
+OWN = re.compile(r"\b(?:ftfw|process)_\w+\b")
+
+
+def exposed() -> dict[str, tuple[str, set[str]]]:
+    """Every sample's name with its metric's and its own labels."""
+    labels = {family.name: set(family.labels) for family in FAMILIES}
+    return {
+        family.name + suffix: (family.name, labels.get(family.name, set()))
+        for family in text_string_to_metric_families(Metrics(dict).exposition().decode())
+        for suffix in SUFFIXES[family.type]
+    }
+
+
+def expressions(found: Any) -> Iterator[str]:
+    """Every query in a dashboard."""
+    if isinstance(found, dict):
+        yield from (str(found[key]) for key in ("expr", "definition") if key in found)
+        found = list(found.values())
+    if isinstance(found, list):
+        for each in found:
+            yield from expressions(each)
+
+
+def promtool(*arguments: str) -> str:
+    done = subprocess.run(["promtool", *arguments], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_prometheus_loads_the_rules() -> None:
+    assert re.search(r"SUCCESS: \d+ rules found", promtool("check", "rules", str(RULES)))
+
+
+def test_each_alert_comes_for_its_cause_and_none_without() -> None:
+    tests = RULES.with_name("ftfw.tests.yml")
+    assert "SUCCESS" in promtool("test", "rules", str(tests))
+    alerts = set(re.findall(r"alert: (\w+)", RULES.read_text()))
+    assert alerts == set(re.findall(r'alertname="(\w+)"', tests.read_text()))
+
+
+def test_each_alert_says_what_to_do() -> None:
+    blocks = RULES.read_text().split("- alert: ")[1:]
+    for block in blocks:
+        assert re.findall(r"^ +(summary|description|action): \".+\"$", block, flags=re.MULTILINE) == [
+            "summary",
+            "description",
+            "action",
+        ], block
+
+
+@pytest.mark.parametrize("file", [RULES, RULES.with_name("ftfw.tests.yml"), DASHBOARD])
+def test_only_metrics_that_are_there_are_asked_for(file: Path) -> None:
+    asked = set(OWN.findall(re.sub(r"^ *#.*$", "", file.read_text(), flags=re.MULTILINE)))
+    assert len(asked) > 10
+    assert asked - exposed().keys() == set()
+
+
+@pytest.mark.parametrize("file", [RULES, DASHBOARD])
+def test_only_labels_that_are_there_are_asked_for(file: Path) -> None:
+    scraped = {"group", "instance", "job", "alertname"}
+    for name, selector in re.findall(r"(ftfw_\w+)\{([^}]*)\}", file.read_text()):
+        labels = set(re.findall(r"(\w+) *(?:=~|!=|=)", selector))
+        assert labels <= scraped | exposed()[name][1], name
+
+
+def test_the_queries_of_the_dashboard_are_promql(tmp_path: Path) -> None:
+    dashboard = json.loads(DASHBOARD.read_text())
+    queries = list(expressions(dashboard["panels"]))
+    assert len(queries) > len(dashboard["panels"])
+    rules = [
+        {"record": f"query:{number}", "expr": query.replace("$__rate_interval", "1m")}
+        for number, query in enumerate(queries)
+    ]
+    file = tmp_path / "rules.yml"
+    file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))  # YAML, too
+    assert f"SUCCESS: {len(queries)} rules found" in promtool("check", "rules", str(file))
+
+
+def test_the_panels_do_not_lie_upon_each_other() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken, panel["title"]
+        assert place["x"] + place["w"] <= 24
+        taken |= cells
+
+
+def test_every_metric_is_documented_and_none_that_is_not_there() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (.*?) \|", (ROOT / "docs/metrics.md").read_text(), flags=re.MULTILINE)
+    told = {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
+    known: dict[str, tuple[str, set[str]]] = {}
+    for family in text_string_to_metric_families(Metrics(dict).exposition().decode()):
+        if family.name.startswith("ftfw_") and not family.name.endswith(("_info", "_created")):
+            suffix = "_total" if family.type == "counter" else ""
+            labels = next((set(each.labels) for each in FAMILIES if each.name == family.name), set())
+            known[family.name + suffix] = (family.type, labels)
+    known["ftfw_node_info"] = ("info", {"node", "mode", "version"})
+    assert told == known
