@@ -12,7 +12,8 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,12 +22,12 @@ import click
 from ftfw import __version__
 from ftfw.control_client import DEFAULT_CONFIG, SILENCE_MAX_S, ControlError, call, socket_of
 from ftfw.keepalived import STATES, TYPES
+from ftfw.progress import progress_bar, request
 
 FAILED = 1
 MISCONFIGURED = 2
+WATCH_ANSWER_S = 10.0  # an active with a large table takes a while to count it
 READY_ANSWER_S = 2.0  # whoever asks whether this node is ready cannot wait for a daemon that hangs
-
-Progress = Callable[[dict[str, Any]], None]
 
 
 def fail(message: str, code: int = FAILED) -> NoReturn:
@@ -51,6 +52,11 @@ config_option = click.option(
     is_eager=True,
     help=f"The configuration file.  [default: {DEFAULT_CONFIG}]",
 )
+wait_option = click.option(
+    "--wait/--no-wait",
+    default=None,
+    help="Return when it is done, or at once.  [default: wait on a terminal]",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="For machines: JSON on standard output.")
 
 
@@ -63,21 +69,26 @@ def _config_path(context: click.Context) -> Path | None:
 def _ask(
     context: click.Context,
     command: str,
-    on_progress: Progress | None = None,
+    on_progress: Callable[[dict[str, Any]], None] | None = None,
     silence_max_s: float = SILENCE_MAX_S,
     **arguments: Any,
 ) -> dict[str, Any]:
     """Have the daemon carry out `command`; end with a message if it cannot."""
+    path = _control_socket(context)
+    try:
+        return call(path, command, on_progress=on_progress, silence_max_s=silence_max_s, **arguments)
+    except ControlError as error:
+        fail(str(error))
+
+
+def _control_socket(context: click.Context) -> Path:
     try:
         path, warning = socket_of(_config_path(context))
     except ControlError as error:
         fail(str(error), MISCONFIGURED)
     if warning is not None:
         click.echo(f"ftfw: warning: {warning}", err=True)
-    try:
-        return call(path, command, on_progress=on_progress, silence_max_s=silence_max_s, **arguments)
-    except ControlError as error:
-        fail(str(error))
+    return path
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -128,7 +139,7 @@ def promote(context: click.Context) -> None:
 
     Puts what it holds into its kernel, and returns when every entry has been tried. Never waits for the peer.
     """
-    with _progress_bar("commit") as on_progress:
+    with progress_bar("commit") as on_progress:
         result = _ask(context, "promote", on_progress)
     _tell_role_change(result)
 
@@ -145,30 +156,74 @@ def demote(context: click.Context) -> None:
 
 
 @main.command()
+@wait_option
 @config_option
 @click.pass_context
-def resync(context: click.Context) -> None:
+def resync(context: click.Context, *, wait: bool | None) -> None:
     """Ask the active for a fresh snapshot."""
-    _ask(context, "resync")
-    click.echo("asked for a fresh snapshot; `ftfw status` shows when it is in")
+    found = _request(context, "resync", wait=wait)
+    if found is None:
+        click.echo("asked for a fresh snapshot; `ftfw status` shows when it is in")
+    else:
+        click.echo(f"the snapshot is in: {found[1]['flows']} flows, {found[1]['expectations']} expectations")
 
 
 @main.command()
+@wait_option
 @config_option
 @click.pass_context
-def scrub(context: click.Context) -> None:
+def scrub(context: click.Context, *, wait: bool | None) -> None:
     """Compare what backups hold with the active's table, and mend what differs."""
-    _ask(context, "scrub")
-    click.echo("asked for a comparison; `ftfw status` on a backup counts them and what they repaired under stream")
+    found = _request(context, "scrub", wait=wait)
+    if found is None:
+        click.echo("asked for a comparison; `ftfw status` on a backup counts them and what they repaired under stream")
+        return
+    before, after = ((status.get("stream") or {}).get("repaired") or {} for status in found)
+    differing = ", ".join(f"{count - before.get(kind, 0)} {kind}" for kind, count in after.items())
+    click.echo(f"compared: {found[1]['flows']} flows, {found[1]['expectations']} expectations; mended: {differing}")
+
+
+def _request(
+    context: click.Context, command: str, *, wait: bool | None
+) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Ask for a resync or a scrub; the status before and after, if it was waited for."""
+    if not (sys.stdout.isatty() if wait is None else wait):
+        _ask(context, command)
+        return None
+    ask = partial(call, _control_socket(context))
+    try:
+        with progress_bar(command) as tell:
+            return request(ask, command, tell or (lambda _: None))
+    except ControlError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("not waited for any longer; what was asked for stands, and `ftfw status` shows when it is done")
 
 
 @main.command()
 @json_option
 @click.option("--ready", is_flag=True, help="Exit 0 if this node may take over or is active, else 1.")
+@click.option(
+    "--watch",
+    is_flag=False,
+    flag_value=2.0,
+    type=click.FloatRange(min=0.1),
+    metavar="[SECONDS]",
+    help="Show it again and again, every 2 seconds unless told otherwise, until Ctrl-C.",
+)
 @config_option
 @click.pass_context
-def status(context: click.Context, *, as_json: bool, ready: bool) -> None:
+def status(context: click.Context, *, as_json: bool, ready: bool, watch: float | None) -> None:
     """Show role, sync state and counters."""
+    if watch is not None:
+        if as_json or ready:
+            raise click.UsageError("--watch is for people and goes with neither --json nor --ready")
+        from ftfw.status import watch_status
+
+        path = _control_socket(context)
+        with contextlib.suppress(KeyboardInterrupt):
+            watch_status(lambda: call(path, "status", silence_max_s=WATCH_ANSWER_S), watch)
+        return
     if ready and not as_json:
         found = _ask(context, "ready", silence_max_s=READY_ANSWER_S)
         click.echo("ready" if found.get("ready") else "not ready")
@@ -315,21 +370,3 @@ def _tell_role_change(result: dict[str, Any]) -> None:
 
         line += f"; {commit_summary(commit)}"
     click.echo(line)
-
-
-@contextlib.contextmanager
-def _progress_bar(what: str) -> Iterator[Progress | None]:
-    """Give a function that shows {"done": n, "total": n} on a terminal; None elsewhere."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-
-    with Bar(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
-
-        def advance(progress: dict[str, Any]) -> None:
-            bar.update(task, completed=progress.get("done", 0), total=progress.get("total"))
-
-        yield advance

@@ -59,6 +59,11 @@ class Store:
         """Whether flows may yet come that others name as their masters: a snapshot of everything is under way."""
         return self._live is not None and self._scope is None
 
+    @property
+    def snapshot_size(self) -> int:
+        """How many entries the snapshot under way has named so far."""
+        return len(self._present)
+
     def flow_count(self) -> int:
         """How many flows are held."""
         return len(self.plain) + len(self.rich)

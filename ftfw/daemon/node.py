@@ -218,8 +218,9 @@ class Node:
 
     async def _command(self, request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         match request:
-            case {"command": "status"}:
-                return await self._status()
+            case {"command": "status", **how}:
+                counts = await self._count_entries() if how.get("count", True) else self._known_counts()
+                return self._describe(*counts)
             case {"command": "ready"}:
                 return {"ready": self._ready(trio.current_time())}
             case {"command": "promote" | "demote" as wanted}:
@@ -300,9 +301,6 @@ class Node:
             return standby.store.flow_count(), len(standby.store.expectations)
         return streaming.counted if streaming is not None else (None, None)
 
-    async def _status(self) -> dict[str, Any]:
-        return self._describe(*await self._count_entries())
-
     def _describe(self, flows: int | None, expectations: int | None) -> dict[str, Any]:
         now = trio.current_time()
         link, links = self._wire.status(now)
@@ -364,6 +362,8 @@ class Node:
         if standby is not None:
             backup = standby.backup
             return {
+                "state": backup.state.value,
+                "incoming": standby.store.snapshot_size if standby.store.in_snapshot else None,
                 "behind": backup.behind,
                 "gaps": backup.gaps,
                 "repeated": backup.repeated,

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from tests.kernel.crowd import end_many, inject_many
-from tests.kernel.pair import Node, pair, until
+from tests.kernel.pair import Node, flow_arguments, pair, until
 
 pytestmark = pytest.mark.kernel
 
@@ -71,6 +71,16 @@ def test_a_scrub_finds_what_no_event_told_and_mends_and_counts_it(nodes: Pair) -
     assert backup.flows() == active.flows()
     assert backup.status()["stream"]["snapshots"] == 1
     assert "found 1 missing, 0 stale and 0 different entries" in backup.log.read_text()
+
+
+def test_who_waits_for_a_scrub_or_a_resync_is_told_what_came_of_it(nodes: Pair) -> None:
+    active, backup = nodes
+    silently(active, "-I", *flow_arguments(3), "--timeout", "600", "--state", "ESTABLISHED")
+    held = f"{CROWD + 1} flows, 0 expectations"
+    assert backup.ftfw("scrub", "--wait").stdout == f"compared: {held}; mended: 1 missing, 0 stale, 0 different\n"
+    assert backup.ftfw("resync", "--wait").stdout == f"the snapshot is in: {held}\n"
+    assert backup.status()["stream"]["snapshots"] == 2
+    assert active.ftfw("resync", "--wait").stdout.startswith("asked for a fresh snapshot; ")
 
 
 def test_an_outage_costs_what_changed_and_not_the_table(nodes: Pair) -> None:

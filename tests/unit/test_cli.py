@@ -1,5 +1,6 @@
 import json
 import logging
+import signal
 import socket
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from ftfw.cli import main
 from ftfw.control import ControlError, Progress, serve
 from ftfw.keyfile import read
 from ftfw.lines import commit_summary, entry_line
-from ftfw.status import print_status
+from ftfw.status import print_status, watch_status
 
 COMMIT = {"seconds": 0.25, "created": 3, "updated": 2, "deleted": 1, "failed": {"EEXIST": 4}}
 STATUS: dict[str, Any] = {
@@ -209,6 +210,7 @@ def test_demote_and_resync(daemon: FakeDaemon) -> None:
     assert daemon.run("demote").stdout == "backup\n"
     assert daemon.run("scrub").stdout.startswith("asked for a comparison; ")
     assert daemon.run("resync").stdout == "asked for a fresh snapshot; `ftfw status` shows when it is in\n"
+    assert [request["command"] for request in daemon.asked] == ["demote", "scrub", "resync"]  # no terminal: no wait
 
 
 def test_a_refusal_is_exit_code_1(daemon: FakeDaemon) -> None:
@@ -273,6 +275,122 @@ def test_status_for_people(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_bare_status_is_shown_too(capsys: pytest.CaptureFixture[str]) -> None:
     print_status({"node": "[red]fw1", "peers": [], "last_commit": None, "link": {"dropped": {}}})
     assert capsys.readouterr().out.split() == ["node", "[red]fw1"]
+
+
+def drawn(status: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """The status as on a terminal with colours."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "150")
+    print_status(status)
+    return capsys.readouterr().out
+
+
+GREEN, YELLOW, RED = "\x1b[32m", "\x1b[33m", "\x1b[1;31m"
+
+
+@pytest.mark.parametrize(
+    ("status", "seen"),
+    [
+        ({"synced": True}, f"{GREEN}yes"),
+        ({"synced": False, "why_not_synced": "no active is heard"}, f"{RED}no"),
+        ({"why_not_synced": "no active is heard"}, f"{YELLOW}no active is heard"),
+        ({"ready": False}, f"{RED}no"),
+        ({"conflict": True}, f"{RED}yes"),
+        ({"conflict": False}, f"{GREEN}no"),
+        ({"links": [{"name": "sync", "up": False}]}, f"{RED}no"),
+        ({"peers": [{"name": "fw2", "last_seen_s": 0.1}]}, f"{GREEN}0.100"),
+        ({"peers": [{"name": "fw2", "last_seen_s": 2.0}]}, f"{YELLOW}2.000"),
+        ({"peers": [{"name": "fw2", "lag_s": 5.0}]}, f"{RED}5.000"),
+        ({"link": {"dropped": {"forged": 7}}}, f"{YELLOW}7"),
+        ({"kernel": {"overruns": 3}}, f"{YELLOW}3"),
+        ({"last_commit": {"failed": {"busy": 4}}}, f"{YELLOW}4"),
+        ({"stream": {"repaired": {"stale": 2}}}, f"{YELLOW}2"),
+        ({"keepalived": {"fifo": "open"}}, f"{GREEN}open"),
+        ({"keepalived": {"fifo": "f: no"}}, f"{RED}f: no"),
+        ({"keepalived": {"disagreement": "active without 192.0.2.1"}}, f"{RED}active without"),
+    ],
+)
+def test_colours_tell_what_is_good_and_what_is_not(
+    status: dict[str, Any], seen: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert seen in drawn(status, monkeypatch, capsys)
+
+
+def test_what_is_neither_has_no_colour(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = {
+        "node": "fw1",
+        "flows": 3,
+        "synced": None,
+        "link": {"sent": 4, "dropped": {"duplicate": 5}},
+        "gate": {"shut": True, "dropped": 9},
+        "keepalived": {"dropped": {"no_state": 2}},
+        "stream": {"behind": 0},
+    }
+    shown = drawn(plain, monkeypatch, capsys)
+    assert [colour for colour in (GREEN, YELLOW, RED) if colour in shown] == []
+
+
+class EndError(Exception):
+    """Ends a watch."""
+
+
+def watched(answers: list[dict[str, Any] | str]) -> None:
+    """Watch while there are answers; a string stands for a daemon that gives none."""
+    left = iter(answers)
+
+    def ask() -> dict[str, Any]:
+        answer = next(left, None)
+        if answer is None:
+            raise EndError
+        if isinstance(answer, str):
+            raise ControlError(answer)
+        return answer
+
+    with pytest.raises(EndError):
+        watch_status(ask, 2.0, sleep=lambda _: None)
+
+
+def test_a_watch_goes_on_when_the_daemon_goes_away_and_comes_back(capsys: pytest.CaptureFixture[str]) -> None:
+    watched([{"node": "first"}, "no such socket: ftfw is not running", {"node": "second"}])
+    lines = [" ".join(line.split()[1:]) for line in capsys.readouterr().out.splitlines() if line]
+    assert lines == [
+        *("every 2 s; Ctrl-C ends it", "first"),
+        *("no such socket: ftfw is not running", "first"),  # what it said last
+        *("every 2 s; Ctrl-C ends it", "second"),
+    ]
+
+
+def test_a_watch_on_a_terminal_stays_in_one_place(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    watched([{"node": "first"}, "no answer", {"node": "second"}])
+    out = capsys.readouterr().out
+    assert out.startswith("\x1b[?1049h")  # the alternate screen, left at the end
+    assert out.rstrip().endswith(("\x1b[?1049l", "\x1b[?25h"))
+    assert f"{RED}" in out
+    assert out.index("first") < out.index("no answer") < out.index("second")
+
+
+def test_ctrl_c_ends_a_watch_well(daemon: FakeDaemon) -> None:
+    command = [sys.executable, "-u", "-m", "ftfw", "status", "--watch", "0.1", "--config", str(daemon.config)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        assert watching.stderr is not None
+        assert "every 0.1 s" in watching.stdout.readline()
+        watching.send_signal(signal.SIGINT)
+        rest = watching.stdout.read()
+        assert "Traceback" not in rest + watching.stderr.read()
+        assert watching.wait(10) == 0
+
+
+@pytest.mark.parametrize("with_", ["--json", "--ready"])
+def test_a_watch_is_for_people(with_: str) -> None:
+    result = run("status", "--watch", with_)
+    assert (result.exit_code, "goes with neither" in result.stderr) == (2, True)
 
 
 def test_show_prints_a_line_per_entry(daemon: FakeDaemon) -> None:

@@ -142,6 +142,7 @@ def test_names_follow_the_conventions_and_are_there_once() -> None:
 
 def broken(value: Any) -> "st.SearchStrategy[Any]":
     """The value, or with parts of it taken out or None."""
+    whole: st.SearchStrategy[Any]
     if isinstance(value, dict):
         whole = st.fixed_dictionaries({}, optional={key: broken(each) for key, each in value.items()})
     elif isinstance(value, list):
