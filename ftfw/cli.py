@@ -121,9 +121,11 @@ def _run_daemon(path: Path, role: str) -> None:
         fail(str(error), MISCONFIGURED)
     from ftfw.daemon import StartError, run
     from ftfw.journal import log_formatter
+    from ftfw.rate_limit import RateLimit
 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(log_formatter(sys.stderr, os.environ))
+    handler.addFilter(RateLimit(handler))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     try:
         run(config, role)

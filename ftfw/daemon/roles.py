@@ -19,6 +19,7 @@ from ftfw.kernel.inject import Injector, Outcome
 from ftfw.kernel.netlink import EventSocket
 from ftfw.kernel.select import Selector
 from ftfw.metrics import Metrics
+from ftfw.rate_limit import ALWAYS
 from ftfw.replication import messages
 from ftfw.replication.active import Active
 from ftfw.replication.backup import HEARTBEAT_S, Backup
@@ -128,7 +129,7 @@ class Roles:
 
         self._end_work = end
         self._nursery.start_soon(live)
-        log.info("%s is %s", self._config.node.name, self.role)
+        log.info("%s is %s", self._config.node.name, self.role, extra=ALWAYS)
 
     # Backup
 
