@@ -22,7 +22,7 @@ ABSENT = "-"
 
 HEAD = ("node", "role", "ready", "synced", "why_not_synced", "conflict", "flows", "expectations", "mode", "version")
 SECTIONS = ("peers", "link", "links", "stream", "kernel", "last_commit", "keepalived", "gate")
-FOR_MACHINES = {"facts"}  # of a peer: `ftfw check` makes of them what there is to be done
+FOR_MACHINES = {"facts", "heard_for_s"}  # `ftfw check` makes of them what there is to be done
 
 GOOD, DOUBTFUL, BAD = "green", "yellow", "bold red"
 # By the last part of a key: what is good and what is not.  Counters of what went wrong are doubtful unless they are 0.
@@ -80,7 +80,7 @@ def _laid_out(status: dict[str, Any]) -> Group:
 
 
 def _sections(status: dict[str, Any]) -> list[Section]:
-    others = {key: value for key, value in status.items() if key not in (*HEAD, *SECTIONS)}
+    others = {key: value for key, value in status.items() if key not in (*HEAD, *SECTIONS, *FOR_MACHINES)}
     sections = [("", _pairs({key: status[key] for key in HEAD if key in status}))]
     sections += _table("peers", [_without(peer, FOR_MACHINES) for peer in status.get("peers") or []])
     links = status.get("links") or [status[key] for key in ("link",) if key in status]

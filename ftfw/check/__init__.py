@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ftfw.check import host, keepalived, links, rules
+from ftfw.check import host, keepalived, links, peers, rules
 from ftfw.check.finding import Check, Context, Finding, Level
 from ftfw.check.ruleset import RulesetError, read_ruleset
 from ftfw.config import ConfigError, load
@@ -27,6 +27,8 @@ CHECKS: tuple[Check, ...] = (
     host.check_helpers,
     host.check_nat_helpers,
     host.check_gre,
+    host.check_forwarding,
+    host.check_clock,
     rules.check_readable,
     rules.check_tracking,
     rules.check_labels,
@@ -34,7 +36,10 @@ CHECKS: tuple[Check, ...] = (
     links.check_links,
     links.check_gate,
     keepalived.check_keepalived,
-    links.check_peers,
+    keepalived.check_its_configuration,
+    peers.check_peers,
+    peers.check_hosts,
+    links.check_traffic,
     links.check_daemon,
 )
 

@@ -161,5 +161,25 @@ def check_gre(context: Context) -> Iterator[Finding]:
     )
 
 
+def check_forwarding(_context: Context) -> Iterator[Finding]:
+    """Find whether this host is a router at all."""
+    if not probes.forwards():
+        yield warning(
+            "net.ipv4.ip_forward",
+            "0, and the same for IPv6: this host forwards nothing, so there are no flows to take over",
+            "`sysctl -w net.ipv4.ip_forward=1` (IPv6: net.ipv6.conf.all.forwarding=1), and the same in /etc/sysctl.d",
+        )
+
+
+def check_clock(_context: Context) -> Iterator[Finding]:
+    """Find whether anything keeps the clock right."""
+    if probes.clock_is_synchronised():
+        yield ok("clock", "synchronised")
+    else:
+        yield ok(
+            "clock", "not synchronised, as far as the kernel knows", "run chrony or systemd-timesyncd on all nodes"
+        )
+
+
 def _set(name: str, value: int) -> str:
     return f"`sysctl -w {name}={value}`, and the same in /etc/sysctl.d/ftfw.conf"

@@ -12,9 +12,9 @@ from ftfw.check.requirements import gate_lack
 from ftfw.config import ConfigError, Link, MulticastLink, require_complete
 from ftfw.link.interface import interface
 
-PEER_SILENT_S = 3.0
+SENT_ENOUGH = 50  # frames: five seconds of heartbeats
+MULTICAST_REMEDY = "; a switch that snoops IGMP or MLD needs a querier, or not to snoop there; else use udp"
 LINK_REMEDY = "look at the interface, the cable and the packet filter, on the other node too"
-PORT_REMEDY = "see that the other node runs, has the same key and link, and that UDP or TCP port {port} is let in"
 
 REASONS_REMEDY = "docs/commands.md tells what each reason means, and what to do"
 # What comes over one link is there from another already; keepalived tells of more than states and what was named.
@@ -102,24 +102,24 @@ def check_gate(context: Context) -> Iterator[Finding]:
         yield ok("takeover.gate_interfaces", "not used: a hot backup has the state in its kernel")
 
 
-def check_peers(context: Context) -> Iterator[Finding]:
-    """Find what the running daemon hears from its peers."""
-    status = context.status
-    if status is None:
-        yield ok("peers", f"not asked: {context.why_no_status}", "start ftfw and check again")
-        return
-    ports = {link.port for link in context.config.link} if context.config else set()
-    remedy = PORT_REMEDY.format(port=" or ".join(map(str, sorted(ports))))
-    peers = status.get("peers") or []
-    if not peers:
-        yield warning("peers", "none was heard since ftfw started", remedy)
-    for peer in peers:
-        name, seen = peer.get("name"), peer.get("last_seen_s")
-        if seen is None or seen > PEER_SILENT_S:
-            ago = "never" if seen is None else f"{seen:.0f} s ago"
-            yield problem(f"peer {name}", f"last heard {ago}", remedy)
-        else:
-            yield ok(f"peer {name}", f"{peer.get('role')}, last heard {seen:.1f} s ago")
+def check_traffic(context: Context) -> Iterator[Finding]:
+    """Find links over which the daemon sends and never hears anybody."""
+    links = (context.status or {}).get("links") or []
+    somebody_is_heard = any(link.get("received") for link in links)
+    configured = context.config.link if context.config else ()
+    for index, link in enumerate(links):
+        if link.get("received") or link.get("sent", 0) < SENT_ENOUGH:
+            continue
+        found = f"{link.get('name')}: {link.get('sent')} frames sent, and none received"
+        remedy = LINK_REMEDY
+        if strange := (link.get("dropped") or {}).get("kernel"):
+            found += f"; {strange} datagrams came that are under no key of this node"
+            remedy = "compare security.key_files on both nodes"
+        elif index < len(configured):
+            remedy = f"let port {configured[index].port} in on both nodes; {LINK_REMEDY}"
+            if isinstance(configured[index], MulticastLink):
+                remedy += MULTICAST_REMEDY
+        yield (problem if somebody_is_heard or strange else warning)(f"link[{index}]", found, remedy)
 
 
 def _counted(status: dict[str, Any], section: str, counter: str) -> Iterable[tuple[str, int]]:

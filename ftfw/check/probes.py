@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import re
@@ -33,6 +34,47 @@ HELPERS = {
     "snmp": "udp",
     "netbios-ns": "udp",
 }
+
+
+HELPER_MODULES = {"Q.931": "nf_conntrack_h323", "RAS": "nf_conntrack_h323", "netbios-ns": "nf_conntrack_netbios_ns"}
+MODULES = Path("/lib/modules")
+TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
+
+
+def installed_helpers() -> list[str] | None:
+    """Return the helpers that the kernel has or can load, without having it load any; None if that cannot be told."""
+    directory = MODULES / os.uname().release
+    try:
+        listed = "".join((directory / name).read_text() for name in ("modules.builtin", "modules.dep"))
+    except OSError:
+        return None
+    modules = set(re.findall(r"([\w-]+)\.ko", listed))
+    return [name for name in HELPERS if HELPER_MODULES.get(name, f"nf_conntrack_{name}") in modules]
+
+
+def clock_is_synchronised() -> bool:
+    """Tell whether something keeps this host's clock right, as far as the kernel knows."""
+    struct_timex = ctypes.create_string_buffer(512)  # larger than it is anywhere; no bit of `modes` is set
+    return bool(ctypes.CDLL(None).adjtimex(struct_timex) != TIME_ERROR)
+
+
+def forwards() -> bool:
+    """Tell whether this host forwards packets, of either family."""
+    switches = ("ipv4/ip_forward", "ipv6/conf/all/forwarding")
+    paths = [Path("/proc/sys/net") / switch for switch in switches]
+    return any(path.read_text().strip() != "0" for path in paths if path.exists())
+
+
+def runs(program: str) -> bool:
+    """Tell whether a process of this name is there, in this process's network namespace."""
+    here = Path("/proc/self/ns/net").readlink()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "comm").read_text().strip() == program and (process / "ns/net").readlink() == here:
+                return True
+        except OSError:
+            continue  # it has ended, or is another user's
+    return False
 
 
 def sysctl(name: str) -> int | None:

@@ -1,7 +1,9 @@
 """What the daemon reads of its host: addresses, and the kernel's timeouts."""
 
 import logging
+import os
 import socket
+import time
 from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
@@ -9,7 +11,10 @@ from pathlib import Path
 import trio
 from pyroute2 import IPRoute
 
+from ftfw import __version__
+from ftfw.check import probes
 from ftfw.kernel.rewrite import Timeouts
+from ftfw.replication.facts import TEXT_MAX, Fact
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +50,21 @@ def addresses() -> frozenset[bytes]:
     with IPRoute() as route:
         found = [message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS") for message in route.get_addr()]
     return frozenset(ip_address(address).packed for address in found if address)
+
+
+def facts(mode: str, frame_bytes: int) -> dict[str, Fact]:
+    """What the other nodes' `ftfw check` compares with theirs; what this kernel does not tell is left out."""
+    told: dict[str, Fact | None] = {
+        "version": __version__,
+        "kernel": os.uname().release[:TEXT_MAX],
+        "mode": mode,
+        "entries_max": probes.sysctl("nf_conntrack_max"),
+        "buckets": probes.sysctl("nf_conntrack_buckets"),
+        "frame_bytes": frame_bytes,
+        "helpers": probes.installed_helpers(),
+        "clock_ms": time.time_ns() // 1_000_000,
+    }
+    return {name: value for name, value in told.items() if value is not None}
 
 
 async def watch_addresses(changed: Callable[[frozenset[bytes]], None]) -> None:

@@ -33,11 +33,15 @@ from ftfw.link.multicast import Multicast
 from ftfw.link.tcp import Tcp
 from ftfw.link.udp import Udp
 from ftfw.metrics import Metrics
+from ftfw.replication import messages
+from ftfw.replication.facts import Fact
 from ftfw.roles import Event
+from ftfw.seal import OVERHEAD
 from ftfw.store import REPAIRS, Store
 
 log = logging.getLogger(__name__)
 
+FACTS_S = 5.0  # between two FACTS
 COUNTS_AGE_S = 1.0  # how old an active's counts of its kernel's entries may be
 # Threads hand batches to the kernel while this one builds the next; they must not wait 5 ms for the interpreter.
 SWITCH_INTERVAL_S = 0.0001
@@ -166,6 +170,7 @@ class Node:
                 nursery.start_soon(self._wire.receive_all, link, self._roles.member.receive, self._after_batch)
             await nursery.start(self._roles.run)
             nursery.start_soon(self._keepalived.run, self._now)
+            nursery.start_soon(self._tell_facts)
             if self._config.metrics.listen is not None:
                 await nursery.start(scrapes.serve, self._config.metrics.listen, self._metrics.exposition)
             nursery.start_soon(self._supervisor.run, self._one_line)
@@ -177,6 +182,15 @@ class Node:
                         self._reload_keys()
             self._supervisor.stopping()
             nursery.cancel_scope.cancel()
+
+    async def _tell_facts(self) -> None:
+        """Tell the other nodes of this host, in frames as long as any: a path that does not take them is found out."""
+        while True:
+            self._wire.send([messages.facts(self._config.node.name, self._facts(), self._wire.body_limit)])
+            await trio.sleep(FACTS_S)
+
+    def _facts(self) -> dict[str, Fact]:
+        return host.facts(self._config.standby.mode, self._wire.body_limit + OVERHEAD)
 
     def _reload_keys(self) -> None:
         """Read the key files again; whoever rotates keys changes one node after the other."""
@@ -333,6 +347,7 @@ class Node:
             "gate": self._gate.status(now) if self._gate is not None else None,
             "mode": self._config.standby.mode,
             "version": __version__,
+            "facts": self._facts(),
         }
 
     def _ready(self, now: float) -> bool:
@@ -391,6 +406,8 @@ class Node:
                     "last_seen_s": round(now - peer.heard_at, 3),
                     "lag_s": round(active.lag_s(backup, now), 6) if active and backup else None,
                     "acked": backup.acked if backup else None,
+                    "heard_for_s": round(peer.heard_at - peer.since, 3),
+                    "facts": {**peer.facts, "age_s": round(now - peer.told_at, 3)} if peer.facts else None,
                 }
             )
         return described

@@ -4,7 +4,7 @@ from collections import Counter
 
 from ftfw.replication.active import Active
 from ftfw.replication.backup import Backup
-from ftfw.replication.messages import Heartbeat, Message, Stream
+from ftfw.replication.messages import Facts, Heartbeat, Message, Stream
 from ftfw.replication.peers import Peers
 
 
@@ -31,6 +31,9 @@ class Member:
                 self.backup.receive(epoch, message, now)
             else:
                 self.dropped["not_followed"] += 1
+            return
+        if isinstance(message, Facts):
+            self.peers.learn(message.name, message.told, now)
             return
         if isinstance(message, Heartbeat):
             if not self.peers.fits(message):

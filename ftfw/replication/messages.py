@@ -14,6 +14,7 @@ from ftfw.buckets import BITS_MAX, Digests, Scope
 from ftfw.kernel import run
 from ftfw.kernel.digest import SALT_SIZE, SIZE
 from ftfw.kernel.run import Part, Run
+from ftfw.replication.facts import Fact, are_facts
 
 HEARTBEAT: Final = 1
 EVENTS: Final = 2
@@ -30,6 +31,7 @@ DIGESTS: Final = 12
 SCOPE: Final = 13
 WANT: Final = 14
 RENEW: Final = 15
+FACTS: Final = 16
 
 UNPACKED_MAX: Final = 1 << 20  # bytes of one frame's messages, unpacked: far above what an MTU of 65535 can hold
 STORED: Final = 0
@@ -128,6 +130,13 @@ class Want:
     scope: Scope
 
 
+class Facts(NamedTuple):
+    """What the node `name` says of its host."""
+
+    name: str
+    told: dict[str, Fact]
+
+
 class Challenge(NamedTuple):
     """Whoever hears this asks the sender `target` to seal `nonce` again, in its epoch of today."""
 
@@ -141,7 +150,7 @@ class Response(NamedTuple):
     nonce: bytes
 
 
-Message = Heartbeat | Stream | Ack | Resync | Want
+Message = Heartbeat | Stream | Ack | Resync | Want | Facts
 Proof = Challenge | Response
 
 
@@ -190,6 +199,12 @@ def scopes(scope: Scope, limit: int) -> Iterator[bytes]:
     pieces = list(scope.pack(_buckets_of(limit)))
     for number, packed in enumerate(pieces, 1):
         yield _pack([scope.bits, len(pieces) - number, packed])
+
+
+def facts(name: str, told: dict[str, Fact], limit: int) -> bytes:
+    """Pack facts into a body of `limit` bytes, or more if they need it: a path that takes less will show."""
+    bare = _pack([FACTS, name, told, b""])
+    return _pack([FACTS, name, told, bytes(max(0, limit - len(bare) - 1))])
 
 
 def challenge(target: bytes, nonce: bytes) -> bytes:
@@ -307,7 +322,9 @@ def _parse(fields: Any) -> Message | Proof:
             return _parse_request(fields)
         case [9 | 10, *_]:
             return _parse_proof(fields)
-        case [int(kind), *_] if kind not in range(HEARTBEAT, RENEW + 1):
+        case [16, str(name), dict(told), bytes()] if are_facts(told):
+            return Facts(name, told)
+        case [int(kind), *_] if kind not in range(HEARTBEAT, FACTS + 1):
             raise BodyError("unknown_type")
     raise BodyError("malformed")
 

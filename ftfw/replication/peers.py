@@ -2,8 +2,9 @@
 
 import logging
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from ftfw.replication.facts import Fact
 from ftfw.replication.messages import Heartbeat
 
 log = logging.getLogger(__name__)
@@ -20,6 +21,9 @@ class Peer:
     role: str
     epoch: bytes
     heard_at: float
+    since: float  # heard under this epoch
+    facts: dict[str, Fact] = field(default_factory=dict)  # that it has told of its host,
+    told_at: float = float("-inf")  # when it did
 
 
 class Peers:
@@ -32,10 +36,18 @@ class Peers:
 
     def hear(self, name: str, role: str, epoch: bytes, now: float) -> None:
         """A node has shown itself."""
-        self.known.pop(name, None)
-        self.known[name] = Peer(name, role, epoch, now)  # the one heard last stands last
+        peer = self.known.pop(name, None) or Peer(name, role, epoch, now, now)
+        if peer.epoch != epoch:
+            peer.since = now
+        peer.role, peer.epoch, peer.heard_at = role, epoch, now
+        self.known[name] = peer  # the one heard last stands last
         if len(self.known) > PEERS_MAX:
             del self.known[next(iter(self.known))]
+
+    def learn(self, name: str, told: dict[str, Fact], now: float) -> None:
+        """A node that was heard has told of its host."""
+        if (peer := self.known.get(name)) is not None:
+            peer.facts, peer.told_at = told, now
 
     def fits(self, heartbeat: Heartbeat) -> bool:
         """Whether the node has this one's byte order: kernel attributes travel as they are."""

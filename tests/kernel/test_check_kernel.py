@@ -63,6 +63,7 @@ class Namespace:
 
     def make_good(self) -> None:
         self.run("sysctl", "-q", "--load", str(GOOD_SWITCHES))
+        self.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
         self.run("nft", "-f", "-", stdin=GOOD_RULES)
         self.run("ip", "link", "add", "sync", "type", "veth", "peer", "name", "other")
         self.run("ip", "link", "set", "sync", "up")

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from ftfw import check as check_package
-from ftfw.check import CHECKS, Context, Finding, Level, host, keepalived, links, probes, requirements, rules
+from ftfw.check import CHECKS, Context, Finding, Level, host, keepalived, links, peers, probes, requirements, rules
 from ftfw.check.finding import Check
 from ftfw.check.report import print_findings
 from ftfw.check.requirements import RequirementError, ensure_events_mode, require
@@ -41,6 +41,8 @@ class FakeHost:
         self.version = (6, 1, 0)
         self.modules: frozenset[str] = frozenset()
         self.nft = True
+        self.synchronised = self.forwards = True
+        self.running: set[str] = set()
 
     def sysctl(self, name: str) -> int | None:
         return self.sysctls.get(name)
@@ -61,6 +63,10 @@ def fake_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeHost:
     monkeypatch.setattr(probes, "kernel_version", lambda: fake.version)
     monkeypatch.setattr(probes, "loaded_modules", lambda: fake.modules)
     monkeypatch.setattr(probes, "has_nft", lambda: fake.nft)
+    monkeypatch.setattr(probes, "clock_is_synchronised", lambda: fake.synchronised)
+    monkeypatch.setattr(probes, "forwards", lambda: fake.forwards)
+    monkeypatch.setattr(probes, "runs", lambda program: program in fake.running)
+    monkeypatch.setattr(keepalived, "CONFIGURATION", tmp_path / "keepalived.conf")
     return fake
 
 
@@ -483,22 +489,169 @@ def test_a_role_that_disagrees_with_the_addresses_is_a_problem() -> None:
     assert "ftfw demote" in found.remedy
 
 
-def test_peers(tmp_path: Path) -> None:
+def test_who_is_heard(tmp_path: Path) -> None:
     config = config_of(tmp_path, MULTICAST)
-    assert the(findings(links.check_peers, why_no_status="no such socket")).level is Level.OK
-    assert the(findings(links.check_peers, status={"peers": []})).level is Level.WARNING
-    peers = [
+    assert the(findings(peers.check_peers, why_no_status="no such socket")).level is Level.OK
+    assert the(findings(peers.check_peers, status={"peers": []})).level is Level.WARNING
+    heard = [
         {"name": "fw2", "role": "active", "last_seen_s": 0.2},
         {"name": "fw3", "role": "backup", "last_seen_s": 9.7},
         {"name": "fw4", "role": "backup", "last_seen_s": None},
     ]
-    found = findings(links.check_peers, config=config, status={"peers": peers})
+    found = findings(peers.check_peers, config=config, status={"peers": heard})
     assert told(found) == [
         ("ok", "peer fw2: active, last heard 0.2 s ago"),
         ("problem", "peer fw3: last heard 10 s ago"),
         ("problem", "peer fw4: last heard never"),
     ]
     assert "port 3780 is let in" in found[1].remedy
+
+
+OWN = {
+    "version": "1",
+    "kernel": "6.1.0",
+    "mode": "warm",
+    "entries_max": 1000,
+    "buckets": 500,
+    "frame_bytes": 1472,
+    "helpers": ["ftp", "sip"],
+    "clock_ms": 1_000_000,
+}
+
+
+def compared(config: Config | None = None, **told_otherwise: Any) -> list[tuple[str, str]]:
+    facts = {**OWN, "age_s": 3.0, "clock_ms": 997_000, **told_otherwise}
+    status = {"facts": OWN, "peers": [{"name": "fw2", "facts": facts}]}
+    return told(findings(peers.check_hosts, config=config, status=status))
+
+
+def test_a_peer_whose_host_is_alike() -> None:
+    assert compared() == [("ok", "peer fw2: its host is like this one; kernel 6.1.0")]
+    assert compared(helpers=["ftp", "sip", "irc"], mode="hot", kernel="6.1.1")[0][0] == "ok"
+    assert findings(peers.check_hosts, status={"facts": OWN, "peers": [{"name": "fw2", "facts": None}]}) == []
+    assert findings(peers.check_hosts, status={"peers": [{"name": "fw2", "facts": OWN}]}) == []
+    assert findings(peers.check_hosts) == []
+
+
+@pytest.mark.parametrize(
+    ("otherwise", "found"),
+    [
+        ({"entries_max": 10}, "net.netfilter.nf_conntrack_max is 10 there and 1000 here"),
+        ({"buckets": 10}, "net.netfilter.nf_conntrack_buckets is 10 there and 500 here"),
+        ({"frame_bytes": 8972}, "the longest frame is 8972 there and 1472 here"),
+        ({"version": "2"}, "ftfw is 2 there and 1 here"),
+        ({"helpers": ["ftp"]}, "its kernel has no sip: flows with such a helper are taken over there without it"),
+        ({"clock_ms": 1_007_000}, "its clock is 10 s ahead of this one: "),
+        ({"clock_ms": 900_000}, "its clock is 97 s behind this one: "),
+    ],
+)
+def test_a_peer_whose_host_differs(otherwise: dict[str, Any], found: str) -> None:
+    (only,) = compared(**otherwise)
+    assert only[0] == "warning"
+    assert only[1].startswith(f"peer fw2: {found}")
+
+
+def test_what_a_peer_does_not_tell_is_not_compared() -> None:
+    assert [level for level, _ in compared(helpers="all", clock_ms="now")] == ["ok"]
+
+
+def test_helpers_that_the_configuration_names_and_the_peer_lacks(tmp_path: Path) -> None:
+    config = config_of(tmp_path, 'replicate.expectations = ["irc", "ftp"]\n')
+    assert compared(config)[0][0] == "problem"
+    assert "has no irc: " in compared(config)[0][1]
+    assert compared(config, helpers=["irc", "ftp"])[0][0] == "ok"
+    assert compared(config_of(tmp_path, "replicate.expectations = false\n"), helpers=[])[0][0] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("peer", "blocked"),
+    [
+        ({"heard_for_s": 60.0, "facts": None}, True),
+        ({"heard_for_s": 60.0, "facts": {"age_s": 40.0}}, True),
+        ({"heard_for_s": 60.0, "facts": {"age_s": 4.0}}, False),
+        ({"heard_for_s": 6.0, "facts": None}, False),
+        ({}, False),
+    ],
+)
+def test_a_path_that_takes_short_frames_only(peer: dict[str, Any], blocked: bool) -> None:
+    status = {"peers": [{"name": "fw2", "role": "active", "last_seen_s": 0.1, **peer}]}
+    found = findings(peers.check_peers, status=status)
+    assert len(found) == 1 + blocked
+    if blocked:
+        assert "something on the way has a smaller MTU" in found[1].found
+        assert "ping -M do" in found[1].remedy
+
+
+def test_links_over_which_nobody_is_heard(tmp_path: Path) -> None:
+    config = config_of(tmp_path, MULTICAST + MULTICAST.replace("sync", "spare"))
+
+    def found(*links_status: dict[str, Any]) -> list[Finding]:
+        return findings(links.check_traffic, config=config, status={"links": list(links_status)})
+
+    assert findings(links.check_traffic) == []
+    assert found({"sent": 900, "received": 1}, {"sent": 9, "received": 0}) == []
+    alone = the(found({"name": "sync", "sent": 900, "received": 0}))
+    assert told([alone]) == [("warning", "link[0]: sync: 900 frames sent, and none received")]
+    assert "let port 3780 in" in alone.remedy
+    assert "needs a querier" in alone.remedy
+    second = the(found({"sent": 900, "received": 800}, {"name": "spare", "sent": 900, "received": 0}))
+    assert (second.level, second.subject) == (Level.PROBLEM, "link[1]")
+    strange = the(found({"name": "sync", "sent": 900, "received": 0, "dropped": {"kernel": 7}}))
+    assert (strange.level, strange.remedy) == (Level.PROBLEM, "compare security.key_files on both nodes")
+    assert "7 datagrams came that are under no key of this node" in strange.found
+
+
+def test_a_host_that_forwards_nothing(fake_host: FakeHost) -> None:
+    assert findings(host.check_forwarding) == []
+    fake_host.forwards = False
+    assert the(findings(host.check_forwarding)).level is Level.WARNING
+
+
+def test_a_clock_that_nobody_keeps(fake_host: FakeHost) -> None:
+    assert told(findings(host.check_clock)) == [("ok", "clock: synchronised")]
+    fake_host.synchronised = False
+    assert "chrony" in the(findings(host.check_clock)).remedy
+
+
+FIFO = 'keepalived = {fifo = "/run/ftfw/k.fifo", track_file = "/run/ftfw/ready"}\n'
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "subjects"),
+    [
+        (FIFO, 'vrrp_notify_fifo "/run/ftfw/k.fifo"\ntrack_file r {\n file /run/ftfw/ready\n}\n', []),
+        (FIFO, "vrrp_notify_fifo /run/ftfw/k.fifo\n", ["does not track /run/ftfw/ready"]),
+        (FIFO, "vrrp_notify_fifo /run/ftfw/k.fifo2\nfile /run/ftfw/ready", ["does not name /run/ftfw/k.fifo,"]),
+        (FIFO, "# vrrp_notify_fifo /run/ftfw/k.fifo\nfile /run/ftfw/ready", ["does not name"]),
+        (FIFO, "notify_fifo /run/ftfw/k.fifo\nfile /run/ftfw/ready", ["does not name"]),
+        (FIFO, "include more.conf\n", []),
+        ("", "vrrp_instance A {\n notify_master /x\n}\n", []),
+        ("", "vrrp_instance A {\n notify /etc/keepalived/notify\n}\n", []),
+        ("", "vrrp_instance A {\n}\n", ["has no hook, and keepalived.fifo is not set"]),
+    ],
+)
+def test_keepalived_s_configuration(tmp_path: Path, ours: str, theirs: str, subjects: list[str]) -> None:
+    (tmp_path / "keepalived.conf").write_text(theirs)
+    found = findings(keepalived.check_its_configuration, config=config_of(tmp_path, ours))
+    assert len(found) == len(subjects)
+    assert [text for text, finding in zip(subjects, found, strict=True) if text not in finding.found] == []
+    assert [finding for finding in found if not finding.remedy] == []
+
+
+def test_a_keepalived_that_has_said_nothing(fake_host: FakeHost, tmp_path: Path) -> None:
+    check = keepalived.check_its_configuration
+    assert findings(check) == []
+    fake_host.running.add("keepalived")
+    assert "told ftfw nothing" in the(findings(check)).found
+    assert findings(check, status={"keepalived": {"instances": {"INSTANCE A": "MASTER"}}}) == []
+    assert findings(check, config=config_of(tmp_path, FIFO)) == []
+
+
+def test_the_files_in_conf_go_together(tmp_path: Path) -> None:
+    conf = Path(__file__).parents[2] / "conf"
+    (tmp_path / "keepalived.conf").write_text((conf / "keepalived/keepalived.conf").read_text())
+    text = (conf / "ftfw.toml").read_text().replace("#fifo", "fifo").replace("#track_file", "track_file")
+    assert findings(keepalived.check_its_configuration, config=config_of(tmp_path, text)) == []
 
 
 def test_what_the_daemon_complains_about() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from ftfw import buckets, conversation, seal
 from ftfw.kernel import digest
-from ftfw.replication import active, backup, messages, peers, states
+from ftfw.replication import active, backup, facts, messages, peers, states
 from ftfw.seal import HEADER_SIZE, OVERHEAD, VERSION
 from ftfw.window import SIZE
 
@@ -39,14 +39,14 @@ def test_the_types_are_the_codes() -> None:
     told = {name: int(number) for number, name, _ in rows("Messages")}
     names = (
         *("HEARTBEAT", "EVENTS", "SNAPSHOT_BEGIN", "SNAPSHOT_PART", "SNAPSHOT_END"),
-        *("ACK", "RESYNC", "LOST", "CHALLENGE", "RESPONSE", "COMPARE", "DIGESTS", "SCOPE", "WANT", "RENEW"),
+        *("ACK", "RESYNC", "LOST", "CHALLENGE", "RESPONSE", "COMPARE", "DIGESTS", "SCOPE", "WANT", "RENEW", "FACTS"),
     )
     assert told == {name: getattr(messages, name) for name in names}
 
 
 def test_the_limits_are_the_codes() -> None:
     told = {name.strip("`"): float(value) for name, value, _ in rows("Limits")}
-    modules = (active, backup, buckets, conversation, messages, peers, seal)
+    modules = (active, backup, buckets, conversation, messages, peers, seal, facts)
     for name, value in told.items():
         found = {getattr(module, name) for module in modules if hasattr(module, name)}
         assert found == {value}, name

@@ -1,0 +1,25 @@
+"""What a node tells of its host, for people and `ftfw check`; nothing that a node does depends on it.  Pure."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+FACTS_MAX: Final = 32  # in one message, and texts in one list
+TEXT_MAX: Final = 64  # characters
+
+Fact = int | str | list[str]
+
+
+def are_facts(told: dict[Any, Any]) -> bool:
+    """Whether these are facts, and no more than are taken: they are kept, and shown on terminals."""
+    return len(told) <= FACTS_MAX and all(_is_text(key) and _is_fact(value) for key, value in told.items())
+
+
+def _is_fact(value: Any) -> bool:
+    if isinstance(value, list):
+        return len(value) <= FACTS_MAX and all(map(_is_text, value))
+    return _is_text(value) or (isinstance(value, int) and not isinstance(value, bool))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= TEXT_MAX and value.isprintable()
