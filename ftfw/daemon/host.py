@@ -52,7 +52,7 @@ def addresses() -> frozenset[bytes]:
     return frozenset(ip_address(address).packed for address in found if address)
 
 
-def facts(mode: str, frame_bytes: int) -> dict[str, Fact]:
+def facts(mode: str, frame_bytes: int, helpers: list[str] | None) -> dict[str, Fact]:
     """What the other nodes' `ftfw check` compares with theirs; what this kernel does not tell is left out."""
     told: dict[str, Fact | None] = {
         "version": __version__,
@@ -61,7 +61,7 @@ def facts(mode: str, frame_bytes: int) -> dict[str, Fact]:
         "entries_max": probes.sysctl("nf_conntrack_max"),
         "buckets": probes.sysctl("nf_conntrack_buckets"),
         "frame_bytes": frame_bytes,
-        "helpers": probes.installed_helpers(),
+        "helpers": helpers,
         "clock_ms": time.time_ns() // 1_000_000,
     }
     return {name: value for name, value in told.items() if value is not None}

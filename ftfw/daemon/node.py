@@ -148,6 +148,7 @@ class Node:
         )
         self._keepalived = Keepalived(config.keepalived, role, want=self._roles.changes.take)
         self._supervisor = Supervisor(os.environ)
+        self._helpers = probes.installed_helpers()
         self._kernel_counts = (float("-inf"), 0, 0)  # when, flows, expectations
 
     async def run(self) -> None:
@@ -190,7 +191,7 @@ class Node:
             await trio.sleep(FACTS_S)
 
     def _facts(self) -> dict[str, Fact]:
-        return host.facts(self._config.standby.mode, self._wire.body_limit + OVERHEAD)
+        return host.facts(self._config.standby.mode, self._wire.body_limit + OVERHEAD, self._helpers)
 
     def _reload_keys(self) -> None:
         """Read the key files again; whoever rotates keys changes one node after the other."""

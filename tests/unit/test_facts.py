@@ -31,9 +31,8 @@ def test_they_fill_a_frame_and_no_more(limit: int) -> None:
 
 
 def test_what_a_host_tells_fits_into_the_smallest_frame(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probes, "installed_helpers", lambda: list(probes.HELPERS))
     monkeypatch.setattr(probes, "sysctl", lambda _: 2**31 - 1)
-    told = host.facts("warm", 1472)
+    told = host.facts("warm", 1472, list(probes.HELPERS))
     assert are_facts(told)
     assert told["entries_max"] == 2**31 - 1
     assert len(messages.facts("n" * 64, {**told, "kernel": "k" * TEXT_MAX}, SMALLEST_BODY)) <= SMALLEST_BODY

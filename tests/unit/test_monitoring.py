@@ -45,6 +45,13 @@ def promtool(*arguments: str) -> str:
     return done.stdout
 
 
+def test_prometheus_reads_the_exposition_and_has_nothing_to_say_against_the_names() -> None:
+    status = {"role": "backup", "links": [{"name": 'a "link"', "sent": 1, "dropped": {"forged": 2}}]}
+    told = Metrics(lambda: status).exposition()
+    done = subprocess.run(["promtool", "check", "metrics"], input=told, capture_output=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout + done.stderr) == (0, b"")
+
+
 def test_prometheus_loads_the_rules() -> None:
     assert re.search(r"SUCCESS: \d+ rules found", promtool("check", "rules", str(RULES)))
 
