@@ -112,6 +112,7 @@ def bodies() -> Iterator[bytes]:
     )
     yield messages.challenge(b"t" * 8, b"n" * 8)
     yield messages.response(b"n" * 8)
+    yield messages.facts("fw1", {"mode": "warm", "buckets": 7, "helpers": ["ftp", "sip"]}, LIMIT)
     yield messages.stream(messages.SNAPSHOT_BEGIN, 3, messages.STORED, b"")
     for compress in (False, True):
         for codec, blob in Packer(limit=4000, compress=compress).blobs(_parts()):
