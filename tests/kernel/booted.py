@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ COMMAND = f"""#!/bin/sh
 export LD_LIBRARY_PATH=/opt/python/lib PYTHONPATH=/opt/ftfw:/opt/packages
 exec /opt/python/bin/python{sys.version_info.major}.{sys.version_info.minor} -m ftfw "$@"
 """
+LOGIN = ("HOME=/root", "PATH=/usr/sbin:/usr/bin:/sbin:/bin")
 # The mounts are this shell's own, and go with it.
 BOOT = """
 set -e
@@ -30,6 +31,7 @@ mkdir "$1/upper" "$1/work" "$1/root"
 mount -t overlay none -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/root"
 rm -f "$1"/root/etc/systemd/system/*.wants/*
 : > "$1/root/etc/machine-id"
+rm -f "$1/root/etc/hostname"
 shift
 exec systemd-nspawn "$@"
 """
@@ -42,7 +44,7 @@ class Machine:
         self._leader = leader
 
     def run(self, *argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        return run("nsenter", "--all", f"--target={self._leader}", "env", "-u", "PYTHONPATH", *argv, check=check)
+        return run("nsenter", "--all", f"--target={self._leader}", "env", "-i", *LOGIN, *argv, check=check)
 
     def install(self, page: str, config: str) -> None:
         """Do what the administrator is told to in a page of docs/, with ftfw itself and its configuration in place."""
@@ -83,8 +85,11 @@ def usual(node: Node, more: str = "") -> str:
 
 
 @contextmanager
-def booted(node: Node) -> Iterator[Machine]:
-    """A machine in `node`'s network namespace; it ends with this context, and leaves nothing."""
+def booted(node: Node, places: Mapping[Path, str] = PLACES) -> Iterator[Machine]:
+    """A machine in `node`'s network namespace, of its name; it ends with this context, and leaves nothing.
+
+    `places` tells where directories of this host are seen in it.
+    """
     name = node.namespace
     top = node.workdir / "machine"
     top.mkdir(parents=True)
@@ -93,9 +98,16 @@ def booted(node: Node) -> Iterator[Machine]:
         container = subprocess.Popen(
             [
                 *("unshare", "--mount", "sh", "-c", BOOT, "boot", str(top)),
-                *("--quiet", f"--directory={top}/root", f"--machine={name}", "--register=no", "--keep-unit"),
+                *(
+                    "--quiet",
+                    f"--directory={top}/root",
+                    f"--machine={name}",
+                    f"--hostname={node.name}",
+                    "--register=no",
+                    "--keep-unit",
+                ),
                 *(f"--network-namespace-path=/run/netns/{name}", "--capability=CAP_NET_ADMIN", "--link-journal=no"),
-                *(f"--bind-ro={outside.resolve()}:{inside}" for outside, inside in PLACES.items()),
+                *(f"--bind-ro={outside.resolve()}:{inside}" for outside, inside in places.items()),
                 *("--console=pipe", "--boot", "systemd.unit=basic.target"),
             ],
             env=os.environ | {"SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network"},  # sysctls

@@ -130,6 +130,11 @@ class Router:
         self.node.exec("ip", "link", "set", interface, state)
 
 
+def switch_of(node: Node) -> str:
+    """The namespace that the bridges are in."""
+    return node.namespace.replace(node.name, "switch")
+
+
 @contextmanager
 def routers(workdir: Path, *, mode: str = "warm", keepalived: str = FIFO) -> Iterator[tuple[Router, Router]]:
     """Two of them, configured and nothing started; everything is removed afterwards.
@@ -137,7 +142,7 @@ def routers(workdir: Path, *, mode: str = "warm", keepalived: str = FIFO) -> Ite
     The first has the higher priority. `keepalived` goes into ftfw.toml, with the node's directory for {workdir}.
     """
     with pair(workdir, mode=mode) as nodes, ExitStack() as stack:
-        switch = nodes[0].namespace.replace(nodes[0].name, "switch")
+        switch = switch_of(nodes[0])
         run("ip", "netns", "add", switch)
         stack.callback(run, "ip", "netns", "delete", switch)
         for interface in NETWORKS:
@@ -146,20 +151,21 @@ def routers(workdir: Path, *, mode: str = "warm", keepalived: str = FIFO) -> Ite
         first, second = (Router(node, priority) for node, priority in zip(nodes, (100, 90), strict=True))
         for number, router in enumerate((first, second), start=2):
             stack.callback(router.kill_keepalived)
-            _plug_in(router.node, number, switch)
+            for interface in NETWORKS:
+                plug_in(router.node, interface, number, switch)
             with router.node.config.open("a") as config:
                 config.write(keepalived.format(workdir=router.node.workdir))
             router.configure()
         yield first, second
 
 
-def _plug_in(node: Node, number: int, switch: str) -> None:
-    for interface, network in NETWORKS.items():
-        port = f"{interface}{number}"
-        run(
-            *("ip", "link", "add", interface, "netns", node.namespace, "type", "veth"),
-            *("peer", "name", port, "netns", switch),
-        )
-        run("ip", "-netns", switch, "link", "set", port, "master", interface, "up")
-        node.exec("ip", "address", "add", f"{network}.{number}/24", "dev", interface)
-        node.exec("ip", "link", "set", interface, "up")
+def plug_in(node: Node, interface: str, number: int, switch: str) -> None:
+    """Lay a cable to the bridge of that name; the node's address there ends in `number`."""
+    port = f"{interface}{number}"
+    run(
+        *("ip", "link", "add", interface, "netns", node.namespace, "type", "veth"),
+        *("peer", "name", port, "netns", switch),
+    )
+    run("ip", "-netns", switch, "link", "set", port, "master", interface, "up")
+    node.exec("ip", "address", "add", f"{NETWORKS[interface]}.{number}/24", "dev", interface)
+    node.exec("ip", "link", "set", interface, "up")
