@@ -3,6 +3,7 @@
 import logging
 import sys
 from dataclasses import dataclass
+from itertools import permutations
 
 from ftfw.replication.messages import Heartbeat
 
@@ -10,6 +11,7 @@ log = logging.getLogger(__name__)
 
 LOST_S = 3.0  # unheard for so long: not counted as there
 PEERS_MAX = 64  # names that are known at a time; the one unheard for longest goes first
+TOGETHER_S = 0.5  # for so long two nodes must have been active at the same time: in a takeover one follows the other
 
 
 @dataclass(slots=True)
@@ -20,6 +22,7 @@ class Peer:
     role: str
     epoch: bytes
     heard_at: float
+    since: float  # when it was first heard in this role
 
 
 class Peers:
@@ -27,13 +30,15 @@ class Peers:
 
     def __init__(self) -> None:
         self.known: dict[str, Peer] = {}
+        self._active_since: float | None = None  # this node
         self._shouted = False
         self._unfit: set[str] = set()  # whose byte order was complained of
 
     def hear(self, name: str, role: str, epoch: bytes, now: float) -> None:
         """A node has shown itself."""
-        self.known.pop(name, None)
-        self.known[name] = Peer(name, role, epoch, now)  # the one heard last stands last
+        before = self.known.pop(name, None)
+        since = before.since if before is not None and before.role == role else now
+        self.known[name] = Peer(name, role, epoch, now, since)  # the one heard last stands last
         if len(self.known) > PEERS_MAX:
             del self.known[next(iter(self.known))]
 
@@ -51,19 +56,31 @@ class Peers:
             )
         return False
 
-    def active(self, now: float) -> list[str]:
-        """The names of the other nodes that are active."""
-        return [peer.name for peer in self.known.values() if peer.role == "active" and now - peer.heard_at < LOST_S]
+    def rivals(self, own_role: str, now: float) -> list[str]:
+        """The names of other nodes that are active together with another one, or with this one.
+
+        One that was last heard before the other became active has failed: that is a takeover and no conflict.
+        """
+        self._active_since = None if own_role != "active" else now if self._active_since is None else self._active_since
+        active = [peer for peer in self.known.values() if peer.role == "active" and now - peer.heard_at < LOST_S]
+        this = [] if self._active_since is None else [Peer("", own_role, b"", now, self._active_since)]
+        pairs = permutations(active + this, 2)
+        return sorted({one.name for one, other in pairs if _together_s(one, other) >= TOGETHER_S} - {""})
 
     def conflict(self, own_role: str, now: float) -> bool:
         """Whether more than one node is active; shouted once each time it begins."""
-        rivals = self.active(now)
-        found = len(rivals) + (own_role == "active") > 1
+        rivals = self.rivals(own_role, now)
+        found = bool(rivals)
         if found and not self._shouted:
             log.error(
                 "conflict: %s active%s; demote all but one (`ftfw demote`)",
-                " and ".join(sorted(rivals)) + (" is" if len(rivals) == 1 else " are"),
+                " and ".join(rivals) + (" is" if len(rivals) == 1 else " are"),
                 " as well as this node" if own_role == "active" else "",
             )
         self._shouted = found
         return found
+
+
+def _together_s(one: Peer, other: Peer) -> float:
+    """For how long both are known to have been in their roles at the same time."""
+    return min(one.heard_at, other.heard_at) - max(one.since, other.since)
