@@ -70,6 +70,11 @@ class Roles:
         """The role that this node has, until a change of it is complete."""
         return self.member.role
 
+    @property
+    def follows(self) -> bool:
+        """Whether this node is a backup that follows an active."""
+        return self.member.backup is not None and self.member.backup.epoch is not None
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Live in the first role, and change it as is wanted; started when the first role's work has begun."""
         async with trio.open_nursery() as nursery:
