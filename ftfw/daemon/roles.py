@@ -135,7 +135,8 @@ class Roles:
 
     def _listen(self) -> None:
         store, now = Store(journal=self._hot), trio.current_time()
-        backup = Backup(name=self._config.node.name, store=store, limit=self._wire.body_limit, now=now)
+        name, limit = self._config.node.name, self._wire.body_limit
+        backup = Backup(name=name, store=store, limit=limit, now=now, hot=self._hot)
         # Who was the only active one, or in sync with it, has in its kernel what there is to go on with.
         before, alone = self.standby, self.streaming is not None and not self.member.peers.rivals("active", now)
         backup.was_synced = alone or (before is not None and before.backup.was_synced)

@@ -69,8 +69,10 @@ class Standby:
             self.send()
             self._changed = trio.Event()
             if self._hot:
+                whole = self.backup.snapshots
                 with trio.CancelScope(shield=True):  # changes that were taken must reach the kernel
                     await takeover.follow(self.store, self._injector, self.outcome)
+                self.backup.installed = whole
             if self.backup.complete and not self._purged:
                 await self._purge()
             if self._hot and trio.current_time() >= repin_at:
