@@ -284,6 +284,17 @@ class Injector:
                 outcome.failed.update(errno_name(code) for _, code in errors if code != errno.ENOENT)
                 await trio.lowlevel.checkpoint()
 
+    async def loosen(self, keys: Iterable[bytes]) -> None:
+        """Take window tracking off existing TCP flows; one that has ended since is no failure."""
+        async with self._lock:
+            for batch in batches(keys, BATCH):
+                requests = [
+                    message(uapi.CT_NEW, rewrite.UPDATE, family_of(key), rewrite.loosen(key), index)
+                    for index, key in enumerate(batch)
+                ]
+                self._requests.send(b"".join(requests))
+                await trio.lowlevel.checkpoint()
+
     async def expect(
         self, expectations: Iterable[tuple[bytes, bytes, bytes]], outcome: Outcome, *, pinned: bool = False
     ) -> None:

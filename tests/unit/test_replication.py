@@ -783,7 +783,7 @@ def followed(now: float = 0.0) -> Backup:
 
 
 def test_a_hot_backup_is_in_sync_when_its_kernel_has_the_snapshot_too() -> None:
-    backup = Backup(name="fw2", store=Store(), now=0.0, hot=True)
+    backup = Backup(name="fw2", store=Store(), limit=400, now=0.0, hot=True)
     backup.receive(b"e" * 32, heartbeat(0), 0.0)
     for number, kind in enumerate((messages.SNAPSHOT_BEGIN, messages.SNAPSHOT_END), start=1):
         backup.receive(b"e" * 32, frame(kind, number), 0.0)
