@@ -207,9 +207,12 @@ class Node:
         groups = frozenset(link.group.packed for link in self._config.link if isinstance(link, MulticastLink))
         self._selector.excluded = own | groups
         self._addresses = own
+        had_virtual = self._keepalived.holds_addresses
         self._keepalived.learn_addresses(own)
         if self._gate is not None:
             self._gate.learn_addresses(own)
+        if had_virtual and self._roles.follows:
+            self._shut_gate()
 
     def _shut_gate(self) -> None:
         """Another node is active and has the traffic: what comes here from now on comes ahead of a promotion.

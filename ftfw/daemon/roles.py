@@ -75,6 +75,11 @@ class Roles:
         """The role that this node has, until a change of it is complete."""
         return self.member.role
 
+    @property
+    def follows(self) -> bool:
+        """Whether this node is a backup that follows an active."""
+        return self.member.backup is not None and self.member.backup.epoch is not None
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Live in the first role, and change it as is wanted; started when the first role's work has begun."""
         async with trio.open_nursery() as nursery:
@@ -136,9 +141,10 @@ class Roles:
     def _listen(self) -> None:
         self._promoting_since = None
         store, now = Store(journal=self._hot), trio.current_time()
-        backup = Backup(name=self._config.node.name, store=store, limit=self._wire.body_limit, now=now)
+        name, limit = self._config.node.name, self._wire.body_limit
+        backup = Backup(name=name, store=store, limit=limit, now=now, hot=self._hot)
         # Who was the only active one, or in sync with it, has in its kernel what there is to go on with.
-        before, alone = self.standby, self.streaming is not None and not self.member.peers.active(now)
+        before, alone = self.standby, self.streaming is not None and not self.member.peers.rivals("active", now)
         backup.was_synced = alone or (before is not None and before.backup.was_synced)
         self.standby = Standby(
             backup=backup,

@@ -50,8 +50,13 @@ class Standby:
     async def run(self) -> None:
         """Work until cancelled."""
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._loosen)
             nursery.start_soon(self._keep_in_step)
             nursery.start_soon(self._go_through_store)
+
+    async def _loosen(self) -> None:
+        with trio.CancelScope(shield=True):  # a promotion may have nothing else to go on with
+            await takeover.loosen(self._injector, self._selector)
 
     async def _go_through_store(self) -> None:
         """Compare and sweep, a slice at a time between what others do."""
@@ -69,8 +74,10 @@ class Standby:
             self.send()
             self._changed = trio.Event()
             if self._hot:
+                whole = self.backup.snapshots
                 with trio.CancelScope(shield=True):  # changes that were taken must reach the kernel
                     await takeover.follow(self.store, self._injector, self.outcome)
+                self.backup.installed = whole
             if self.backup.complete and not self._purged:
                 await self._purge()
             if self._hot and trio.current_time() >= repin_at:

@@ -10,7 +10,7 @@ import trio
 
 from ftfw.control import Progress
 from ftfw.daemon.host import SYSCTLS
-from ftfw.kernel import entry, expectation
+from ftfw.kernel import entry, expectation, uapi
 from ftfw.kernel.inject import RESOLVE_BATCH, Flow, Injector, Outcome, batches, in_order
 from ftfw.kernel.netlink import dump_expectations, dump_fixed_flows, dump_flows
 from ftfw.kernel.rewrite import DOUBTED_S
@@ -291,6 +291,18 @@ async def purge(store: Store, injector: Injector, selector: Selector, outcome: O
             found = [expectation.key_of(entry.parse(message).attributes) for message in messages]
             expectations += [key for key in found if not (keep_held and key in store.expectations)]
     await injector.unexpect([(key, store.zone_of(key)) for key in expectations], outcome)
+
+
+async def loosen(injector: Injector, selector: Selector) -> None:
+    """Behind a start as backup: window tracking comes off what this kernel has from before.
+
+    Segments go through another node now, so that its windows are soon out of date; should this node take over before
+    a snapshot is in, it is what there is, and its next segments would count as invalid.
+    """
+    async with aclosing(dump_flows()) as dump:
+        async for batch in dump:
+            keys = map(key_in, selector.dumped(batch).messages)
+            await injector.loosen([key for key in keys if entry.protocol_of(key) == uapi.IPPROTO_TCP])
 
 
 class GreKeeper:

@@ -140,16 +140,21 @@ class Injector:
     def _replace_all(self, flows: list[Flow], outcome: Outcome, *, pinned: bool) -> list[bytes]:
         """Make entries that are in the way equal to `flows`; returns the keys of those created anew."""
         found = self._found([key for key, _ in flows])
+        bodies = {
+            flow[0]: body
+            for flow in flows
+            if flow[0] in found and (body := self._update_body(flow, found[flow[0]], pinned=pinned)) is not None
+        }
+        updated = self._update_all(bodies, outcome)
         anew = []
         for key, value in flows:
-            there = found.get(key)
-            if there is not None and self._update((key, value), there, outcome, pinned=pinned):
+            if key in updated:
                 continue
             for removal in (_delete(key), _delete_reply(key, value)):  # two entries may be in the way
                 if not self._requests.send(removal):
                     outcome.deleted += 1
             self._create_one((key, value), outcome, pinned=pinned)
-            if there is not None:
+            if key in found:
                 anew.append(key)
         return anew
 
@@ -161,21 +166,30 @@ class Injector:
                 outcome.refused.add(key)
                 outcome.failed[errno_name(errno.EEXIST)] += 1
 
-    def _update(self, flow: Flow, found: dict[int, bytes], outcome: Outcome, *, pinned: bool) -> bool:
-        """Make an existing entry equal to `flow`; False if that cannot be done by an update."""
+    def _update_body(self, flow: Flow, found: dict[int, bytes], *, pinned: bool) -> bytes | None:
+        """The attributes that make an existing entry equal to `flow`; None if no update can do that."""
         key, value = flow
         if _helper_kind(flow) in self._lacking:
             value = rewrite.without(value, uapi.CTA_HELP)
         if not rewrite.updatable(value, found):
-            return False
-        body = rewrite.update(key, value, found, timeouts=self._timeouts, pinned=pinned)
-        code = self._try(key, body, rewrite.UPDATE)
-        if code == errno.ENOSPC and uapi.CTA_LABELS in split(body):  # an entry has room for labels from birth, or never
-            outcome.remedied["labels_missing"] += 1
-            code = self._try(key, rewrite.without(body, uapi.CTA_LABELS), rewrite.UPDATE)
-        if not code:
-            outcome.updated += 1
-        return not code
+            return None
+        return rewrite.update(key, value, found, timeouts=self._timeouts, pinned=pinned)
+
+    def _update_all(self, bodies: dict[bytes, bytes], outcome: Outcome) -> set[bytes]:
+        """Update existing entries; the keys of those for which that was possible."""
+        keys = list(bodies)
+        requests = [_update(key, bodies[key], index) for index, key in enumerate(keys)]
+        errors = dict(self._requests.send(b"".join(requests)))
+        for index, code in errors.copy().items():
+            key = keys[index]
+            if code == errno.ENOSPC and uapi.CTA_LABELS in split(
+                bodies[key]
+            ):  # room for labels is from birth, or never
+                outcome.remedied["labels_missing"] += 1
+                if not self._requests.send(_update(key, rewrite.without(bodies[key], uapi.CTA_LABELS))):
+                    del errors[index]
+        outcome.updated += len(keys) - len(errors)
+        return {key for index, key in enumerate(keys) if index not in errors}
 
     def _create_one(self, flow: Flow, outcome: Outcome, *, pinned: bool, code: int = 0) -> None:
         """Create one flow; without its master if that is gone, without its helper if this kernel lacks it.
@@ -200,9 +214,9 @@ class Injector:
         else:
             outcome.created += 1
 
-    def _try(self, key: bytes, body: bytes, flags: int = rewrite.CREATE) -> int:
-        """The errno of one request, 0 if it was carried out."""
-        errors = self._requests.send(message(uapi.CT_NEW, flags, family_of(key), body))
+    def _try(self, key: bytes, body: bytes) -> int:
+        """The errno of one creation, 0 if it was carried out."""
+        errors = self._requests.send(message(uapi.CT_NEW, rewrite.CREATE, family_of(key), body))
         return errors[0][1] if errors else 0
 
     async def verify_helpers(self, flows: Iterable[Flow], outcome: Outcome, *, pinned: bool = False) -> list[bytes]:
@@ -270,18 +284,20 @@ class Injector:
         async with self._lock:
             for batch in batches(flows, BATCH):
                 requests = [
-                    message(
-                        uapi.CT_NEW,
-                        rewrite.UPDATE,
-                        family_of(key),
-                        rewrite.set_timeout(key, value, self._timeouts, pinned=pinned),
-                        index,
-                    )
+                    _update(key, rewrite.set_timeout(key, value, self._timeouts, pinned=pinned), index)
                     for index, (key, value) in enumerate(batch)
                 ]
                 errors = self._requests.send(b"".join(requests))
                 outcome.updated += len(batch) - len(errors)
                 outcome.failed.update(errno_name(code) for _, code in errors if code != errno.ENOENT)
+                await trio.lowlevel.checkpoint()
+
+    async def loosen(self, keys: Iterable[bytes]) -> None:
+        """Take window tracking off existing TCP flows; one that has ended since is no failure."""
+        async with self._lock:
+            for batch in batches(keys, BATCH):
+                requests = [_update(key, rewrite.loosen(key), index) for index, key in enumerate(batch)]
+                self._requests.send(b"".join(requests))
                 await trio.lowlevel.checkpoint()
 
     async def expect(
@@ -355,6 +371,10 @@ def _helper_kind(flow: Flow) -> tuple[str | None, int, int]:
 
 def _gets(keys: list[bytes]) -> bytes:
     return b"".join(message(uapi.CT_GET, uapi.NLM_F_REQUEST, family_of(key), key, i) for i, key in enumerate(keys))
+
+
+def _update(key: bytes, body: bytes, sequence: int = 0) -> bytes:
+    return message(uapi.CT_NEW, rewrite.UPDATE, family_of(key), body, sequence)
 
 
 def _delete(key: bytes, sequence: int = 0) -> bytes:

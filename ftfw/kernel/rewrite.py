@@ -139,6 +139,13 @@ def set_timeout(key: bytes, value: bytes, timeouts: Timeouts, *, pinned: bool) -
     return key + _timeout(attributes, protocol_of(key), status_of(attributes), timeouts, pinned=pinned)
 
 
+def loosen(key: bytes) -> bytes:
+    """The attributes that take window tracking off an existing TCP entry, and change nothing else."""
+    flags = bytes((uapi.IP_CT_TCP_FLAG_BE_LIBERAL, uapi.IP_CT_TCP_FLAG_BE_LIBERAL))
+    kinds = (uapi.CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, uapi.CTA_PROTOINFO_TCP_FLAGS_REPLY)
+    return key + nest(uapi.CTA_PROTOINFO, [nest(uapi.CTA_PROTOINFO_TCP, [pack(kind, flags) for kind in kinds])])
+
+
 def without(attributes: bytes, lacking: int) -> bytes:
     """Attributes without the one whose object this kernel lacks: the helper, the master, room for labels."""
     return b"".join(data for kind, data in split(attributes).items() if kind != lacking)

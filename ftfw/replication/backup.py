@@ -6,6 +6,7 @@ Sans-I/O: time is an argument, bodies to send come out.
 from array import array
 from collections.abc import Iterator
 from itertools import pairwise
+from math import inf
 from typing import Final
 
 from ftfw.buckets import WANTED_MAX, Digests, Scope, bucket_of
@@ -44,7 +45,7 @@ class Backup:
     What goes through the whole store is done in slices, by `work`.
     """
 
-    def __init__(self, *, name: str, store: Store, limit: int, now: float) -> None:
+    def __init__(self, *, name: str, store: Store, limit: int, now: float, hot: bool = False) -> None:
         self.name = name
         self.store = store
         self._limit = limit  # bytes of a body
@@ -54,6 +55,7 @@ class Backup:
         self.gaps = 0  # that could not be filled
         self.repeated = 0  # frames that were there already
         self.snapshots = 0  # completed
+        self.installed: float = 0 if hot else inf  # hot: so many of them are in the kernel, too
         self.compared = 0  # comparisons completed
         self.stale = 0  # entries that went at the end of a snapshot
         self.was_synced = False  # when the active was last heard
@@ -368,7 +370,8 @@ class Backup:
 
     def synced(self, now: float) -> bool:
         """Whether the store is the active's table, as far as can be known."""
-        return self.complete and self._applied >= self._known and (self.heard(now) or self._heard_at == now)
+        whole = self.complete and self._applied >= self._known and self.installed >= self.snapshots
+        return whole and (self.heard(now) or self._heard_at == now)
 
     def why_not(self, now: float) -> str | None:
         """Why the store may not be the active's table; None if this backup is in sync."""
@@ -380,6 +383,8 @@ class Backup:
             return f"{self.active_name} was last heard {now - self._heard_at:.1f} s ago"
         if self.state is not State.COMPLETE:
             return WHY_NOT[self.state].format(name=self.active_name)
+        if self.installed < self.snapshots:
+            return f"what the snapshot of {self.active_name} has brought is on its way into this kernel"
         return f"{self.behind} frames of {self.active_name} are missing, and asked for"
 
     @property

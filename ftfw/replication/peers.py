@@ -3,6 +3,7 @@
 import logging
 import sys
 from dataclasses import dataclass, field
+from itertools import permutations
 
 from ftfw.replication.facts import Fact
 from ftfw.replication.messages import Heartbeat
@@ -11,6 +12,7 @@ log = logging.getLogger(__name__)
 
 LOST_S = 3.0  # unheard for so long: not counted as there
 PEERS_MAX = 64  # names that are known at a time; the one unheard for longest goes first
+TOGETHER_S = 0.5  # for so long two nodes must have been active at the same time: in a takeover one follows the other
 
 
 @dataclass(slots=True)
@@ -21,7 +23,7 @@ class Peer:
     role: str
     epoch: bytes
     heard_at: float
-    since: float  # heard under this epoch
+    since: float  # heard in this role, under this epoch
     facts: dict[str, Fact] = field(default_factory=dict)  # that it has told of its host,
     told_at: float = float("-inf")  # when it did
 
@@ -31,13 +33,14 @@ class Peers:
 
     def __init__(self) -> None:
         self.known: dict[str, Peer] = {}
+        self._active_since: float | None = None  # this node
         self._shouted = False
         self._unfit: set[str] = set()  # whose byte order was complained of
 
     def hear(self, name: str, role: str, epoch: bytes, now: float) -> None:
         """A node has shown itself."""
         peer = self.known.pop(name, None) or Peer(name, role, epoch, now, now)
-        if peer.epoch != epoch:
+        if (peer.role, peer.epoch) != (role, epoch):
             peer.since = now
         peer.role, peer.epoch, peer.heard_at = role, epoch, now
         self.known[name] = peer  # the one heard last stands last
@@ -63,19 +66,31 @@ class Peers:
             )
         return False
 
-    def active(self, now: float) -> list[str]:
-        """The names of the other nodes that are active."""
-        return [peer.name for peer in self.known.values() if peer.role == "active" and now - peer.heard_at < LOST_S]
+    def rivals(self, own_role: str, now: float) -> list[str]:
+        """The names of other nodes that are active together with another one, or with this one.
+
+        One that was last heard before the other became active has failed: that is a takeover and no conflict.
+        """
+        self._active_since = None if own_role != "active" else now if self._active_since is None else self._active_since
+        active = [peer for peer in self.known.values() if peer.role == "active" and now - peer.heard_at < LOST_S]
+        this = [] if self._active_since is None else [Peer("", own_role, b"", now, self._active_since)]
+        pairs = permutations(active + this, 2)
+        return sorted({one.name for one, other in pairs if _together_s(one, other) >= TOGETHER_S} - {""})
 
     def conflict(self, own_role: str, now: float) -> bool:
         """Whether more than one node is active; shouted once each time it begins."""
-        rivals = self.active(now)
-        found = len(rivals) + (own_role == "active") > 1
+        rivals = self.rivals(own_role, now)
+        found = bool(rivals)
         if found and not self._shouted:
             log.error(
                 "conflict: %s active%s; demote all but one (`ftfw demote`)",
-                " and ".join(sorted(rivals)) + (" is" if len(rivals) == 1 else " are"),
+                " and ".join(rivals) + (" is" if len(rivals) == 1 else " are"),
                 " as well as this node" if own_role == "active" else "",
             )
         self._shouted = found
         return found
+
+
+def _together_s(one: Peer, other: Peer) -> float:
+    """For how long both are known to have been in their roles at the same time."""
+    return min(one.heard_at, other.heard_at) - max(one.since, other.since)

@@ -6,11 +6,11 @@ from ftfw.kernel.netlink import RequestSocket
 from ftfw.store import Store
 
 
-async def inject_many(count: int, first: int = 0) -> None:
+async def inject_many(count: int, first: int = 0, *, lasting_s: int = 600) -> None:
     """Put in flows number `first` and following, faster than a small buffer can take their events."""
     outcome = Outcome()
     requests = RequestSocket()
-    await Injector(requests, rewrite.Timeouts(udp=600)).create(_flows(count, first).plain.items(), outcome)
+    await Injector(requests, rewrite.Timeouts(udp=lasting_s)).create(_flows(count, first).plain.items(), outcome)
     requests.close()
     assert outcome.created == count
 

@@ -22,14 +22,14 @@ INTERFACES = ("sync", "spare")  # that nodes may be connected by
 MULTICAST = '[[link]]\ntransport = "multicast"\ninterface = "sync"\ngroup = "225.0.0.50"\n'
 
 
-def until(met: Callable[[], T], what: str) -> T:
+def until(met: Callable[[], T | None], what: str, *, limit_s: float = LIMIT_S) -> T:
     """Wait for a condition and return what it gave; the test fails if it does not come."""
-    deadline = time.monotonic() + LIMIT_S
+    deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
         if found := met():
             return found
         time.sleep(0.02)
-    raise AssertionError(f"not within {LIMIT_S} s: {what}")
+    raise AssertionError(f"not within {limit_s} s: {what}")
 
 
 def run(*argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:

@@ -178,6 +178,23 @@ def test_an_address_that_has_left_is_taken_for_virtual(tmp_path: Path) -> None:
         assert not pings(made.server, VIRTUAL)
 
 
+def test_a_backup_shuts_it_when_the_virtual_addresses_leave_that_an_earlier_daemon_had(tmp_path: Path) -> None:
+    """As after a crash of keepalived and daemon: they stay until keepalived is back, and takes them away."""
+    with site(tmp_path, more=f'{GATED}[keepalived]\naddresses = ["{VIRTUAL}"]\n') as made:
+        until(lambda: made.is_shut, "the gate is shut")
+        made.backup.kill()
+        hold_addresses(made.backup)
+        made.backup.start("backup")
+        until(lambda: made.backup.status()["synced"], "in sync")
+        assert made.passes()
+        assert made.backup.status()["gate"]["last_shut_s"] is None
+        release_addresses(made.backup)
+        until(lambda: made.is_shut, "the gate is shut, as the addresses have left")
+        assert not made.passes()
+        hold_addresses(made.backup)
+        assert not pings(made.server, VIRTUAL)
+
+
 def test_vrrp_and_neighbour_discovery_pass(shut: Site) -> None:
     shut.backup.nft(SEEN)
     hold_addresses(shut.backup)

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -196,6 +197,15 @@ def test_a_hot_backup_follows_in_its_kernel(tmp_path: Path) -> None:
         wait = "timers as the state gives them"
         until(lambda: all(int(t) <= 432000 for t in _timers(backup)), wait)
         assert len(_timers(backup)) == 9
+
+
+def test_a_hot_backup_is_in_sync_once_the_snapshot_is_in_its_kernel(tmp_path: Path) -> None:
+    with pair(tmp_path, mode="hot") as (active, backup):
+        active.start("active")
+        active.inside(partial(trio.run, inject_many, 50_000))
+        backup.start("backup")
+        until(lambda: backup.status()["synced"], "in sync")
+        assert backup.kernel_count() >= 50_000
 
 
 def _timers(node: Node) -> list[str]:

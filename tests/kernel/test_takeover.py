@@ -5,6 +5,7 @@ import os
 import socket
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -310,6 +311,24 @@ async def test_a_promotion_in_a_snapshot_waits_for_no_master(pair: Pair) -> None
     assert outcome.remedied == {"master_missing": 1}
     assert outcome.failed == {"expectation_not_found": 1}
     assert set(await table(backup)) == {5001}
+
+
+async def test_loosen(pair: Pair) -> None:
+    """Of what is replicated by TCP window tracking goes, and nothing else."""
+    kernel, _ = pair
+    kernel.put(both(TCP, 1, 80) + alive() + tcp(flags=(0x03, 0x21)) + mark(3))
+    kernel.put(udp(2))
+    kernel.put(original(INNER, SERVER, TCP, ports(9, 80)) + reply(SERVER, INNER, TCP, ports(80, 9)) + alive() + tcp())
+    before = await table(kernel)
+    chosen = selector()
+    chosen.excluded = frozenset({ip_address(INNER).packed})
+    with kernel:
+        await takeover.loosen(kernel.injector, chosen)
+    after = await table(kernel)
+    assert before[1].tcp is not None
+    loose = replace(before[1], tcp=before[1].tcp | {"flags_original": 0x0B, "flags_reply": 0x29})
+    wanted = before | {1: loose}
+    assert {port: replace(flow, timeout=wanted[port].timeout) for port, flow in after.items()} == wanted
 
 
 @pytest.mark.parametrize(("keep_held", "stays"), [(True, {1, 2, 9}), (False, {9})])

@@ -73,7 +73,7 @@ def test_facts_outlive_a_role_and_say_nothing_of_one() -> None:
     peers.learn("fw2", {"mode": "hot"}, 2.0)
     peers.hear("fw2", "backup", b"one", 3.0)
     peer = peers.known["fw2"]
-    assert (peer.role, peer.facts, peer.told_at, peer.since) == ("backup", {"mode": "hot"}, 2.0, 1.0)
+    assert (peer.role, peer.facts, peer.told_at, peer.since) == ("backup", {"mode": "hot"}, 2.0, 3.0)
     peers.hear("fw2", "backup", b"two", 4.0)
     assert (peers.known["fw2"].since, peers.known["fw2"].facts) == (4.0, {"mode": "hot"})
 

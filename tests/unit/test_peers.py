@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from ftfw.replication.messages import Heartbeat
-from ftfw.replication.peers import LOST_S, PEERS_MAX, Peers
+from ftfw.replication.peers import LOST_S, PEERS_MAX, TOGETHER_S, Peers
 
 FOREIGN = "big" if sys.byteorder == "little" else "little"
 
@@ -21,38 +21,75 @@ def test_one_active_is_no_conflict() -> None:
     peers = Peers()
     assert not peers.conflict("active", 0.0)
     peers.hear("fw1", "backup", b"e", 0.0)
-    assert not peers.conflict("active", 0.0)
-    peers.hear("fw1", "active", b"e", 0.0)
-    assert not peers.conflict("backup", 0.0)
+    assert not peers.conflict("active", TOGETHER_S)
+    peers.hear("fw1", "active", b"e", TOGETHER_S)
+    assert not peers.conflict("backup", 2 * TOGETHER_S)
 
 
 def test_two_actives_are_a_conflict_shouted_once_each_time_it_begins(caplog: pytest.LogCaptureFixture) -> None:
     peers = Peers()
-    peers.hear("fw1", "active", b"e", 0.0)
-    assert all(peers.conflict("active", now) for now in (0.0, 0.5, 1.0))
+    for now in (0.0, 0.4, 0.8, 1.2):
+        peers.hear("fw1", "active", b"e", now)
+        assert peers.conflict("active", now) is (now >= TOGETHER_S)
     [shouted] = errors(caplog)
     assert "fw1 is active as well as this node" in shouted
     assert "ftfw demote" in shouted
-    peers.hear("fw1", "backup", b"e", 1.0)
-    assert not peers.conflict("active", 1.0)
+    peers.hear("fw1", "backup", b"e", 1.3)
+    assert not peers.conflict("active", 1.3)
     peers.hear("fw1", "active", b"e", 2.0)
-    assert peers.conflict("active", 2.0)
+    peers.hear("fw1", "active", b"e", 2.6)
+    assert peers.conflict("active", 2.6)
     assert len(errors(caplog)) == 2
 
 
-def test_a_backup_sees_a_conflict_of_two_others(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_conflict_is_found_by_a_third_of_the_heartbeats() -> None:
+    peers = Peers()
+    peers.conflict("active", 0.0)
+    for now in (0.3, 0.6):
+        peers.hear("fw1", "active", b"e", now)
+    assert not peers.conflict("active", 0.6)
+    peers.hear("fw1", "active", b"e", 0.9)
+    assert peers.conflict("active", 0.9)
+
+
+def test_taking_over_from_a_node_that_was_active_to_the_last_is_no_conflict() -> None:
+    peers = Peers()
+    peers.hear("fw1", "active", b"e", 0.0)
+    peers.hear("fw1", "active", b"e", 9.9)
+    assert not peers.conflict("backup", 9.9)
+    assert not any(peers.conflict("active", now) for now in (10.0, 10.5, 11.0, 12.0, 13.0))
+
+
+def test_a_node_that_is_told_to_stop_a_moment_later_is_no_conflict() -> None:
+    peers = Peers()
+    assert not peers.conflict("active", 0.0)
+    peers.hear("fw1", "active", b"e", 0.1)
+    assert not peers.conflict("active", 0.2)
+    peers.hear("fw1", "backup", b"e", 0.3)
+    assert not peers.conflict("active", 1.0)
+
+
+def test_a_takeover_of_two_others_is_no_conflict_for_a_backup_until_both_stay_active(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     peers = Peers()
     peers.hear("fw2", "active", b"e", 0.0)
-    peers.hear("fw1", "active", b"f", 0.0)
-    assert peers.conflict("backup", 0.0)
+    peers.hear("fw2", "active", b"e", 5.0)
+    peers.hear("fw1", "active", b"f", 5.1)
+    peers.hear("fw1", "active", b"f", 6.0)
+    assert not peers.conflict("backup", 6.0)
+    peers.hear("fw2", "active", b"e", 6.1)
+    assert peers.conflict("backup", 6.1)
     assert "fw1 and fw2 are active;" in errors(caplog)[0]
 
 
 def test_a_peer_that_is_not_heard_is_no_rival() -> None:
     peers = Peers()
-    peers.hear("fw1", "active", b"e", 0.0)
-    assert peers.conflict("active", LOST_S - 0.01)
-    assert not peers.conflict("active", LOST_S)
+    for now in (0.0, TOGETHER_S):
+        peers.hear("fw1", "active", b"e", now)
+        peers.conflict("active", now)
+    assert peers.rivals("active", LOST_S) == ["fw1"]
+    assert peers.rivals("active", LOST_S + TOGETHER_S) == []
 
 
 def test_a_peer_is_known_as_last_heard() -> None:
@@ -60,7 +97,7 @@ def test_a_peer_is_known_as_last_heard() -> None:
     peers.hear("fw1", "backup", b"e", 0.0)
     peers.hear("fw1", "active", b"f", 2.0)
     [peer] = peers.known.values()
-    assert (peer.name, peer.role, peer.epoch, peer.heard_at) == ("fw1", "active", b"f", 2.0)
+    assert (peer.name, peer.role, peer.epoch, peer.heard_at, peer.since) == ("fw1", "active", b"f", 2.0, 2.0)
 
 
 def test_a_bounded_number_of_peers_is_known_those_heard_last() -> None:

@@ -782,6 +782,19 @@ def followed(now: float = 0.0) -> Backup:
     return backup
 
 
+def test_a_hot_backup_is_in_sync_when_its_kernel_has_the_snapshot_too() -> None:
+    backup = Backup(name="fw2", store=Store(), limit=400, now=0.0, hot=True)
+    backup.receive(b"e" * 32, heartbeat(0), 0.0)
+    for number, kind in enumerate((messages.SNAPSHOT_BEGIN, messages.SNAPSHOT_END), start=1):
+        backup.receive(b"e" * 32, frame(kind, number), 0.0)
+    work(backup, 0.0)
+    assert backup.complete
+    assert not backup.synced(0.0)
+    assert "fw1 has brought is on its way into this kernel" in str(backup.why_not(0.0))
+    backup.installed = backup.snapshots
+    assert backup.synced(0.0)
+
+
 def heartbeat(sequence: int, oldest: int = 1) -> Heartbeat:
     return Heartbeat(name="fw1", role="active", byte_order="little", sequence=sequence, oldest=oldest, version="1")
 
