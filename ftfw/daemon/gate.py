@@ -100,7 +100,7 @@ class Gate:
         """`gate` of the status."""
         return {
             "interfaces": list(self._interfaces),
-            "shut": self._is_shut(now),
+            "shut": self.is_shut(now),
             "dropped": self._dropped + self._counted,
             "last_shut_s": None if self._shut_at is None else round(now - self._shut_at, 3),
             "last_opened_s": None if self._opened_at is None else round(now - self._opened_at, 3),
@@ -133,7 +133,8 @@ class Gate:
     def _wake(self) -> None:
         self._changed.set()
 
-    def _is_shut(self, now: float) -> bool:
+    def is_shut(self, now: float) -> bool:
+        """Whether traffic waits."""
         return self._renewed_at is not None and now - self._renewed_at < gate_rules.TIMEOUT_S
 
     async def _look_after(self) -> None:
@@ -162,15 +163,15 @@ class Gate:
 
     def _renew(self) -> None:
         now = trio.current_time()
-        if self._renewed_at is not None and not self._is_shut(now):
+        if self._renewed_at is not None and not self.is_shut(now):
             self.failed["lapsed"] += 1
             log.warning("gate: it was not renewed for %.1f s, and had opened by itself", now - self._renewed_at)
-        was_shut = self._is_shut(now)
+        was_shut = self.is_shut(now)
         if self._knock(gate_rules.SHUT):
             self._renewed_at = now
         else:
             self.failed["not_renewed"] += 1
-        if self._is_shut(now) and not was_shut:
+        if self.is_shut(now) and not was_shut:
             self._shut_at = now
             log.info("gate: shut on %s", ", ".join(self._interfaces))
 

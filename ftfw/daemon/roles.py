@@ -204,7 +204,8 @@ class Roles:
                 if self._hot:
                     await takeover.commit_rest(standby.store, self._injector, outcome, standby.outcome.refused)
                 else:
-                    await takeover.commit(standby.store, self._injector, outcome, self.changes.report)
+                    shut = self._gate is not None and self._gate.is_shut(trio.current_time())
+                    await takeover.commit(standby.store, self._injector, outcome, self.changes.report, renew=shut)
                 nursery.cancel_scope.cancel()
         except* Exception as failure:
             outcome.failed["commit_broke_off"] += 1

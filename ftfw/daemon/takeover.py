@@ -43,10 +43,15 @@ class _Reporter:
         await self._progress({"done": tried, "total": self._total})
 
 
-async def commit(store: Store, injector: Injector, outcome: Outcome, progress: Progress) -> None:
-    """Put everything that is held into the kernel in promise 2's order; every entry is tried."""
+async def commit(
+    store: Store, injector: Injector, outcome: Outcome, progress: Progress, *, renew: bool = False
+) -> None:
+    """Put everything that is held into the kernel in promise 2's order; every entry is tried.
+
+    `renew`: no traffic passes, so that what is there already may be missing for a moment.
+    """
     report = _Reporter(store.flow_count() + len(store.expectations), progress)
-    await _create(store.plain.items(), await _sort(store.rich.items()), injector, outcome, report=report)
+    await _create(store.plain.items(), await _sort(store.rich.items()), injector, outcome, renew=renew, report=report)
     await injector.expect(_zoned(store, store.expectations), outcome)
 
 
@@ -89,6 +94,7 @@ async def _create(
     *,
     pinned: bool = False,
     replace: bool = True,
+    renew: bool = False,
     report: _Reporter | None = None,
 ) -> list[bytes]:
     """Flows without a master, then those with one, then a look whether helpers are there.
@@ -98,11 +104,11 @@ async def _create(
     with _counting(rich.any_gre):
         first = chain(plain, rich.alone)
         if report is None:
-            anew = await injector.create(first, outcome, pinned=pinned, replace=replace)
+            anew = await injector.create(first, outcome, pinned=pinned, replace=replace, renew=renew)
         else:
-            anew = await injector.create(first, outcome, pinned=pinned, replace=replace, report=report)
+            anew = await injector.create(first, outcome, pinned=pinned, replace=replace, renew=renew, report=report)
         related = await in_order(rich.related)
-        anew += await injector.create(related, outcome, pinned=pinned, replace=replace)
+        anew += await injector.create(related, outcome, pinned=pinned, replace=replace, renew=renew)
     return anew + await injector.verify_helpers(rich.helped, outcome, pinned=pinned)
 
 

@@ -70,12 +70,15 @@ class Injector:
         *,
         pinned: bool = False,
         replace: bool = True,
+        renew: bool = False,
         report: Report = _unheard,
     ) -> list[bytes]:
         """Create flows, or make existing ones equal to them; returns the keys of those that had to be created anew.
 
         With an entry that is created anew the kernel forgets the expectations of which it was the master.
         `pinned`: with a timeout that does not run out.  `replace` False: what is there already stays as it is.
+        `renew`: what is there already is deleted and created, unlooked at and not told: a third of the time, for when
+        no traffic misses it, and expectations are put in afterwards.
         Many flows are a pipeline: a thread hands one batch to the kernel while the next is put together here.
         """
         async with self._lock:
@@ -87,6 +90,8 @@ class Injector:
                 await report(len(first))
             else:
                 await self._pipeline(chain([first], rest), outcome, troubled, pinned=pinned, report=report)
+            if renew:
+                troubled = await self._renew(troubled, outcome, pinned=pinned)
             anew: list[bytes] = []
             for group in batches(troubled, RESOLVE_BATCH):
                 existing = [flow for code, flow in group if code == errno.EEXIST]
@@ -136,6 +141,19 @@ class Injector:
         errors = self._requests.send(data)
         outcome.created += len(batch) - len(errors)
         troubled.extend((code, batch[index]) for index, code in errors)
+
+    async def _renew(
+        self, troubled: list[tuple[int, Flow]], outcome: Outcome, *, pinned: bool
+    ) -> list[tuple[int, Flow]]:
+        """Delete existing entries and create them as they should be; what is in trouble still."""
+        still = [each for each in troubled if each[0] != errno.EEXIST]
+        for batch in batches((flow for code, flow in troubled if code == errno.EEXIST), BATCH):
+            again = Outcome()
+            self._requests.send(b"".join(_delete(key, index) for index, (key, _) in enumerate(batch)))
+            self._send(batch, self._joined(batch, pinned=pinned), again, still)
+            outcome.updated += again.created
+            await trio.lowlevel.checkpoint()
+        return still
 
     def _replace_all(self, flows: list[Flow], outcome: Outcome, *, pinned: bool) -> list[bytes]:
         """Make entries that are in the way equal to `flows`; returns the keys of those created anew."""

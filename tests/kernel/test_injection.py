@@ -222,6 +222,21 @@ async def test_what_is_there_may_be_left_alone(pair: Pair) -> None:
     assert left == {1: 6, 5009: None}
 
 
+async def test_what_is_there_may_be_renewed(pair: Pair) -> None:
+    active, backup = pair
+    active.put(both(UDP, 1, 53) + alive() + mark(5))
+    active.put(both(UDP, 2, 53) + alive())
+    active.put(CONTROL + snat(OUTSIDE, 7))
+    store = await active.snapshot()
+    backup.put(both(UDP, 1, 53) + alive() + mark(6))
+    backup.put(both(TCP, 5009, 21) + alive() + tcp() + snat(OUTSIDE, 7))  # has the other one's place
+    outcome = Outcome()
+    await backup.injector.create(store.plain.items(), outcome, renew=True)
+    assert (outcome.created, outcome.updated, outcome.deleted, outcome.failed) == (2, 1, 1, {})
+    left = {flow.original["sport"]: flow.mark for flow in (await backup.snapshot()).flows()}
+    assert left == {1: 5, 2: None, 5000: None}
+
+
 async def test_answers_are_told_apart_from_those_to_a_thread(pair: Pair) -> None:
     """A batch is with the kernel, its errors not read yet, when another task asks for a flow."""
     _, backup = pair

@@ -99,7 +99,7 @@ def in_namespace(work: Callable[[Namespace], Awaitable[None]]) -> None:
 def test_a_commit_that_breaks_off_still_ends_in_an_active_and_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def broken(*_: object) -> None:
+    async def broken(*_: object, **_how: object) -> None:
         await trio.lowlevel.checkpoint()
         raise OSError(30, "Read-only file system")
 
@@ -130,9 +130,9 @@ def test_a_promotion_that_is_recalled_says_so_and_leaves_the_entries_and_no_word
         go_on = trio.Event()
         real = takeover.commit
 
-        async def slow(*arguments: Any) -> None:
+        async def slow(*arguments: Any, **how: Any) -> None:
             await go_on.wait()
-            await real(*arguments)
+            await real(*arguments, **how)
 
         monkeypatch.setattr(takeover, "commit", slow)
         async with running(tmp_path) as (node, link, path), trio.open_nursery() as nursery:
@@ -177,9 +177,9 @@ def test_a_node_in_mid_promotion_is_heard_and_ready_and_shows_what_it_holds(
         go_on = trio.Event()
         real = takeover.commit
 
-        async def slow(*arguments: Any) -> None:
+        async def slow(*arguments: Any, **how: Any) -> None:
             await go_on.wait()
-            await real(*arguments)
+            await real(*arguments, **how)
 
         monkeypatch.setattr(takeover, "commit", slow)
         async with running(tmp_path) as (node, link, path), trio.open_nursery() as nursery:
