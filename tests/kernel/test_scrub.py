@@ -92,6 +92,8 @@ def test_an_outage_costs_what_changed_and_not_the_table(nodes: Pair) -> None:
     active.inside(lambda: trio.run(inject_many, CHANGES, CROWD))
     active.inside(lambda: trio.run(end_many, CHANGES))
     until(lambda: active.status()["kernel"]["events"] >= CROWD + 2 * CHANGES, "streamed")
+    sent = active.status()["link"]["sent"]
+    until(lambda: active.status()["link"]["sent"] > sent + 3, "heartbeats later, what nobody waits for is let go")
     before = active.status()["link"]["bytes_sent"]
     for node in nodes:
         node.exec("nft", "delete", "table", "inet", "away")

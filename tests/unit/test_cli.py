@@ -375,6 +375,15 @@ def test_a_watch_on_a_terminal_stays_in_one_place(
     assert out.index("first") < out.index("no answer") < out.index("second")
 
 
+@pytest.fixture
+def heeds_ctrl_c() -> Iterator[None]:
+    """Children heed SIGINT even where the tests run in the background and ignore it: a handler is not inherited."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_ctrl_c_ends_a_watch_well(daemon: FakeDaemon) -> None:
     command = [sys.executable, "-u", "-m", "ftfw", "status", "--watch", "0.1", "--config", str(daemon.config)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
