@@ -94,12 +94,9 @@ def check_gate(context: Context) -> Iterator[Finding]:
         return
     if lack := gate_lack(context.config):
         yield problem(*lack)
-    names = context.config.takeover.gate_interfaces
-    for name in names:
+    for name in context.config.takeover.gate_interfaces:
         if interface(name) is None:
             yield problem("takeover.gate_interfaces", f"no interface {name}", "create it, or mend the key")
-    if names and context.config.standby.mode == "hot":
-        yield ok("takeover.gate_interfaces", "not used: a hot backup has the state in its kernel")
 
 
 def check_traffic(context: Context) -> Iterator[Finding]:

@@ -60,7 +60,7 @@ def conntrack_lack() -> Lack | None:
 
 def gate_lack(config: Config) -> Lack | None:
     """Say what keeps this process from making the gate that the configuration asks for, if anything does."""
-    if not config.takeover.gate_interfaces or config.standby.mode == "hot" or nft.is_there():
+    if not config.takeover.gate_interfaces or nft.is_there():
         return None
     return Lack(
         "takeover.gate_interfaces",

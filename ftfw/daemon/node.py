@@ -94,9 +94,9 @@ def _open_link(link: LinkConfig, node: str) -> Link:
 
 
 def _gate(config: Config, metrics: Metrics) -> Gate | None:
-    """What holds traffic back, if the configuration asks for it: a hot node has nothing to wait for."""
+    """What holds traffic back, if the configuration asks for it."""
     interfaces = config.takeover.gate_interfaces
-    if not interfaces or config.standby.mode == "hot":
+    if not interfaces:
         return None
     own = [link.bind.packed for link in config.link if not isinstance(link, MulticastLink)]
     return Gate(interfaces, frozenset(own), held=metrics.held.observe)
@@ -139,6 +139,7 @@ class Node:
             role,
             gate=self._gate,
             followed=self._shut_gate,
+            filled=self._open_gate,
             own_port=self._requests.port,
             injector=self._injector,
             selector=self._selector,
@@ -211,7 +212,7 @@ class Node:
         self._keepalived.learn_addresses(own)
         if self._gate is not None:
             self._gate.learn_addresses(own)
-        if had_virtual and self._roles.follows:
+        if had_virtual and self._roles.lacks_state:
             self._shut_gate()
 
     def _shut_gate(self) -> None:
@@ -221,6 +222,11 @@ class Node:
         """
         if self._gate is not None and not self._keepalived.holds_addresses:
             self._gate.shut(self._addresses)
+
+    def _open_gate(self) -> None:
+        """A hot kernel has what the active has: nothing need wait for a commit."""
+        if self._gate is not None:
+            self._gate.open()
 
     def _now(self) -> Now:
         return Now(self._roles.role if self._roles.changes.at_rest else None, self._ready(trio.current_time()))

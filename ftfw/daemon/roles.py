@@ -42,6 +42,7 @@ class Roles:
         *,
         gate: Gate | None,
         followed: Callable[[], None],
+        filled: Callable[[], None],
         own_port: int,
         injector: Injector,
         selector: Selector,
@@ -53,6 +54,7 @@ class Roles:
         self._hot = config.standby.mode == "hot"
         self._gate = gate
         self._followed = followed  # called when a backup begins to follow an active
+        self._filled = filled  # called when a hot backup's kernel has what that active has
         self._own_port = own_port  # that the injector's messages come from
         self._injector = injector
         self._selector = selector
@@ -76,9 +78,10 @@ class Roles:
         return self.member.role
 
     @property
-    def follows(self) -> bool:
-        """Whether this node is a backup that follows an active."""
-        return self.member.backup is not None and self.member.backup.epoch is not None
+    def lacks_state(self) -> bool:
+        """Whether this node is a backup that follows an active, and its kernel has not got what it would go on with."""
+        standby = self.standby
+        return standby is not None and standby.backup.epoch is not None and not standby.filled
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Live in the first role, and change it as is wanted; started when the first role's work has begun."""
@@ -154,6 +157,7 @@ class Roles:
             selector=self._selector,
             wire=self._wire,
             followed=self._followed,
+            filled=self._filled,
         )
         self.streaming = self._unsettled = None
         self.member.active, self.member.backup = None, backup
@@ -259,6 +263,7 @@ class Roles:
             selector=self._selector,
             wire=self._wire,
             counts=self._counts,
+            counted=self.standby and (self.standby.store.flow_count(), len(self.standby.store.expectations)),
         )
         self.streaming, self.standby = streaming, None
         self.member.active, self.member.backup = active, None

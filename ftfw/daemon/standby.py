@@ -32,6 +32,7 @@ class Standby:
         selector: Selector,
         wire: Wire,
         followed: Callable[[], None],
+        filled: Callable[[], None],
     ) -> None:
         self.backup = backup
         self.store = store
@@ -42,6 +43,8 @@ class Standby:
         self._wire = wire
         self._followed = followed  # called for each active that is followed
         self._followed_epoch: bytes | None = None
+        self._filled = filled  # called when a hot kernel has what the active has, once for each that is followed
+        self._filled_epoch: bytes | None = None
         self._purged = False
         self._told: Counter[str] = Counter()  # of repairs
         self._to_go_through = trio.Event()  # replaced by each pass
@@ -78,6 +81,7 @@ class Standby:
                 with trio.CancelScope(shield=True):  # changes that were taken must reach the kernel
                     await takeover.follow(self.store, self._injector, self.outcome)
                 self.backup.installed = whole
+                self._look_whether_filled()
             if self.backup.complete and not self._purged:
                 await self._purge()
             if self._hot and trio.current_time() >= repin_at:
@@ -85,6 +89,16 @@ class Standby:
                 await takeover.repin(self.store, self._injector, self.outcome)
             with trio.move_on_after(NACK_S if self.backup.missing else TICK_S):
                 await self._changed.wait()
+
+    @property
+    def filled(self) -> bool:
+        """Whether this kernel has had all that the active has, which only a hot one gets."""
+        return self._filled_epoch is not None and self._filled_epoch == self.backup.epoch
+
+    def _look_whether_filled(self) -> None:
+        if self.backup.complete and self.backup.installed >= self.backup.snapshots and not self.filled:
+            self._filled_epoch = self.backup.epoch
+            self._filled()
 
     def _tell_of_repairs(self) -> None:
         if self.store.repaired.total() > self._told.total():

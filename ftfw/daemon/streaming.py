@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 GATHER_S = 0.008  # events are gathered for so long: wake-ups, system calls and frames are paid per batch
 DRAIN_MAX = 2048  # events taken between two checkpoints: a few milliseconds
 TICK_S = 0.1
+COUNT_S = 60.0  # how old the counts may be for whoever does not ask for them; as often as tables are compared
 WINDOW_LOOK_S = 0.1  # a backup that vanished sends no acknowledgement that would wake the snapshot
 
 
@@ -36,12 +37,14 @@ class Streaming:
         selector: Selector,
         wire: Wire,
         counts: Counter[str],
+        counted: tuple[int, int] | None,
     ) -> None:
         self.active = active
         self._events = events
         self._selector = selector
         self._wire = wire
-        self.counted: tuple[int | None, int | None] = (None, None)  # flows and expectations, when last read
+        self.counted: tuple[int | None, int | None] = counted or (None, None)  # flows and expectations, when last read
+        self._counted_at = trio.current_time() if counted else float("-inf")
         self._counts = counts  # events, overruns
         self._heard = trio.Event()  # replaced whenever a backup has said something
 
@@ -103,13 +106,17 @@ class Streaming:
             await trio.sleep(TICK_S)
 
     async def _read_table(self) -> None:
-        """Read the kernel's table whenever a backup needs it."""
+        """Read the kernel's table whenever a backup needs it, or its counts are old."""
         while True:
             wanted = self.active.wanted() if self.active.live(trio.current_time()) else Reading.NOTHING
             if wanted is Reading.SNAPSHOT:
                 await self._snapshot()
             elif wanted is Reading.COMPARISON:
                 await self._compare()
+            elif trio.current_time() - self._counted_at >= COUNT_S:
+                async with aclosing(self._dumped()) as dumped:
+                    async for _ in dumped:
+                        pass  # it counts
             else:
                 await trio.sleep(TICK_S)
 
@@ -152,6 +159,7 @@ class Streaming:
                     yield found
             counts.append(count)
         self.counted = counts[0], counts[1]
+        self._counted_at = trio.current_time()
 
     async def _wait_for_room(self) -> None:
         while not self.active.may_snapshot(trio.current_time()):

@@ -1,9 +1,10 @@
-"""A warm takeover under constant traffic in both directions, with and without the gate."""
+"""A takeover under constant traffic in both directions, with and without the gate: warm, and hot while it is filled."""
 
 import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from tests.kernel.crossing import (
     hold_addresses,
 )
 from tests.kernel.crowd import inject_many
-from tests.kernel.pair import LIMIT_S, pair, until
+from tests.kernel.pair import LIMIT_S, Node, pair, until
 
 pytestmark = pytest.mark.kernel
 
@@ -115,16 +116,27 @@ class Takeover:
     committed: int
 
 
-def take_over(workdir: Path, *, more: str) -> Takeover:
+def is_in_sync(backup: Node) -> bool:
+    status = backup.status()
+    return status["synced"] and status["flows"] > CROWD
+
+
+def is_being_filled(backup: Node) -> bool:
+    """Whether a hot node holds everything, and its kernel does not yet."""
+    why = backup.status()["why_not_synced"] or ""
+    return "is on its way into this kernel" in why and backup.kernel_count() < CROWD
+
+
+def take_over(workdir: Path, *, more: str, mode: str = "warm", when: Callable[[Node], bool] = is_in_sync) -> Takeover:
     """The active dies, addresses and traffic come to the backup, and only then somebody promotes it."""
-    with pair(workdir, more=more) as nodes, crossing(nodes, workdir) as ends:
+    with pair(workdir, more=more, mode=mode) as nodes, crossing(nodes, workdir) as ends:
         active, backup = nodes
         active.start("active")
-        backup.start("backup")
         active.inside(partial(trio.run, inject_many, CROWD))
         with Talk(*ends) as talk:
             assert talk.goes_on()
-            until(lambda: backup.status()["synced"] and backup.status()["flows"] > CROWD, "in sync")
+            backup.start("backup")
+            until(lambda: when(backup), "the time of the takeover")
             before = errors_sent((*nodes, *ends))
             active.kill()
             hold_addresses(backup)
@@ -153,6 +165,17 @@ def test_no_packet_is_answered_with_an_error(tmp_path: Path) -> None:
     assert (takeover.errors, takeover.broken, takeover.went_on) == (0, set(), True)
     assert takeover.dropped > 0
     assert takeover.committed > CROWD
+
+
+def test_a_hot_kernel_that_is_being_filled_answers_with_no_error(tmp_path: Path) -> None:
+    takeover = take_over(tmp_path, more=GATE, mode="hot", when=is_being_filled)
+    assert (takeover.errors, takeover.broken, takeover.went_on) == (0, set(), True)
+    assert takeover.dropped > 0
+
+
+def test_without_a_gate_it_does(tmp_path: Path) -> None:
+    takeover = take_over(tmp_path, more="", mode="hot", when=is_being_filled)
+    assert takeover.errors > 0
 
 
 def test_without_the_gate_flows_are_broken_by_errors(tmp_path: Path) -> None:

@@ -41,22 +41,25 @@ def test_a_pair_tells_its_state_and_its_takeover(nodes: tuple[Node, Node]) -> No
     for number in range(20):
         active.insert(number)
     active.start("active")
+    until(lambda: scrape(active).get(("ftfw_flows",)) == 20, "the flows of a node that is alone")
+    active.insert(20)
     backup.start("backup")
     until(lambda: scrape(backup).get(("ftfw_synced",)) == 1, "in sync")
-    until(lambda: scrape(active).get(("ftfw_flows",)) == 20, "the flows of the last comparison")
+    until(lambda: scrape(active).get(("ftfw_flows",)) == 21, "the flows of the last comparison")
     assert scrape(active)[("ftfw_conntrack_entries",)] >= 20
     until(lambda: ("ftfw_peer_lag_seconds", "fw2") in scrape(active), "the lag")
     until(lambda: scrape(backup)[("ftfw_gate_shut",)] == 1, "the gate")
     found = scrape(backup)
-    assert (found[("ftfw_active",)], found[("ftfw_flows",)]) == (0, 20)
+    assert (found[("ftfw_active",)], found[("ftfw_flows",)]) == (0, 21)
     assert found[("ftfw_commit_seconds_count",)] == 0
     backup.ftfw("promote")
     active.kill()
     until(lambda: scrape(backup)[("ftfw_promotion_held_packets_count",)] == 1, "what the gate held")
     found = scrape(backup)
     assert found[("ftfw_active",)] == found[("ftfw_commit_seconds_count",)] == 1
+    assert found[("ftfw_flows",)] == 21
     assert found[("ftfw_promotion_seconds_count",)] == 1
-    assert found[("ftfw_last_commit_created_entries",)] == 20
+    assert found[("ftfw_last_commit_created_entries",)] == 21
     assert found[("ftfw_promotion_seconds_sum",)] >= found[("ftfw_commit_seconds_sum",)]
 
 

@@ -455,15 +455,6 @@ def test_a_gate_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     require(config_of(tmp_path, MULTICAST))
 
 
-def test_a_hot_node_needs_no_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ftfw.nft.LIBRARY", "libnone.so.1")
-    config = config_of(tmp_path, MULTICAST + '[standby]\nmode = "hot"\n[takeover]\ngate_interfaces = ["sync"]\n')
-    found = the(findings(links.check_gate, config=config))
-    assert (found.level, found.found) == (Level.OK, "not used: a hot backup has the state in its kernel")
-    monkeypatch.setattr(requirements, "_exists", lambda _: True)
-    require(config)
-
-
 def test_the_fifo(tmp_path: Path) -> None:
     path = tmp_path / "fifo"
     config = config_of(tmp_path, f'keepalived = {{fifo = "{path}", addresses = ["192.0.2.1"]}}\n')
