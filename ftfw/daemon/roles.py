@@ -257,13 +257,14 @@ class Roles:
             compare_s=self._config.replication.scrub_interval_s,
             now=trio.current_time(),
         )
+        promoted = self.standby and self.standby.store
         streaming = Streaming(
             active=active,
             events=events,
             selector=self._selector,
             wire=self._wire,
             counts=self._counts,
-            counted=self.standby and (self.standby.store.flow_count(), len(self.standby.store.expectations)),
+            counted=(promoted.flow_count(), len(promoted.expectations)) if promoted else None,
         )
         self.streaming, self.standby = streaming, None
         self.member.active, self.member.backup = active, None

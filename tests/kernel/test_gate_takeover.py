@@ -118,7 +118,7 @@ class Takeover:
 
 def is_in_sync(backup: Node) -> bool:
     status = backup.status()
-    return status["synced"] and status["flows"] > CROWD
+    return status["synced"] is True and status["flows"] > CROWD
 
 
 def is_being_filled(backup: Node) -> bool:
