@@ -1,18 +1,19 @@
 """The OCF agent of conf/, installed as docs/pacemaker.md tells, without a cluster around it."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.kernel.booted import Machine, booted, usual
+from tests.kernel.booted import ROOT, Machine, booted, usual
 from tests.kernel.pair import Node, pair, until
 
 pytestmark = pytest.mark.kernel
 
 AGENT = "/usr/lib/ocf/resource.d/ftfw/ftfw"
 GENERIC, INSTALLED, CONFIGURED, NOT_RUNNING, PROMOTED, FAILED_PROMOTED = 1, 5, 6, 7, 8, 9
+BLIND = "warning: Blind faith: not fencing unseen nodes"  # said of every cluster without fencing
 # What the agent tells the cluster, which is not there.
 CRM_ATTRIBUTE = '#!/bin/sh\necho "$@" >>/run/scores\n'
 
@@ -113,3 +114,59 @@ def test_what_is_missing_or_wrong_has_its_own_exit_code(installed: tuple[Node, M
     machine.path("/etc/ftfw/link.key").chmod(0o644)
     assert agent(machine, "start") == GENERIC
     assert agent(machine, "monitor") == NOT_RUNNING
+
+
+# The cluster's configuration, by both shells, and what Pacemaker's own scheduler would make of it
+
+
+def block(begins: str) -> str:
+    """The commands of docs/pacemaker.md behind a line that begins so."""
+    page = (ROOT / "docs/pacemaker.md").read_text()
+    found = re.search(rf"^{begins}.*:\n\n((?:    .*\n)+)", page, re.MULTILINE)
+    assert found
+    return found[1].strip()
+
+
+def by_pcs(machine: Machine) -> None:
+    machine.run("sh", "-ec", re.sub("^ *pcs ", "pcs -f /run/cib.xml ", block("With pcs"), flags=re.MULTILINE))
+
+
+def by_crmsh(machine: Machine) -> None:
+    machine.write("/run/crmsh", block("With crmsh") + "\n")
+    machine.run("env", "CIB_file=/run/cib.xml", "crm", "configure", "load", "update", "/run/crmsh")
+
+
+def simulated(machine: Machine, *more: str) -> str:
+    """What Pacemaker would do; its outcome is where it goes on from."""
+    simulate = ("crm_simulate", "--simulate", "--quorum=true", "--xml-file=/run/cib.xml", "--save-output=/run/cib.xml")
+    return machine.run(*simulate, *more).stdout
+
+
+def give_score(machine: Machine, node: str, score: int) -> None:
+    """Do what the agent does at a monitor."""
+    set_attribute = ("env", "CIB_file=/run/cib.xml", "crm_attribute", "--lifetime=reboot", "--name=master-ftfw")
+    machine.run(*set_attribute, f"--node={node}", f"--update={score}")
+
+
+@pytest.mark.parametrize("shell", [by_pcs, by_crmsh])
+def test_the_pages_cluster_has_the_addresses_where_the_state_is(
+    installed: tuple[Node, Machine], shell: Callable[[Machine], None]
+) -> None:
+    _, machine = installed
+    machine.run("sh", "-c", "cibadmin --empty >/run/cib.xml")
+    nodes = "".join(f'<node id="{number}" uname="fw{number}"/>' for number in (1, 2))
+    cib = machine.path("/run/cib.xml")
+    cib.write_text(cib.read_text().replace("<nodes/>", f"<nodes>{nodes}</nodes>"))
+    machine.run("env", "CIB_file=/run/cib.xml", "crm_attribute", "--name=stonith-enabled", "--update=false")
+    shell(machine)
+    assert machine.run("crm_verify", "--xml-file=/run/cib.xml", "-V").stderr.strip() in {"", BLIND}
+    assert "Unpromoted: [ fw1 fw2 ]" in simulated(machine, "--node-up=fw1", "--node-up=fw2")
+    give_score(machine, "fw1", 50)
+    give_score(machine, "fw2", 75)
+    told = simulated(machine)
+    assert "Promoted: [ fw2 ]" in told, told
+    assert "Unpromoted: [ fw1 ]" in told
+    for address in ("lan-address", "wan-address"):
+        assert re.search(rf"{address}\s.*Started fw2", told), told
+        in_order = rf"Resource action: ftfw\s+promote on fw2$.*Resource action: {address}\s+start on fw2$"
+        assert re.search(in_order, told, re.MULTILINE | re.DOTALL), told
