@@ -21,7 +21,7 @@ export LD_LIBRARY_PATH=/opt/python/lib PYTHONPATH=/opt/ftfw:/opt/packages
 exec /opt/python/bin/python{sys.version_info.major}.{sys.version_info.minor} -m ftfw "$@"
 """
 LOGIN = ("HOME=/root", "PATH=/usr/sbin:/usr/bin:/sbin:/bin")
-# The mounts are this shell's own, and go with it.
+# The mounts are this shell's own, and go with it. A container that reboots ends with 133, and is to be started again.
 BOOT = """
 set -e
 mkdir -p /run/systemd/nspawn
@@ -33,15 +33,44 @@ rm -f "$1"/root/etc/systemd/system/*.wants/*
 : > "$1/root/etc/machine-id"
 rm -f "$1/root/etc/hostname"
 shift
-exec systemd-nspawn "$@"
+trap 'kill "$container"' TERM
+code=133
+while [ "$code" = 133 ]; do
+    setpriv --pdeathsig KILL systemd-nspawn "$@" &
+    container=$!
+    code=0
+    wait "$container" || code=$?
+done
+wait "$container" || exit "$code"
 """
 
 
 class Machine:
     """What runs in the container, and what can be done there."""
 
-    def __init__(self, leader: int) -> None:
-        self._leader = leader
+    def __init__(self, container: "subprocess.Popen[bytes]", console: Path) -> None:
+        self._container = container
+        self._console = console
+        self._leader = 0
+
+    def wait_until_up(self) -> None:
+        """Wait for the end of its first boot, or of another one."""
+        before = self._leader
+        found = until(lambda: self._leaders() - {before}, "the container begins")
+        (self._leader,) = found
+        until(self._is_up, "systemd is up")
+
+    def reboot(self) -> None:
+        self.run("systemctl", "reboot", check=False)
+        self.wait_until_up()
+
+    def _leaders(self) -> set[int]:
+        """The container's first process, once it is systemd."""
+        assert self._container.poll() is None, self._console.read_text()
+        return {pid for outer in _children(self._container.pid) for pid in _children(outer) if _is_systemd(pid)}
+
+    def _is_up(self) -> bool:
+        return self.run("systemctl", "is-active", "multi-user.target", check=False).returncode == 0
 
     def run(self, *argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         return run("nsenter", "--all", f"--target={self._leader}", "env", "-i", *LOGIN, *argv, check=check)
@@ -108,7 +137,7 @@ def booted(node: Node, places: Mapping[Path, str] = PLACES) -> Iterator[Machine]
                 ),
                 *(f"--network-namespace-path=/run/netns/{name}", "--capability=CAP_NET_ADMIN", "--link-journal=no"),
                 *(f"--bind-ro={outside.resolve()}:{inside}" for outside, inside in places.items()),
-                *("--console=pipe", "--boot", "systemd.unit=basic.target"),
+                *("--console=pipe", "--boot", "systemd.unit=multi-user.target"),
             ],
             env=os.environ | {"SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network"},  # sysctls
             stdin=subprocess.DEVNULL,
@@ -116,9 +145,8 @@ def booted(node: Node, places: Mapping[Path, str] = PLACES) -> Iterator[Machine]
             stderr=written,
         )
     try:
-        (leader,) = until(lambda: _leaders(container, console), "the container begins")
-        machine = Machine(leader)
-        until(lambda: _is_up(machine), "systemd is up")
+        machine = Machine(container, console)
+        machine.wait_until_up()
         yield machine
     finally:
         container.terminate()
@@ -128,12 +156,13 @@ def booted(node: Node, places: Mapping[Path, str] = PLACES) -> Iterator[Machine]
         container.wait()
 
 
-def _leaders(container: "subprocess.Popen[bytes]", console: Path) -> list[int]:
-    """The container's first process, once it is systemd."""
-    assert container.poll() is None, console.read_text()
-    children = Path(f"/proc/{container.pid}/task/{container.pid}/children").read_text().split()
-    return [int(child) for child in children if Path(f"/proc/{child}/comm").read_text() == "systemd\n"]
+def _children(pid: int) -> list[int]:
+    with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
 
 
-def _is_up(machine: Machine) -> bool:
-    return machine.run("systemctl", "is-active", "basic.target", check=False).returncode == 0
+def _is_systemd(pid: int) -> bool:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/comm").read_text() == "systemd\n"
+    return False

@@ -23,6 +23,7 @@ SOURCES = "/usr/local/src/ftfw"
 PACKAGES = "/opt/packages"
 COPY = "scp -p /etc/ftfw/link.key root@203.0.113.2:/etc/ftfw/link.key"
 CONNECT = "ssh 198.51.100.10"
+REBOOT = "systemctl reboot"
 HOSTS = {"both": ("fw1", "fw2"), "fw1": ("fw1",), "fw2": ("fw2",), "a host inside": ()}
 SITE = f"/opt/ftfw/lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
 # The machines have no network to the outside. What is not run as it stands, and what is run for it:
@@ -35,6 +36,7 @@ INSTEAD = {
     "/opt/ftfw/bin/pip install .": (
         f"echo {PACKAGES} > {SITE}/packages.pth && /opt/ftfw/bin/pip install --no-index --no-build-isolation ."
     ),
+    REBOOT: "true",  # done from outside, where its end is seen
     COPY: "true",  # no sshd: the file is copied from outside
     CONNECT: "true",  # a TCP connection to the same port
 }
@@ -184,6 +186,8 @@ def test_the_page_leads_to_a_takeover_that_a_connection_survives(network: Networ
             without_ftfw(network)
             connection = None
         network.follow(step)
+        if REBOOT in step.commands:
+            second.reboot()
         if CONNECT in step.commands:
             connection = network.connection(22)
         if COPY in step.commands:
