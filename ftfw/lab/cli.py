@@ -1,7 +1,13 @@
 """`ftfw lab`: the command line of the failover lab."""
 
+import itertools
 import signal
 import sys
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import click
 import trio
@@ -12,8 +18,20 @@ from .host import LabError
 from .judge import lost
 from .report import JsonPrinter, Printer
 from .run import Keep, Observer, first_of, run_lab
+from .site import Site
+from .sites import SITES
 
 MODES = ("warm", "hot")
+IMAGE = Path("vagrant/box/image")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """One run of the lab."""
+
+    name: str
+    place: AbstractAsyncContextManager[Site]
+    mode: str
 
 
 @click.command()
@@ -24,32 +42,52 @@ MODES = ("warm", "hot")
 @click.option(
     "--keep", is_flag=True, help="Leave the lab standing after the last run, or the first that fails, until Ctrl-C."
 )
-def lab(mode: str | None, daemon: str, only: str, as_data: bool, keep: bool) -> None:
+@click.option(
+    "--site",
+    "sites",
+    multiple=True,
+    type=click.Choice(list(SITES)),
+    default=["namespaces"],
+    show_default=True,
+    help="Where: in namespaces, between two virtual machines, between one and this machine's kernel, or in the"
+    " Vagrant lab that stands; several, one after the other.",
+)
+@click.option(
+    "--image",
+    type=click.Path(path_type=Path),
+    default=IMAGE,
+    show_default=True,
+    help="The directory with what virtual machines boot.",
+)
+def lab(  # noqa: PLR0917 - click calls it by name
+    mode: str | None, daemon: str, only: str, as_data: bool, keep: bool, sites: tuple[str, ...], image: Path
+) -> None:
     """Cut off the active firewall under real traffic and tell which flows live on.
 
-    Everything happens in network namespaces of its own and is removed afterwards.
+    Everything but Vagrant's machines is made for this and removed afterwards.
     Exit code 1 if the lab could not be run, or if ftfw lost a flow.
     """
     # The modes are ftfw's own: the others run once.
     modes = (mode,) if mode else MODES if daemon == "ftfw" else MODES[:1]
+    runs = [Wanted(name=name, place=SITES[name](image), mode=each) for name, each in itertools.product(sites, modes)]
     observer = JsonPrinter() if as_data else Printer(Console())
     error = ""
     try:
-        trio.run(_run_all, modes, daemon, only, observer, keep)
+        trio.run(partial(_run_all, runs, daemon=daemon, only=only, observer=observer, keep=keep))
     except* LabError as errors:
         error = str(first_of(errors))
     if isinstance(observer, JsonPrinter):
         observer.tell()
     if error:
         raise click.ClickException(error)
-    if len(observer.runs) < len(modes) and not observer.standing:
+    if len(observer.runs) < len(runs) and not observer.standing:
         sys.exit(130)
     if daemon == "ftfw" and any(lost(run.rows) for run in observer.runs):
         sys.exit(1)
 
 
-async def _run_all(modes: tuple[str, ...], daemon: str, only: str, observer: Observer, keep: bool) -> None:
-    """Run each mode; a signal releases a lab that is kept, and cancels what is under way, which then removes itself."""
+async def _run_all(runs: Sequence[Wanted], *, daemon: str, only: str, observer: Observer, keep: bool) -> None:
+    """Run each; a signal releases a lab that is kept, and cancels what is under way, which then removes itself."""
     released = trio.Event()
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
@@ -62,9 +100,17 @@ async def _run_all(modes: tuple[str, ...], daemon: str, only: str, observer: Obs
                         nursery.cancel_scope.cancel()
 
             nursery.start_soon(stop)
-            for mode in modes:
-                kept = Keep(released=released, failed_only=mode != modes[-1]) if keep else None
-                await run_lab(daemon=daemon, mode=mode, observer=observer, only=only, keep=kept)
+            for wanted in runs:
+                kept = Keep(released=released, failed_only=wanted is not runs[-1]) if keep else None
+                await run_lab(
+                    name=wanted.name,
+                    place=wanted.place,
+                    mode=wanted.mode,
+                    daemon=daemon,
+                    observer=observer,
+                    only=only,
+                    keep=kept,
+                )
                 if observer.standing:
                     break
             nursery.cancel_scope.cancel()

@@ -4,7 +4,9 @@
 # ruff: noqa: D102, ARG002
 
 import json
+import time
 from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,14 @@ class Daemon(ABC):
     """One replication daemon on both firewalls; knows who runs where."""
 
     name: str
-    command: str
+    own_addresses = False
+    """Whether the firewalls see to the virtual addresses and to who is active, and not the lab."""
     addresses_first = False
     """Whether the addresses move before `promote`: entries are in the kernel already, or traffic waits for them."""
 
-    def __init__(self, mode: str) -> None:
+    def __init__(self, mode: str, patience: float) -> None:
         self.mode = mode
+        self.patience = patience
         self._processes: dict[str, trio.Process] = {}
 
     async def prepare(self, hosts: tuple[Host, ...]) -> None:
@@ -45,6 +49,20 @@ class Daemon(ABC):
     @abstractmethod
     async def promote(self, host: Host) -> None:
         """Make that node the active one; the peer is gone."""
+
+    async def take_over(self, host: Host, adopt: Callable[[], Awaitable[Any]]) -> float:
+        """Make that node the one that is active and has the addresses; how long promotion took, in seconds.
+
+        `adopt` gives it the addresses.
+        """
+        if self.addresses_first:
+            await adopt()
+        begun = time.monotonic()
+        await self.promote(host)
+        seconds = time.monotonic() - begun
+        if not self.addresses_first:
+            await adopt()
+        return seconds
 
     async def account(self, host: Host) -> str:
         """Tell what the node says about its last commit, for whoever reads the lab's output."""

@@ -1,6 +1,6 @@
-"""What the lab asks of the machines it runs on: namespaces, virtual machines and Vagrant each answer it."""
+"""What the lab asks of the machines that it runs on: namespaces and virtual machines each answer it."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Protocol
 
@@ -36,19 +36,18 @@ class Host(Protocol):
         """Return a file of the work directory; empty if there is none."""
 
 
-class Site(Protocol):
-    """The machines, cabled up: client, lan, firewalls, wan, server; and sync between the firewalls."""
-
-    hosts: Mapping[str, Host]
-
-    async def cut(self, name: str) -> None:
-        """Take every link of that host down from outside; nobody else's link suffers."""
-
-    async def heal(self, name: str) -> None:
-        """Bring the links back."""
-
-    async def describe(self) -> Sequence[str]:
-        """Tell how to look around by hand, one command per line."""
+async def run_here(*argv: str, stdin: str = "", cwd: str | None = None) -> str:
+    """Run a command of this machine to its end and return its output; LabError with its complaint if it fails."""
+    try:
+        done = await trio.run_process(
+            argv, stdin=stdin.encode(), capture_stdout=True, capture_stderr=True, check=False, cwd=cwd
+        )
+    except FileNotFoundError:
+        raise LabError(f"{argv[0]} is not installed; ./dev setup installs what the lab needs") from None
+    if done.returncode:
+        complaint = (done.stderr or done.stdout).decode(errors="replace").strip()
+        raise LabError(f"{' '.join(argv)} failed: {complaint or f'exit code {done.returncode}'}")
+    return done.stdout.decode(errors="replace")
 
 
 @asynccontextmanager

@@ -19,6 +19,7 @@ ZONED4 = "192.0.2.12"
 HALF_ZONED4 = "192.0.2.13"
 MARKED4 = "192.0.2.14"
 CALLER4 = "192.0.2.15"
+OFFLOADED4 = "192.0.2.16"
 PUBLISHED4, PUBLISHED6 = "192.0.2.20", "2001:db8:1::20"
 
 # Addresses of the server host: its servers, and the client that comes from outside.
@@ -28,21 +29,33 @@ OUTSIDER4, OUTSIDER6 = "198.51.100.90", "2001:db8:2::90"
 # Interface → addresses with prefix length, per host.
 ADDRESSES: dict[str, dict[str, tuple[str, ...]]] = {
     CLIENT: {
-        LAN: tuple(f"{address}/24" for address in (PLAIN4, SNAT4, ZONED4, HALF_ZONED4, MARKED4, CALLER4, PUBLISHED4))
+        LAN: tuple(
+            f"{address}/24"
+            for address in (PLAIN4, SNAT4, ZONED4, HALF_ZONED4, MARKED4, CALLER4, OFFLOADED4, PUBLISHED4)
+        )
         + tuple(f"{address}/64" for address in (PLAIN6, SNAT6, PUBLISHED6)),
     },
     SERVER: {WAN: (f"{SERVER4}/24", f"{OUTSIDER4}/24", f"{SERVER6}/64", f"{OUTSIDER6}/64")},
     FW1: {
         LAN: ("192.0.2.2/24", "2001:db8:1::2/64"),
         WAN: ("198.51.100.2/24", "2001:db8:2::2/64"),
-        SYNC: ("203.0.113.1/24",),
+        SYNC: ("203.0.113.1/26",),
     },
     FW2: {
         LAN: ("192.0.2.3/24", "2001:db8:1::3/64"),
         WAN: ("198.51.100.3/24", "2001:db8:2::3/64"),
-        SYNC: ("203.0.113.2/24",),
+        SYNC: ("203.0.113.2/26",),
     },
 }
+SEGMENTS = (LAN, WAN, SYNC)
+HOSTS = (FW1, FW2, CLIENT, SERVER)
+
+
+def mac(host: str, segment: str) -> str:
+    """Return the hardware address of a machine's card; only virtual machines need it to be told."""
+    return f"02:00:00:00:0{HOSTS.index(host) + 1}:0{SEGMENTS.index(segment) + 1}"
+
+
 GATEWAYS = {CLIENT: VIRTUAL[LAN], SERVER: VIRTUAL[WAN]}
 
 SYSCTLS_HOST = {

@@ -4,24 +4,25 @@ import fnmatch
 import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import trio
 
 from . import plan, wire
-from .daemons import DAEMONS, Daemon
+from .daemons import Daemon
 from .flows import catalogue
-from .host import Host, LabError, Site
+from .flows.base import Flow
+from .host import Host, LabError
 from .judge import Outcome, Row, Verdict, lost
-from .netns import site as netns_site
 from .remote import Remote, agent
 from .servers import real_servers
+from .site import Site
 
-RULESETS = ("nftables.conf", "lab.nft")
+RULES, FLOWTABLE_RULES = (Path(__file__).with_name(name).read_text() for name in ("lab.nft", "flowtable.nft"))
 TAKEOVERS = 2
-OPEN_LIMIT_S, ARM_LIMIT_S, PROVE_LIMIT_S = 20.0, 10.0, 10.0
+OPEN_LIMIT_S, ARM_LIMIT_S, PROVE_LIMIT_S = 20.0, 10.0, 10.0  # in namespaces; elsewhere times the site's patience
 ERROR_COUNTERS = ("TcpOutRsts", "IcmpOutDestUnreachs", "Icmp6OutDestUnreachs")
 QUIET_S = 0.5
 """What idle flows have of idleness before a takeover."""
@@ -46,9 +47,12 @@ class Takeover:
 class Run:
     """What a run is asked to do and what came of it."""
 
+    site: str
     daemon: str
     mode: str
     rows: list[Row]
+    kernels: dict[str, str] = field(default_factory=dict)
+    """What each firewall runs."""
     takeovers: list[Takeover] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -87,8 +91,7 @@ class Lab:
     remotes: dict[str, Remote]
     run: Run
     observer: Observer
-    near: dict[str, str]
-    """Flow → the host whose agent runs it."""
+    flows: dict[str, Flow]
 
     def firewall(self, name: str) -> Host:
         """Return a firewall."""
@@ -103,8 +106,9 @@ class Lab:
         rows = {row.name: row for row in self.living()}
 
         async def one(host: str) -> None:
-            names = [name for name in rows if self.near[name] == host]
-            async for report in self.remotes[host].reports(operation, flows=names, limit_s=limit_s):
+            names = [name for name in rows if self.flows[name].near == host]
+            limit = limit_s * self.site.patience
+            async for report in self.remotes[host].reports(operation, flows=names, limit_s=limit):
                 note(rows[report.flow], report)
                 self.observer.row(rows[report.flow])
 
@@ -113,12 +117,12 @@ class Lab:
                 nursery.start_soon(one, host)
 
 
-def select(pattern: str) -> list[tuple[Row, str]]:
-    """Return a row and the near host for each flow whose name matches; LabError if none does."""
+def select(pattern: str, *, flowtables: bool = False) -> list[Flow]:
+    """Return the flows whose name matches, those that need a flowtable only if there is one; LabError if none does."""
     chosen = [
-        (Row(name=flow.name, title=flow.title, takeovers=TAKEOVERS), flow.near)
+        flow
         for flow in catalogue()
-        if fnmatch.fnmatch(flow.name, pattern)
+        if fnmatch.fnmatch(flow.name, pattern) and (flowtables or not flow.offloaded_source)
     ]
     if not chosen:
         raise LabError(f"no flow is called {pattern!r}")
@@ -135,17 +139,28 @@ class Keep:
     """Only if the run could not be finished, or lost a flow."""
 
 
-async def run_lab(*, daemon: str, mode: str, observer: Observer, only: str = "*", keep: Keep | None = None) -> Run:
-    """Run the lab once; LabError if it cannot be built. Everything is removed when this returns or raises."""
+async def run_lab(
+    *,
+    name: str,
+    place: AbstractAsyncContextManager[Site],
+    daemon: str,
+    mode: str,
+    observer: Observer,
+    only: str = "*",
+    keep: Keep | None = None,
+) -> Run:
+    """Run the lab once, at the place of that name; LabError if it cannot be built.
+
+    Everything is removed when this returns or raises.
+    """
     begun = time.monotonic()
-    chosen = select(only)
-    run = Run(daemon=daemon, mode=mode, rows=[row for row, _ in chosen])
-    near = {row.name: host for row, host in chosen}
+    select(only, flowtables=True)
+    run = Run(site=name, daemon=daemon, mode=mode, rows=[])
     async with AsyncExitStack() as stack:
         observer.step("building client, server and two firewalls")
-        site = await stack.enter_async_context(netns_site())
+        site = await stack.enter_async_context(place)
         try:
-            await _play(await _built(stack, site, run, near, observer))
+            await _play(await _built(stack, site, run, only, observer))
             run.seconds = time.monotonic() - begun
             observer.finished(run)
         except Exception as error:
@@ -179,20 +194,27 @@ async def _play(lab: Lab) -> None:
         await _take_over(lab, active, backup)
 
 
-async def _built(stack: AsyncExitStack, site: Site, run: Run, near: dict[str, str], observer: Observer) -> Lab:
-    """Start everything up to daemons and servers, which `stack` ends; the first firewall has the addresses."""
-    daemon = DAEMONS[run.daemon](run.mode)
+async def _built(stack: AsyncExitStack, site: Site, run: Run, only: str, observer: Observer) -> Lab:
+    """Start everything up to daemons and servers, which `stack` ends; the first firewall is active."""
+    if run.daemon not in site.daemons:
+        raise LabError(f"{run.daemon} is not to be had there; there are {', '.join(site.daemons)}")
+    daemon = site.daemons[run.daemon](run.mode, site.patience)
     stack.push_async_callback(_shielded, daemon.kill_all)
     firewalls = tuple(site.hosts[name] for name in plan.FIREWALLS)
+    flows = select(only, flowtables=bool(site.flowtables))
+    run.rows = [Row(name=flow.name, title=flow.title, takeovers=TAKEOVERS) for flow in flows]
+    run.kernels = {host.name: (await host.run("uname", "-r")).strip() for host in firewalls}
     for host in firewalls:
-        for ruleset in RULESETS:
-            await host.run("nft", "-f", "-", stdin=Path(__file__).with_name(ruleset).read_text())
-    remotes = {host.name: await stack.enter_async_context(agent(host)) for host in site.hosts.values()}
-    await remotes[plan.FIREWALLS[0]].do("adopt")
+        await site.add_rules(host.name, RULES)
+        await _offload(site, host)
+    agents = [host for host in site.hosts.values() if host not in firewalls or not daemon.own_addresses]
+    remotes = {host.name: await stack.enter_async_context(agent(host)) for host in agents}
+    if not daemon.own_addresses:
+        await remotes[plan.FIREWALLS[0]].do("adopt")
     for name in (plan.CLIENT, plan.SERVER):
         await remotes[name].do("publish")
         await remotes[name].do("serve")
-    await stack.enter_async_context(real_servers(site.hosts))
+    await stack.enter_async_context(real_servers(site.hosts, site.patience))
     observer.step(f"starting {daemon.name} on both firewalls" if run.daemon != "none" else "no daemon")
     await daemon.prepare(firewalls)
     for host, role in zip(firewalls, ("active", "backup"), strict=True):
@@ -203,8 +225,14 @@ async def _built(stack: AsyncExitStack, site: Site, run: Run, near: dict[str, st
         remotes=remotes,
         run=run,
         observer=observer,
-        near=near,
+        flows={flow.name: flow for flow in flows},
     )
+
+
+async def _offload(site: Site, host: Host) -> None:
+    """Have a firewall's kernel offload the flows that are for it; a flowtable names interfaces, so not at its boot."""
+    if host.name in site.flowtables:
+        await host.run("nft", "-f", "-", stdin=FLOWTABLE_RULES)
 
 
 async def _shielded(work: Callable[[], Awaitable[None]]) -> None:
@@ -221,7 +249,7 @@ async def _open(lab: Lab) -> None:
 
     await lab.phase("open", OPEN_LIMIT_S, note)
     for name in plan.FIREWALLS:
-        await lab.firewall(name).run("nft", "flush", "chain", "inet", "house", "new")
+        await lab.site.add_rules(name, "flush chain inet house new\n")
 
 
 async def _arm(lab: Lab, active: str, backup: str) -> None:
@@ -230,8 +258,21 @@ async def _arm(lab: Lab, active: str, backup: str) -> None:
             row.broken = f"before the takeover: {report.reason}"
 
     await lab.phase("arm", ARM_LIMIT_S, note)
+    await _see_offloaded(lab, active)
     await lab.daemon.synced(lab.firewall(active), lab.firewall(backup))
     await trio.sleep(QUIET_S)
+
+
+async def _see_offloaded(lab: Lab, active: str) -> None:
+    """What is meant to be in the active's flowtable has to be there."""
+    rows = [row for row in lab.living() if lab.flows[row.name].offloaded_source]
+    if not rows or active not in lab.site.flowtables:
+        return
+    for row in rows:
+        listed = await lab.firewall(active).run("conntrack", "-L", "-s", lab.flows[row.name].offloaded_source)
+        if "[OFFLOAD]" not in listed:
+            row.broken = f"not in the flowtable of {active}: {listed.strip()}"
+            lab.observer.row(row)
 
 
 async def _take_over(lab: Lab, active: str, backup: str) -> None:
@@ -252,21 +293,14 @@ async def _take_over(lab: Lab, active: str, backup: str) -> None:
 
 
 async def _switch(lab: Lab, active: str, backup: str) -> Takeover:
-    """Cut the active off, kill its daemon, promote the other, move the addresses."""
-    begun = time.monotonic()
-    await lab.site.cut(active)
+    """Cut the active off, and see the other one take its place."""
     for host in (plan.CLIENT, plan.SERVER):
         await lab.remotes[host].do("cut")
+    begun = time.monotonic()
+    await lab.site.cut(active)
     await lab.daemon.kill(lab.firewall(active))
-    if lab.daemon.addresses_first:
-        await lab.remotes[backup].do("adopt")
-    promoting = time.monotonic()
-    await lab.daemon.promote(lab.firewall(backup))
-    promoted = time.monotonic()
-    if not lab.daemon.addresses_first:
-        await lab.remotes[backup].do("adopt")
-    done = time.monotonic()
-    return Takeover(failed=active, successor=backup, promote_s=promoted - promoting, seconds=done - begun)
+    promote_s = await lab.daemon.take_over(lab.firewall(backup), lambda: lab.remotes[backup].do("adopt"))
+    return Takeover(failed=active, successor=backup, promote_s=promote_s, seconds=time.monotonic() - begun)
 
 
 async def _errors_answered(host: Host) -> int:
@@ -278,6 +312,8 @@ async def _errors_answered(host: Host) -> int:
 async def _revive(lab: Lab, name: str) -> None:
     """Bring the failed firewall back as the backup. Its kernel still has the table of its own days."""
     lab.observer.step(f"{name} comes back as the backup")
-    await lab.remotes[name].do("release")
+    if not lab.daemon.own_addresses:
+        await lab.remotes[name].do("release")
     await lab.site.heal(name)
+    await _offload(lab.site, lab.firewall(name))
     await lab.daemon.start(lab.firewall(name), "backup")

@@ -106,8 +106,11 @@ def _tftpd(host: Host) -> list[str]:
 
 
 @asynccontextmanager
-async def real_servers(hosts: Mapping[str, Host]) -> AsyncIterator[None]:
-    """Run them all; they listen when this yields. The files they offer are there already."""
+async def real_servers(hosts: Mapping[str, Host], patience: float = 1.0) -> AsyncIterator[None]:
+    """Run them all; they listen when this yields. The files they offer are there already.
+
+    `patience`: how many times longer than in namespaces that may take.
+    """
     client, server = hosts[plan.CLIENT], hosts[plan.SERVER]
     for host in (client, server):
         await host.run("mkdir", "empty", "nginx")
@@ -123,17 +126,17 @@ async def real_servers(hosts: Mapping[str, Host]) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         for host, command in commands:
             await stack.enter_async_context(running(host, *command, log=LOG))
-        await _listening(server, {"21", "22", "53", "69", "80"})
-        await _listening(client, {"21"})
+        await _listening(server, {"21", "22", "53", "69", "80"}, START_LIMIT_S * patience)
+        await _listening(client, {"21"}, START_LIMIT_S * patience)
         yield
 
 
 LOG = "servers.log"
 
 
-async def _listening(host: Host, ports: set[str]) -> None:
+async def _listening(host: Host, ports: set[str], limit_s: float) -> None:
     missing = ports
-    with trio.move_on_after(START_LIMIT_S):
+    with trio.move_on_after(limit_s):
         while missing:
             sockets = (await host.run("ss", "-Hltun")).splitlines()
             missing = ports - {line.split()[4].rpartition(":")[2] for line in sockets}

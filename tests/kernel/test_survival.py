@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from ftfw.lab.flows import catalogue
+from ftfw.lab.run import select
 
 pytestmark = [
     pytest.mark.kernel,
     pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root"),
 ]
 
-FLOWS = [flow.name for flow in catalogue()]
+FLOWS = [flow.name for flow in select("*")]
 LAB_LIMIT_S = 300
 
 

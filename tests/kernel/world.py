@@ -16,9 +16,9 @@ from tempfile import TemporaryDirectory
 import trio
 
 from ftfw.lab import plan
-from ftfw.lab.netns import NetnsHost
 from ftfw.lab.remote import Remote, agent
 from ftfw.lab.servers import real_servers
+from ftfw.lab.sites.netns import NetnsHost
 from tests.kernel.crowd import inject_many
 from tests.kernel.pair import run, until
 from tests.kernel.talk import State

@@ -14,11 +14,12 @@ import trio
 
 from ftfw.kernel import entry, rewrite, uapi
 from ftfw.kernel.attributes import BODY, MESSAGE_SIZE, message, pack, split
-from ftfw.lab import netns, plan, run
+from ftfw.lab import plan, run
 from ftfw.lab.flows import catalogue
 from ftfw.lab.host import Host
 from ftfw.lab.remote import Remote, agent
 from ftfw.lab.servers import real_servers
+from ftfw.lab.sites import netns
 from tests.simulation.gate import Gate
 from tests.simulation.recording import Recording
 
@@ -141,15 +142,16 @@ SCRIPTS: dict[str, Callable[[Scene], Awaitable[None]]] = {each.__name__: each fo
 async def scene() -> AsyncIterator[Scene]:
     """Build the lab with one firewall, whose packets pass the gate."""
     async with AsyncExitStack() as stack:
-        site = await stack.enter_async_context(netns.site())
+        network = await stack.enter_async_context(netns.network())
+        site = netns.NetnsSite(network)
+        await site.build()
         firewall = site.hosts[plan.FW1]
-        for ruleset in run.RULESETS:
-            await firewall.run("nft", "-f", "-", stdin=Path(run.__file__).with_name(ruleset).read_text())
+        await site.add_rules(plan.FW1, run.RULES)
         await firewall.run("sysctl", "-q", "-w", *(f"net.netfilter.nf_conntrack_{k}={v}" for k, v in SYSCTLS.items()))
         lab, pairs = Path(firewall.workdir).parent.name, []
         for segment in (plan.LAN, plan.WAN):
             near, far = f"{plan.FW1}-{segment}", f"gate-{segment}"
-            await site._batch(
+            await network.batch(
                 netns.SWITCH,
                 [
                     f"link set {near} nomaster promisc on",

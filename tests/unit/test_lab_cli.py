@@ -27,7 +27,9 @@ def test_a_lab_that_stood_because_it_lost_a_flow_is_the_last(monkeypatch: pytest
 
     async def run_lab(*, mode: str, observer: Observer, **_: object) -> None:
         modes.append(mode)
-        observer.finished(Run(daemon="ftfw", mode=mode, rows=[Row(name="udp", title="UDP", takeovers=2)]))
+        observer.finished(
+            Run(site="namespaces", daemon="ftfw", mode=mode, rows=[Row(name="udp", title="UDP", takeovers=2)])
+        )
         observer.kept(["ip netns exec a bash"], "")
 
     monkeypatch.setattr(cli, "run_lab", run_lab)

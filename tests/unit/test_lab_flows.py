@@ -36,7 +36,7 @@ def test_ftp_is_tried_in_every_way_and_phase() -> None:
 
 
 def test_only_takes_a_pattern() -> None:
-    assert [row.name for row, _ in select("udp-v4*")] == ["udp-v4", "udp-v4-snat", "udp-v4-zone"]
+    assert [row.name for row in select("udp-v4*")] == ["udp-v4", "udp-v4-snat", "udp-v4-zone"]
     with pytest.raises(LabError, match="no flow is called 'nonsense'"):
         select("nonsense")
 

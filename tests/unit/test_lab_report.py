@@ -20,6 +20,7 @@ CASUALTY = Row(
     outcomes=[Outcome(verdict=Verdict.LOST, reason="nothing heard for 10 s")],
 )
 RUN = Run(
+    site="namespaces",
     daemon="ftfw",
     mode="hot",
     rows=[SURVIVOR, CASUALTY],

@@ -29,6 +29,8 @@ class Flow(ABC):
     """
 
     near: str = plan.CLIENT
+    offloaded_source = ""
+    """Its client's address, if it is meant to be in a flowtable of the active's kernel."""
 
     def __init__(self, name: str, title: str) -> None:
         self.name = name

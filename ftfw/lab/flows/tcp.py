@@ -52,6 +52,25 @@ class TcpIdle(Flow):
             await self._exchange()
 
 
+class TcpOffloaded(TcpIdle):
+    """A connection that the active's kernel forwards past its ruleset; it hands no state of it to anybody."""
+
+    offloaded_source = plan.OFFLOADED4
+
+    def __init__(self) -> None:
+        super().__init__(
+            "tcp-flowtable-v4-snat",
+            "TCP in the active's flowtable, IPv4 with SNAT",
+            source=plan.OFFLOADED4,
+            destination=plan.SERVER4,
+            near=plan.CLIENT,
+        )
+
+    async def arm(self) -> None:
+        """What is offloaded leaves the flowtable after 30 s without a packet."""
+        await self.prove()
+
+
 class TcpStream(Flow):
     """A connection on which the far side sends in bursts, before, during and after the takeover."""
 
@@ -92,9 +111,10 @@ PATHS = (
 
 
 def flows() -> list[Flow]:
-    """Return idle and streaming TCP over every path."""
-    return [
+    """Return idle and streaming TCP over every path, and what is offloaded."""
+    paths: list[Flow] = [
         make(f"tcp-{kind}-{path}", f"{title}, {words}", source=source, destination=destination, near=near)
         for kind, title, make in KINDS
         for path, words, source, destination, near in PATHS
     ]
+    return [*paths, TcpOffloaded()]

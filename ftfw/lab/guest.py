@@ -1,0 +1,51 @@
+"""What makes a Debian machine one of the lab's: its network, its sysctls and its modules, as files.
+
+`python -m ftfw.lab.guest HOST` writes them; they count from the next boot on.
+"""
+
+import sys
+from pathlib import Path
+
+from . import plan
+
+INTERFACES = "/etc/network/interfaces.d/lab"
+
+
+def interfaces(host: str) -> str:
+    """Return the host's addresses, all but the virtual ones, and its gateways, as interfaces(5) has them."""
+    lines = []
+    for interface, addresses in plan.ADDRESSES[host].items():
+        lines += [f"auto {interface}", f"iface {interface} inet manual", f"    up ip link set {interface} up"]
+        # `replace`, so that an interface that is brought up again finds nothing in its way.
+        lines += [f"    up ip address replace {address} dev {interface} nodad" for address in addresses]
+        lines += [f"    up ip route replace default via {gateway}" for gateway in plan.GATEWAYS.get(host, ())]
+    return "\n".join(lines) + "\n"
+
+
+def link(segment: str) -> str:
+    """Return the systemd.link(5) that gives all cards on a segment its name."""
+    cards = " ".join(plan.mac(host, segment) for host in plan.HOSTS)
+    return f"[Match]\nMACAddress={cards}\n\n[Link]\nName={segment}\n"
+
+
+def files(host: str) -> dict[str, str]:
+    """Return the content of each file by its path."""
+    firewall = host in plan.FIREWALLS
+    sysctls = plan.SYSCTLS_FIREWALL if firewall else plan.SYSCTLS_HOST
+    return {
+        INTERFACES: interfaces(host),
+        "/etc/sysctl.d/lab.conf": "".join(f"{key} = {value}\n" for key, value in sysctls.items()),
+        "/etc/modules-load.d/lab.conf": "".join(f"{module}\n" for module in plan.MODULES if firewall),
+        **{f"/etc/systemd/network/10-{segment}.link": link(segment) for segment in plan.SEGMENTS},
+    }
+
+
+def main(host: str) -> None:
+    """Write the files of that host."""
+    for path, content in files(host).items():
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(content)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

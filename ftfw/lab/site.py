@@ -1,0 +1,31 @@
+"""What the lab asks of the place that its machines are in: how a firewall is made and killed differs, nothing else."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from .daemons import Daemon
+from .host import Host
+
+
+class Site(Protocol):
+    """The machines, cabled up: client, lan, firewalls, wan, server; and sync between the firewalls."""
+
+    hosts: Mapping[str, Host]
+    daemons: Mapping[str, type[Daemon]]
+    """Who may replicate there, by name."""
+    patience: float
+    """How many times longer than in namespaces things may take."""
+    flowtables: frozenset[str]
+    """The firewalls whose kernel has flowtables."""
+
+    async def add_rules(self, name: str, text: str) -> None:
+        """Add to the house ruleset of a firewall, from now on and after each boot."""
+
+    async def cut(self, name: str) -> None:
+        """Take the host away at once, from outside, and without a word to it; nobody else's link suffers."""
+
+    async def heal(self, name: str) -> None:
+        """Bring it back."""
+
+    async def describe(self) -> Sequence[str]:
+        """Tell how to look around by hand, one command per line."""
