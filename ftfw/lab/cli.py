@@ -19,10 +19,20 @@ from .judge import lost
 from .report import JsonPrinter, Printer
 from .run import Keep, Observer, first_of, run_lab
 from .site import Site
-from .sites import SITES
+from .sites import SITES, netns
 
 MODES = ("warm", "hot")
 IMAGE = Path("vagrant/box/image")
+
+
+def _clean(context: click.Context) -> None:
+    """Tell what is removed; then there is nothing more to do."""
+    try:
+        for name in trio.run(netns.clean):
+            click.echo(f"removed {name}")
+    except LabError as error:
+        raise click.ClickException(str(error)) from None
+    context.exit()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +68,14 @@ class Wanted:
     default=IMAGE,
     show_default=True,
     help="The directory with what virtual machines boot.",
+)
+@click.option(
+    "--clean",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=lambda context, _, wanted: _clean(context) if wanted else None,
+    help="Remove what labs have left that were killed, and do nothing else.",
 )
 def lab(  # noqa: PLR0917 - click calls it by name
     mode: str | None, daemon: str, only: str, as_data: bool, keep: bool, sites: tuple[str, ...], image: Path

@@ -12,7 +12,7 @@ INTERFACES = "/etc/network/interfaces.d/lab"
 
 
 def interfaces(host: str) -> str:
-    """Return the host's addresses, all but the virtual ones, and its gateways, as interfaces(5) has them."""
+    """Return how ifupdown gives the host its addresses, all but the virtual ones, and its gateways."""
     lines = []
     for interface, addresses in plan.ADDRESSES[host].items():
         lines += [f"auto {interface}", f"iface {interface} inet manual", f"    up ip link set {interface} up"]

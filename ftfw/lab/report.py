@@ -53,7 +53,9 @@ def account(run: Run) -> str:
 def summary(run: Run) -> Text:
     """Return the table's foot."""
     missing = len(lost(run.rows))
-    text = Text(f"{run.daemon}, {run.mode}: ")
+    kernels = ", ".join(f"{name} on Linux {version}" for name, version in run.kernels.items())
+    text = Text() if run.site == "namespaces" else Text(f"{run.site}, {kernels}: ")
+    text.append(f"{run.daemon}, {run.mode}: ")
     text.append(
         f"{len(run.rows) - missing} of {len(run.rows)} flows survived both takeovers",
         style="bold red" if missing else "bold green",

@@ -35,6 +35,7 @@ class VagrantSite:
         self._doors = {name: SshHost(name, config, sudo=True) for name in plan.HOSTS}
         self.hosts: Mapping[str, Host] = dict(self._doors)
         self.flowtables: frozenset[str] = frozenset()
+        self._without_power: set[str] = set()
 
     async def build(self) -> None:
         """See that they all run, and begin from the ruleset that they were provisioned with."""
@@ -65,25 +66,28 @@ class VagrantSite:
         await ssh.add_rules(self._doors[name], text)
 
     async def cut(self, name: str) -> None:
+        self._without_power.add(name)
         await self._vagrant("halt", "--force", name)
         await self._doors[name].disconnect()
 
     async def heal(self, name: str) -> None:
         await self._vagrant("up", "--no-provision", name)
         await self._doors[name].connect(BOOT_LIMIT_S)
+        self._without_power.remove(name)
 
     async def describe(self) -> Sequence[str]:
         return [f"cd {self._folder} && vagrant ssh {name}" for name in self._doors]
 
     async def close(self) -> None:
         """Leave the machines as they were found: running, with the ruleset that they were provisioned with."""
+        for name in list(self._without_power):
+            await self.heal(name)
         for name, door in self._doors.items():
-            if not door.connected:
-                await self.heal(name)
-            if name in plan.FIREWALLS:
-                await ssh.restore_rules(door)
-            await door.clear()
-            await door.disconnect()
+            if door.connected:
+                if name in plan.FIREWALLS:
+                    await ssh.restore_rules(door)
+                await door.clear()
+                await door.disconnect()
 
 
 @asynccontextmanager

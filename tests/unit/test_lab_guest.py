@@ -1,0 +1,51 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from ftfw.lab import guest, plan
+
+VAGRANT = Path(__file__).parents[2] / "vagrant"
+
+
+@pytest.mark.parametrize("host", plan.HOSTS)
+def test_a_guest_has_its_addresses_and_nobody_elses(host: str) -> None:
+    own = {address for addresses in plan.ADDRESSES[host].values() for address in addresses}
+    assert set(re.findall(r"address replace (\S+) dev", guest.interfaces(host))) == own
+
+
+def test_only_firewalls_forward_and_load_helpers() -> None:
+    for host in plan.HOSTS:
+        files = guest.files(host)
+        firewall = host in plan.FIREWALLS
+        assert ("net.ipv4.ip_forward = 1" in files["/etc/sysctl.d/lab.conf"]) is firewall
+        assert ("nf_nat_ftp" in files["/etc/modules-load.d/lab.conf"].split()) is firewall
+
+
+def test_each_card_has_an_address_and_a_name_of_its_own() -> None:
+    named = {
+        card: segment
+        for segment in plan.SEGMENTS
+        for line in guest.link(segment).splitlines()
+        if line.startswith("MACAddress=")
+        for card in line.partition("=")[2].split()
+    }
+    assert len(named) == len(plan.HOSTS) * len(plan.SEGMENTS)
+    assert all(named[plan.mac(host, segment)] == segment for host in plan.HOSTS for segment in plan.SEGMENTS)
+
+
+def test_the_vagrantfile_has_the_same_machines_in_the_same_order() -> None:
+    text = (VAGRANT / "Vagrantfile").read_text()
+    machines = re.search(r"^MACHINES = \{(.*)\}\.freeze$", text, re.MULTILINE)
+    segments = re.search(r"^SEGMENTS = %w\[(.*)\]\.freeze$", text, re.MULTILINE)
+    assert machines
+    assert segments
+    assert tuple(re.findall(r'"(\w+)" =>', machines[1])) == plan.HOSTS
+    assert tuple(segments[1].split()) == plan.SEGMENTS
+
+
+def test_what_is_provisioned_has_the_labs_virtual_addresses() -> None:
+    text = (VAGRANT / "provision").read_text() + (VAGRANT.parent / "conf/keepalived/keepalived.conf").read_text()
+    for addresses in plan.VIRTUAL.values():
+        for address in addresses:
+            assert address in text

@@ -1,0 +1,92 @@
+"""The Vagrant lab's own files, without a machine; and what it says when it cannot be."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def vagrant(*arguments: str, home: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Vagrant in a copy of the lab's directory, with an empty home: it may write into both."""
+    folder = home / "vagrant"
+    folder.mkdir(exist_ok=True)
+    (folder / "Vagrantfile").write_text((ROOT / "vagrant/Vagrantfile").read_text())
+    settings = {"VAGRANT_HOME": str(home / "home"), "VAGRANT_CHECKPOINT_DISABLE": "1", **environment}
+    return subprocess.run(
+        ["vagrant", *arguments], cwd=folder, env=os.environ | settings, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("provider", ["libvirt", "virtualbox"])
+@pytest.mark.parametrize("driver", ["kvm", "qemu"])
+def test_the_vagrantfile_is_valid(tmp_path: Path, provider: str, driver: str) -> None:
+    settings = {"VAGRANT_DEFAULT_PROVIDER": provider, "FTFW_LIBVIRT_DRIVER": driver}
+    done = vagrant("validate", "--ignore-provider", home=tmp_path, **settings)
+    assert (done.returncode, done.stdout) == (0, "Vagrantfile validated successfully.\n"), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"FTFW_LIBVIRT_DRIVER": "xen"}, 'FTFW_LIBVIRT_DRIVER: found "xen", expected kvm or qemu'),
+        ({"FTFW_BOX": "ftfw/debian12"}, "FTFW_BOX=ftfw/debian12 boots the kernel beside it: run vagrant/box/build box"),
+    ],
+)
+def test_a_wrong_setting_is_said_in_one_line(tmp_path: Path, settings: dict[str, str], complaint: str) -> None:
+    done = vagrant("validate", home=tmp_path, **settings)
+    assert done.returncode == 1
+    assert complaint in done.stderr + done.stdout
+
+
+def lab(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "ftfw", "lab", *arguments]
+    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
+
+
+def complaint_of(done: "subprocess.CompletedProcess[str]") -> str:
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+def test_without_an_image_the_remedy_is_named(tmp_path: Path) -> None:
+    said = complaint_of(lab("--site", "machines", "--image", str(tmp_path)))
+    assert said == f"Error: {tmp_path}/vmlinuz is not there: vagrant/box/build and vagrant/box/install make it"
+
+
+@pytest.mark.parametrize(
+    ("states", "told"),
+    [
+        ("1,fw1,state,poweroff\\n1,fw2,state,running\\n", "fw1 is poweroff, client is unknown, server is unknown"),
+        ("", "fw1 is unknown, fw2 is unknown, client is unknown, server is unknown"),
+    ],
+)
+def test_a_vagrant_lab_that_does_not_stand(tmp_path: Path, states: str, told: str) -> None:
+    fake = tmp_path / "bin/vagrant"
+    fake.parent.mkdir()
+    fake.write_text(f"#!/bin/sh\nprintf '{states}'\n")
+    fake.chmod(0o755)
+    folder = ROOT / "vagrant"
+    said = complaint_of(lab("--site", "vagrant", PATH=f"{fake.parent}:{os.environ['PATH']}", VAGRANT_CWD=str(folder)))
+    assert said == f"Error: the Vagrant lab does not stand: {told}; `vagrant up` in {folder} builds it"
+
+
+def test_a_directory_without_a_vagrantfile(tmp_path: Path) -> None:
+    said = complaint_of(lab("--site", "vagrant", VAGRANT_CWD=str(tmp_path)))
+    assert said.startswith(f"Error: {tmp_path} has no Vagrantfile: go to ftfw's sources")
+
+
+def test_conntrackd_is_not_to_be_had_everywhere() -> None:
+    done = lab("--help")
+    assert "namespaces|machines|mixed|vagrant" in done.stdout
+
+
+def test_libvirt_needs_root() -> None:
+    command = ["setpriv", "--reuid", "65534", "--clear-groups", ROOT / "vagrant/with-libvirt", "true"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "with-libvirt: it makes a network namespace: run it as root\n"
