@@ -85,21 +85,28 @@ class Instances:
         self._names = frozenset(names)
         self._taken_for_master = set(self._names) if role == "active" else set()
         self._over_fifo: set[Subject] = set()
+        self._by_hook: dict[Subject, int] = {}  # the last one that counted
 
-    def hear(self, notification: Notification, *, hook: bool = False) -> Event | None:
+    def hear(self, notification: Notification, hook: int | None = None) -> Event | None:
         """Take in what keepalived says; what follows from all that it said, or None if this does not count.
 
-        Hook scripts run concurrently, and one may be late: on what the FIFO tells of they have no say.
+        `hook` is None for what the FIFO says, else a number that is higher for what came later. Hook scripts run
+        concurrently, and one may be late: on what the FIFO tells of they have no say.
         """
         subject, state = notification
         if self._names and subject[1] not in self._names:
             self.dropped["not_listed"] += 1
             return None
-        if not hook:
+        if hook is None:
             self._over_fifo.add(subject)
         elif subject in self._over_fifo:
             self.dropped["hook_overruled"] += 1
             return None
+        elif hook < self._by_hook.get(subject, 0):
+            self.dropped["hook_overtaken"] += 1
+            return None
+        else:
+            self._by_hook[subject] = hook
         self._taken_for_master.discard(subject[1])
         if state == "DELETED":
             self.states.pop(subject, None)

@@ -31,7 +31,7 @@ LATE_S = {"last_seen_s": (1.0, 3.0), "lag_s": (0.1, 1.0)}  # doubtful from here 
 TROUBLES = {"why_not_synced": DOUBTFUL, "keepalived.disagreement": BAD}
 COUNTED = ("overruns", "behind", "gaps", "outrun")
 COUNTED_UNDER = ("dropped.", "inject_failed.", "failed.", "otherwise.", "repaired.")
-EXPECTED = ("duplicate", "no_state", "not_listed", "hook_overruled")  # reasons that say nothing bad
+EXPECTED = ("duplicate", "no_state", "not_listed", "hook_overruled", "hook_overtaken")  # reasons that say nothing bad
 
 Section = tuple[str, Table]
 

@@ -54,9 +54,12 @@ class Keepalived:
         """Take in all addresses of this host, packed."""
         self._truth.learn(own)
 
-    def hear_hook(self, notification: Notification) -> Event | None:
-        """Take in what a hook script says; what follows for the role, or None if it does not count."""
-        return self._hear(notification, hook=True)
+    def hear_hook(self, notification: Notification, arrival: int) -> Event | None:
+        """Take in what a hook script says; what follows for the role, or None if it does not count.
+
+        `arrival` is a number that is higher for what came later.
+        """
+        return self._hear(notification, arrival)
 
     async def run(self, now: Callable[[], Now]) -> None:
         """Work until cancelled."""
@@ -78,9 +81,9 @@ class Keepalived:
             "dropped": dict(self._fifo.dropped + self._instances.dropped),
         }
 
-    def _hear(self, notification: Notification, *, hook: bool) -> Event | None:
+    def _hear(self, notification: Notification, arrival: int | None = None) -> Event | None:
         before = self._instances.states.get(notification.subject)
-        wanted = self._instances.hear(notification, hook=hook)
+        wanted = self._instances.hear(notification, arrival)
         if wanted is not None and before != notification.state:
             log.info("keepalived: %s is %s", " ".join(notification.subject), notification.state)
         return wanted
@@ -120,7 +123,7 @@ class Keepalived:
         """Only what follows from all of `data` is wanted: what comes late comes all at once."""
         wanted = None
         for notification in self._fifo.take(data):
-            wanted = self._hear(notification, hook=False) or wanted
+            wanted = self._hear(notification) or wanted
         if wanted is not None:
             self._want(wanted)
 

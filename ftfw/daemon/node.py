@@ -18,6 +18,7 @@ from ftfw.config import Config, MulticastLink
 from ftfw.config import Link as LinkConfig
 from ftfw.control import ControlError, Progress
 from ftfw.daemon import host, scrapes
+from ftfw.daemon.changes import WAITING_MAX
 from ftfw.daemon.gate import Gate
 from ftfw.daemon.keepalived import Keepalived, Now
 from ftfw.daemon.roles import Roles, first_of
@@ -254,19 +255,21 @@ class Node:
             case {"command": "show", "what": "flows" | "expectations" as what}:
                 return {"entries": await self._show(what)}
             case {"command": "notify", "type": str(kind), "name": str(name), "state": str(state)}:
-                return await self._notify(Notification((kind, name), state), progress)
+                return await self._notify(Notification((kind, name), state), request["arrival"], progress)
         raise ControlError(f"unknown command {request.get('command')!r}; this daemon may be older than its client")
 
-    async def _notify(self, notification: Notification, progress: Progress) -> dict[str, Any]:
+    async def _notify(self, notification: Notification, arrival: int, progress: Progress) -> dict[str, Any]:
         before = self._roles.role
-        wanted = self._keepalived.hear_hook(notification)
+        wanted = self._keepalived.hear_hook(notification, arrival)
         if wanted is None:
             why = (
                 f"{' '.join(notification.subject)} changes nothing:"
-                " it is not in keepalived.instances, or keepalived.fifo tells of it"
+                " it is not in keepalived.instances, keepalived.fifo tells of it, or a later one has been taken already"
             )
             return self._roles.describe(before) | {"warnings": [why]}
-        await self._roles.changes.reach(wanted, progress)
+        if await self._roles.changes.reach(wanted, progress) is None:
+            why = f"taken, and not waited for: {WAITING_MAX} commands wait for a change of role already"
+            return self._roles.describe(before) | {"warnings": [why]}
         return self._roles.describe(before)
 
     def _resync(self) -> dict[str, Any]:

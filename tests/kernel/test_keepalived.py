@@ -1,10 +1,16 @@
 """A real keepalived, and real daemons whose roles it drives."""
 
+import json
+import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
+import trio
 
+from tests.kernel.crowd import inject_many
 from tests.kernel.pair import until
 from tests.kernel.vrrp import (
     CONF,
@@ -127,6 +133,39 @@ def test_a_storm_of_notifications_ends_in_the_state_of_the_last(both: Routers) -
         role = "active" if states[1] == "MASTER" else "backup"
         until(lambda role=role: router.node.status()["role"] == role, f"it is {role}")  # type: ignore[misc]
     assert router.node.log.read_text().count("commit: ") <= 50
+
+
+def ask_at_once(router: Router, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The last lines of the answers to requests that are sent one after the other, without waiting for any answer."""
+    with ExitStack() as stack:
+        connections = []
+        for request in requests:
+            connection = stack.enter_context(socket.socket(socket.AF_UNIX))
+            connection.settimeout(30)
+            connection.connect(str(router.node.workdir / "control.sock"))
+            connection.sendall(json.dumps(request).encode() + b"\n")
+            connections.append(connection)
+        return [json.loads(each.makefile().readlines()[-1]) for each in connections]
+
+
+def test_a_storm_of_hooks_during_a_slow_commit_ends_in_the_state_of_the_last_and_none_is_refused(
+    tmp_path: Path,
+) -> None:
+    count = 60000
+    with routers(tmp_path, keepalived='[keepalived]\ninstances = ["FW"]\n') as (active, backup):
+        active.node.start("active")
+        backup.node.start("backup")
+        active.node.inside(lambda: trio.run(inject_many, count))
+        until(lambda: (s := backup.node.status())["flows"] == count and s["synced"], "held")
+        for last, role in (("MASTER", "active"), ("BACKUP", "backup")):
+            states = {"MASTER": ("BACKUP", "MASTER"), "BACKUP": ("MASTER", "BACKUP")}[last]
+            storm = [{"command": "notify", "type": "GROUP", "name": "FW", "state": state} for state in 50 * states]
+            answers = ask_at_once(backup, storm)
+            assert [each for each in answers if "error" in each] == []
+            assert answers[-1]["result"]["role"] == role
+            status = backup.node.status()
+            assert (status["role"], status["keepalived"]["instances"]) == (role, {"GROUP FW": last})
+        assert backup.node.log.read_text().count("commit: ") < 20  # they came faster than commits are done
 
 
 @pytest.mark.parametrize("style", STYLES)

@@ -128,12 +128,12 @@ async def test_what_is_no_fifo_is_told_once_and_waited_for(tmp_path: Path, caplo
 async def test_a_hook_has_a_say_until_the_fifo_has(tmp_path: Path) -> None:
     daemon = Daemon(tmp_path / "fifo")
     master = Notification(("INSTANCE", "VI_1"), MASTER)
-    assert daemon.keepalived.hear_hook(master) is Event.PROMOTE
+    assert daemon.keepalived.hear_hook(master, 1) is Event.PROMOTE
     async with daemon.running():
         await daemon.opened()
         daemon.write(b'INSTANCE "VI_1" BACKUP 150\n')
         await daemon.wants(Event.DEMOTE)
-        assert daemon.keepalived.hear_hook(master) is None
+        assert daemon.keepalived.hear_hook(master, 2) is None
         status = daemon.keepalived.status()
         assert status is not None
         assert status["instances"] == {"INSTANCE VI_1": "BACKUP"}

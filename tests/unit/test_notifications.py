@@ -148,11 +148,20 @@ def test_until_it_is_heard_of_a_name_is_in_the_first_role() -> None:
 
 def test_a_late_hook_does_not_overrule_the_fifo() -> None:
     instances = Instances([], "backup")
-    assert instances.hear(Notification(VI_1, MASTER), hook=True) is Event.PROMOTE
+    assert instances.hear(Notification(VI_1, MASTER), hook=1) is Event.PROMOTE
     assert instances.hear(Notification(VI_1, "BACKUP")) is Event.DEMOTE
-    assert instances.hear(Notification(VI_1, MASTER), hook=True) is None
-    assert instances.hear(Notification(VI_2, "BACKUP"), hook=True) is Event.DEMOTE
+    assert instances.hear(Notification(VI_1, MASTER), hook=2) is None
+    assert instances.hear(Notification(VI_2, "BACKUP"), hook=3) is Event.DEMOTE
     assert instances.dropped == {"hook_overruled": 1}
+
+
+def test_of_hooks_the_one_that_came_last_counts_in_whatever_order_they_are_read() -> None:
+    instances = Instances(["VI_1", "VI_2"], "active")
+    assert instances.hear(Notification(VI_1, MASTER), hook=5) is Event.PROMOTE
+    assert instances.hear(Notification(VI_1, "BACKUP"), hook=4) is None
+    assert instances.hear(Notification(VI_2, "FAULT"), hook=3) is Event.DEMOTE  # the last of this one
+    assert instances.hear(Notification(VI_2, MASTER), hook=6) is Event.PROMOTE
+    assert instances.dropped == {"hook_overtaken": 1}
 
 
 @given(
