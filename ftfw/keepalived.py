@@ -20,6 +20,7 @@ STATES: Final = (MASTER, "BACKUP", "FAULT", "STOP", "DELETED")
 TYPES: Final = ("INSTANCE", "GROUP")
 LINE_MAX: Final = 1024  # bytes; keepalived's lines are as long as a name
 DISAGREEMENT_S: Final = 1.0  # for which role and addresses may differ: takeovers take a while
+ADOPTION_S: Final = 3.0  # for which all addresses are on a backup, and no active is heard, before it becomes active
 
 _LINE = re.compile(r'(INSTANCE|GROUP) (?:"(.*)"|(\S+)) ([A-Z_]+)(?: -?\d+)?')
 
@@ -114,6 +115,10 @@ class Instances:
             self.states[subject] = state
         return Event.PROMOTE if self._all_master() else Event.DEMOTE
 
+    def take_for_master(self) -> None:
+        """Take all names to be MASTER until they are heard of: the first one does not speak for the others."""
+        self._taken_for_master = set(self._names)
+
     def _all_master(self) -> bool:
         there = {name for _, name in self.states} | self._taken_for_master
         return bool(there) and self._names <= there and set(self.states.values()) <= {MASTER}
@@ -126,12 +131,18 @@ class Truth:
         self._addresses = {address.packed: str(address) for address in addresses}
         self._here: list[str] = []
         self._differs_since: float | None = None
+        self._left_since: float | None = None  # all addresses on a backup
         self.disagreement: str | None = None
 
     @property
     def here(self) -> list[str]:
         """The virtual addresses that this host has."""
         return self._here
+
+    @property
+    def whole(self) -> bool:
+        """Whether this host has all virtual addresses, and there are any."""
+        return bool(self._here) and len(self._here) == len(self._addresses)
 
     def learn(self, own: frozenset[bytes]) -> None:
         """Take in all addresses of this host, packed."""
@@ -147,6 +158,14 @@ class Truth:
         lasts = self._differs_since is not None and now - self._differs_since >= DISAGREEMENT_S
         before, self.disagreement = self.disagreement, found if lasts else None
         return self.disagreement != before
+
+    def lasts(self, role: str | None, now: float) -> bool:
+        """Whether all virtual addresses have been on a backup for ADOPTION_S; to be asked at each look."""
+        if role != "backup" or not self.whole:
+            self._left_since = None
+        elif self._left_since is None:
+            self._left_since = now
+        return self._left_since is not None and now - self._left_since >= ADOPTION_S
 
     def _difference(self, role: str) -> str | None:
         missing = [text for text in self._addresses.values() if text not in self._here]

@@ -31,6 +31,7 @@ class Changes:
 
     def __init__(self, role: str, perform: Perform) -> None:
         self.state = State(role)
+        self.asked = False  # whether anybody has wanted a role since the start
         self._perform = perform
         self._due = deque([AT_REST[self.state]])
         self._waiting: list[_Waiting] = []
@@ -43,6 +44,7 @@ class Changes:
 
     def take(self, event: Event) -> None:
         """Take in what happened or is wanted, without waiting for what comes of it."""
+        self.asked = self.asked or event is not Event.DONE
         self.state, action = TRANSITIONS[self.state, event]
         if action is not None:
             self._due.append(action)

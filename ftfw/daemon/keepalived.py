@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import trio
 
 from ftfw import config
-from ftfw.keepalived import Fifo, Instances, Notification, Truth
+from ftfw.keepalived import ADOPTION_S, Fifo, Instances, Notification, Truth
 from ftfw.roles import Event
 
 log = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ class Now(NamedTuple):
 
     role: str | None  # None while it changes
     ready: bool
+    free: bool  # nobody has wanted a role of this node since it started, and no other one is active
 
 
 class Keepalived:
@@ -49,6 +50,11 @@ class Keepalived:
     def holds_addresses(self) -> bool:
         """Whether any of the virtual addresses is this host's."""
         return bool(self._truth.here)
+
+    @property
+    def holds_all_addresses(self) -> bool:
+        """Whether all of the virtual addresses are this host's."""
+        return self._truth.whole
 
     def learn_addresses(self, own: frozenset[bytes]) -> None:
         """Take in all addresses of this host, packed."""
@@ -132,13 +138,28 @@ class Keepalived:
     async def _look_after(self, now: Callable[[], Now]) -> None:
         try:
             while True:
-                role, ready = now()
+                role, ready, free = now()
                 if self._truth.look(role, trio.current_time()):
                     self._tell_disagreement()
+                if self._truth.lasts(role, trio.current_time()) and free:
+                    self._adopt()
                 self._write_track_file(ready=ready)
                 await trio.sleep(LOOK_S)
         finally:
-            self._write_track_file(ready=now().role == "active")  # a backup without a daemon holds nothing
+            role, ready, _ = now()  # a backup without a daemon holds nothing but what is in its kernel
+            self._write_track_file(ready=role == "active" or (ready and self._truth.whole))
+
+    def _adopt(self) -> None:
+        """Be active where the addresses are: keepalived does not say again what it said to a daemon that was killed."""
+        log.warning(
+            "%s: all here for %.0f s, while keepalived has said nothing since this daemon started, and no active is"
+            " heard: this node becomes active, and what is in its kernel stays. `systemctl reload keepalived` has"
+            " keepalived say its states, if it has fifo_write_vrrp_states_on_reload",
+            ", ".join(self._truth.here),
+            ADOPTION_S,
+        )
+        self._instances.take_for_master()
+        self._want(Event.PROMOTE)
 
     def _tell_disagreement(self) -> None:
         if self._truth.disagreement is None:

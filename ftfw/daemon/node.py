@@ -230,7 +230,12 @@ class Node:
             self._gate.open()
 
     def _now(self) -> Now:
-        return Now(self._roles.role if self._roles.changes.at_rest else None, self._ready(trio.current_time()))
+        now, changes = trio.current_time(), self._roles.changes
+        return Now(
+            role=self._roles.role if changes.at_rest else None,
+            ready=self._ready(now),
+            free=not changes.asked and not self._roles.member.peers.actives(now),
+        )
 
     # What comes over the links
 
@@ -365,7 +370,13 @@ class Node:
 
     def _ready(self, now: float) -> bool:
         standby = self._roles.standby
-        return standby.backup.ready(now) if standby is not None else self._roles.streaming is not None
+        if standby is None:
+            return self._roles.streaming is not None
+        return standby.backup.ready(now) or self._has_the_traffic(now)
+
+    def _has_the_traffic(self, now: float) -> bool:
+        """Whether this kernel's table is what there is to go on with: the addresses are here, and nobody is active."""
+        return self._keepalived.holds_all_addresses and not self._roles.member.peers.actives(now)
 
     def _one_line(self) -> str:
         now, role = trio.current_time(), self._roles.role

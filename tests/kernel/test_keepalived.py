@@ -1,6 +1,7 @@
 """A real keepalived, and real daemons whose roles it drives."""
 
 import json
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import trio
 
+from ftfw.keepalived import ADOPTION_S
 from tests.kernel.crowd import inject_many
 from tests.kernel.pair import until
 from tests.kernel.vrrp import (
@@ -84,6 +86,62 @@ def test_the_fifo_moves_the_role_with_the_addresses_also_after_a_reload(both: Ro
     first.is_("active")
     assert [router.node.status()["keepalived"]["disagreement"] for router in both] == [None, None]
     assert first.node.log.read_text().count(f"{first.node.name} is active") == 2
+
+
+def test_a_backup_with_the_addresses_becomes_active_once_no_other_is_and_then_does_what_keepalived_says(
+    both: Routers,
+) -> None:
+    first, second = both
+    start(first, second)
+    first.node.kill()
+    second.node.ftfw("promote")
+    first.node.start("backup")
+    heard_for_long(first)
+    assert (first.node.status()["role"], first.has_addresses()) == ("backup", True)
+    assert "becomes active" not in first.node.log.read_text()
+    second.node.ftfw("demote")
+    first.is_("active")
+    assert first.node.log.read_text().count("this node becomes active") == 1
+    first.link("wan", "down")  # FAULT
+    first.is_("backup")
+    second.is_("active")
+
+
+def test_who_demotes_a_backup_with_the_addresses_is_obeyed(both: Routers) -> None:
+    first, second = both
+    start(first, second)
+    first.node.kill()
+    first.node.start("backup")
+    first.node.ftfw("demote")
+    heard_for_long(first)
+    assert first.node.status()["role"] == "backup"
+
+
+def test_with_preemption_a_restart_of_the_daemon_moves_nothing(both: Routers) -> None:
+    for router in both:
+        router.configure(with_preemption)
+    first, second = both
+    start(first, second)
+    until(lambda: "priority from 40 to 100" in first.log.read_text(), "keepalived knows that it is ready")
+    until(lambda: second.node.status()["ready"], "the other one would take over")
+    before = first.log.read_text()
+    for how in (signal.SIGKILL, signal.SIGTERM, signal.SIGTERM):  # the third finds a backup, before it is active again
+        first.node.kill(how)
+        first.node.start("backup")
+    first.is_("active")
+    assert (first.node.workdir / "ready").read_text() == "0\n"
+    assert "effective priority" not in first.log.read_text().removeprefix(before)
+    assert "Entering MASTER STATE" not in second.log.read_text()
+
+
+def heard_for_long(router: Router) -> None:
+    """Wait until a node has heard the other one in its role for longer than a backup waits before it becomes active."""
+    until(
+        lambda: all(
+            peer["heard_for_s"] > 2 * ADOPTION_S for peer in router.node.status()["peers"] or [{"heard_for_s": 0}]
+        ),
+        "the other one is heard",
+    )
 
 
 def test_a_killed_keepalived_leaves_an_active_that_agrees_with_its_addresses_until_they_go(both: Routers) -> None:

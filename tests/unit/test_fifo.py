@@ -13,7 +13,7 @@ import trio
 
 from ftfw import config
 from ftfw.daemon.keepalived import Keepalived, Now
-from ftfw.keepalived import MASTER, Notification
+from ftfw.keepalived import ADOPTION_S, MASTER, Notification
 from ftfw.roles import Event
 
 ADDRESS = ip_address("192.0.2.1")
@@ -25,7 +25,7 @@ class Daemon:
     def __init__(self, path: Path, **more: object) -> None:
         self.path = path
         self.wanted: list[Event] = []
-        self.now = Now("backup", ready=False)
+        self.now = Now("backup", ready=False, free=False)
         keys = config.Keepalived.model_validate(more | ({"fifo": str(path)} if path.name else {}))
         self.keepalived = Keepalived(keys, "backup", want=self.wanted.append)
 
@@ -150,11 +150,11 @@ async def test_the_track_file_says_whether_this_node_is_ready(tmp_path: Path) ->
     async with daemon.running():
         await until(file.exists)
         assert file.read_text() == "1\n"
-        daemon.now = Now("backup", ready=True)
+        daemon.now = Now("backup", ready=True, free=False)
         await until(lambda: file.read_text() == "0\n")
-        daemon.now = Now("backup", ready=False)
+        daemon.now = Now("backup", ready=False, free=False)
         await until(lambda: file.read_text() == "1\n")
-        daemon.now = Now("backup", ready=True)
+        daemon.now = Now("backup", ready=True, free=False)
         await until(lambda: file.read_text() == "0\n")
     assert file.read_text() == "1\n"  # a backup without a daemon
     assert [each.name for each in file.parent.iterdir()] == ["ready"]
@@ -163,7 +163,7 @@ async def test_the_track_file_says_whether_this_node_is_ready(tmp_path: Path) ->
 async def test_an_active_that_ends_stays_ready(tmp_path: Path) -> None:
     file = tmp_path / "ready"
     daemon = Daemon(Path(), track_file=str(file))
-    daemon.now = Now("active", ready=True)
+    daemon.now = Now("active", ready=True, free=False)
     async with daemon.running():
         await until(file.exists)
     assert file.read_text() == "0\n"
@@ -188,8 +188,29 @@ async def test_a_disagreement_is_told_when_it_begins_and_when_it_ends(caplog: py
     assert [*held, daemon.keepalived.holds_addresses] == [False, True]
     async with daemon.running():
         await until(lambda: "this node is backup, and 192.0.2.1 is here: see whether" in caplog.text)
-        daemon.now = Now("active", ready=True)
+        daemon.now = Now("active", ready=True, free=False)
         await until(lambda: "agree again" in caplog.text)
     status = daemon.keepalived.status() or {}
     assert (status["disagreement"], status["addresses_here"]) == (None, ["192.0.2.1"])
     assert len([each for each in caplog.records if each.levelno == logging.ERROR]) == 1
+
+
+@pytest.mark.usefixtures("autojump_clock")
+async def test_a_free_backup_with_all_addresses_wants_to_be_active_once_and_says_why(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    daemon = Daemon(Path(), addresses=[str(ADDRESS)], instances=["VI_1", "VI_2"])
+    daemon.keepalived.learn_addresses(frozenset({ADDRESS.packed}))
+    async with daemon.running():
+        await trio.sleep(2 * ADOPTION_S)
+        assert daemon.wanted == []  # another one is active, or somebody has wanted a role
+        daemon.now = Now("backup", ready=True, free=True)
+        await until(lambda: bool(daemon.wanted))
+        daemon.now = Now("backup", ready=True, free=False)
+        await trio.sleep(2 * ADOPTION_S)
+    assert daemon.wanted == [Event.PROMOTE]
+    (told,) = (each for each in caplog.records if each.levelno == logging.WARNING)
+    assert told.message.startswith("192.0.2.1: all here for 3 s, while keepalived has said nothing since this daemon")
+    # The first instance that is heard of does not speak for the other one.
+    assert daemon.keepalived.hear_hook(Notification(("INSTANCE", "VI_1"), MASTER), 1) is Event.PROMOTE
+    assert daemon.keepalived.hear_hook(Notification(("INSTANCE", "VI_2"), "BACKUP"), 2) is Event.DEMOTE

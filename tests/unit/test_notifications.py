@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftfw.keepalived import DISAGREEMENT_S, LINE_MAX, MASTER, STATES, Fifo, Instances, Notification, Truth
+from ftfw.keepalived import ADOPTION_S, DISAGREEMENT_S, LINE_MAX, MASTER, STATES, Fifo, Instances, Notification, Truth
 from ftfw.roles import Event
 
 VI_1, VI_2, FW = ("INSTANCE", "VI_1"), ("INSTANCE", "VI_2"), ("GROUP", "FW")
@@ -222,6 +222,21 @@ def test_while_the_role_changes_nothing_is_said() -> None:
     assert not truth.look("backup", 0)
     assert not truth.look(None, DISAGREEMENT_S)
     assert not truth.look("active", 2 * DISAGREEMENT_S)
+
+
+def test_all_addresses_have_to_last_on_a_backup() -> None:
+    truth = Truth([LAN, WAN])
+    truth.learn(frozenset({LAN.packed}))
+    assert not truth.lasts("backup", 0)
+    assert not truth.lasts("backup", ADOPTION_S)
+    truth.learn(BOTH)
+    assert not truth.lasts("backup", 10)
+    assert truth.lasts("backup", 10 + ADOPTION_S)
+    assert not truth.lasts(None, 20)
+    assert not truth.lasts("backup", 21)
+    truth.learn(frozenset())
+    assert not truth.lasts("backup", 21 + ADOPTION_S)
+    assert not Truth([]).lasts("backup", 0)
 
 
 def test_without_addresses_there_is_nothing_to_compare() -> None:

@@ -141,6 +141,13 @@ async def test_a_demotion_that_is_taken_back_streams_on_without_a_commit() -> No
         assert work.done == [Action.STOP, Action.STREAM]
 
 
+async def test_a_wish_is_remembered_also_where_it_changes_nothing() -> None:
+    async with changes("backup") as (made, _, _):
+        assert not made.asked
+        made.take(Event.DEMOTE)
+        assert made.asked
+
+
 async def test_more_than_may_wait_are_taken_all_the_same() -> None:
     async with changes("backup") as (made, work, nursery):
         waiting = [Asked(made, nursery, Event.PROMOTE) for _ in range(WAITING_MAX)]
