@@ -20,6 +20,7 @@ STATES: Final = (MASTER, "BACKUP", "FAULT", "STOP", "DELETED")
 TYPES: Final = ("INSTANCE", "GROUP")
 LINE_MAX: Final = 1024  # bytes; keepalived's lines are as long as a name
 DISAGREEMENT_S: Final = 1.0  # for which role and addresses may differ: takeovers take a while
+SILENT_S: Final = 30.0  # for which nobody may have the FIFO open: keepalived is restarted, or a host boots, in less
 ADOPTION_S: Final = 3.0  # for which all addresses are on a backup, and no active is heard, before it becomes active
 
 _LINE = re.compile(r'(INSTANCE|GROUP) (?:"(.*)"|(\S+)) ([A-Z_]+)(?: -?\d+)?')
@@ -71,6 +72,26 @@ class Fifo:
             self.dropped["no_state"] += 1  # MASTER_RX_LOWER_PRI, MASTER_PRIORITY, BACKUP_PRIORITY
             return None
         return Notification((kind, bare if quoted is None else quoted), state)
+
+
+class Writer:
+    """Whether keepalived has the FIFO open: one that had none to open when it started says nothing until a reload."""
+
+    def __init__(self) -> None:
+        self.there: bool | None = None
+        self.missed = False  # not there for SILENT_S
+        self._gone_since: float | None = None
+
+    def look(self, *, there: bool, now: float) -> bool:
+        """Take in whether anybody has it open for writing; whether there is news in `missed`."""
+        self.there = there
+        if there:
+            self._gone_since = None
+        elif self._gone_since is None:
+            self._gone_since = now
+        before = self.missed
+        self.missed = self._gone_since is not None and now - self._gone_since >= SILENT_S
+        return self.missed != before
 
 
 class Instances:

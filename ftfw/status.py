@@ -147,6 +147,8 @@ def _style(key: str, value: object) -> str:
     match value:
         case bool() if key in WANTED:
             style = GOOD if value is WANTED[key] else BAD
+        case False if key == "keepalived.fifo_writer":
+            style = BAD
         case int() | float() if last in LATE_S:
             doubtful, bad = LATE_S[last]
             style = BAD if value >= bad else DOUBTFUL if value >= doubtful else GOOD

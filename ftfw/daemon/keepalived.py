@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import trio
 
 from ftfw import config
-from ftfw.keepalived import ADOPTION_S, Fifo, Instances, Notification, Truth
+from ftfw.keepalived import ADOPTION_S, SILENT_S, Fifo, Instances, Notification, Truth, Writer
 from ftfw.roles import Event
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,7 @@ class Keepalived:
         self._truth = Truth(keys.addresses)
         self._fifo = Fifo()
         self._fifo_trouble: str | None = None
+        self._writer = Writer()
         self._written: str | None = None  # to the track_file, or tried
 
     @property
@@ -81,6 +82,7 @@ class Keepalived:
             return None
         return {
             "fifo": None if self._keys.fifo is None else self._fifo_trouble or "open",
+            "fifo_writer": None if self._fifo_trouble else self._writer.there,
             "instances": {" ".join(subject): state for subject, state in self._instances.states.items()},
             "addresses_here": self._truth.here,
             "disagreement": self._truth.disagreement,
@@ -108,7 +110,7 @@ class Keepalived:
                 await trio.sleep(LOOK_S)
                 continue
             self._fifo_trouble = None
-            log.info("%s: open, keepalived may write", path)
+            log.info("%s: open", path)
             try:
                 await self._read_while_there(path, descriptor)
             finally:
@@ -120,10 +122,30 @@ class Keepalived:
             with trio.move_on_after(LOOK_S):
                 await trio.lowlevel.wait_readable(descriptor)
             try:
-                self._take(os.read(descriptor, READ_BYTES))
-            except BlockingIOError:  # all that was written to this one has been read
-                if not _is_at(path, descriptor):
-                    return
+                data = os.read(descriptor, READ_BYTES)
+            except BlockingIOError:
+                self._look_at_writer(path, there=True)
+            else:
+                if data:
+                    self._take(data)
+                    continue
+                self._look_at_writer(path, there=False)
+                await trio.sleep(LOOK_S)  # it is readable all the time, if there has been a writer
+            if not _is_at(path, descriptor):  # all that was written to this one has been read
+                return
+
+    def _look_at_writer(self, path: Path, *, there: bool) -> None:
+        if not self._writer.look(there=there, now=trio.current_time()):
+            return
+        if self._writer.missed:
+            log.warning(
+                "%s: nobody has had it open for writing for %.0f s: keepalived does not run, or this node hears of no"
+                " failover from it; `systemctl reload keepalived` has it open the FIFO",
+                path,
+                SILENT_S,
+            )
+        else:
+            log.info("%s: keepalived has it open now", path)
 
     def _take(self, data: bytes) -> None:
         """Only what follows from all of `data` is wanted: what comes late comes all at once."""
@@ -188,8 +210,9 @@ class Keepalived:
 def _open(path: Path) -> int:
     """Open the FIFO at `path`, made if it is not there; FifoError.
 
-    For writing as well: with a writer in this process it is never at its end, whoever comes and goes. keepalived takes
-    one that is there already, and does not remove it (lib/notify.c).
+    For reading only, so that it is at its end while nobody else has it open. keepalived has it open for both, so that
+    what it writes stays while there is no daemon; it takes a FIFO that is there already, and does not remove it
+    (lib/notify.c).
     """
     remedy = "end what made it and move it away, or set keepalived.fifo, and vrrp_notify_fifo, to another path"
     try:
@@ -198,7 +221,7 @@ def _open(path: Path) -> int:
             os.mkfifo(path, 0o600)
         if not stat.S_ISFIFO(path.stat().st_mode):
             raise FifoError(f"{path}: exists and is no FIFO; {remedy}")
-        return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise FifoError(
             f"{path}: cannot be made or opened: {error.strerror}; let keepalived give it to ftfw's user"

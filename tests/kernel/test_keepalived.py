@@ -1,6 +1,7 @@
 """A real keepalived, and real daemons whose roles it drives."""
 
 import json
+import re
 import signal
 import socket
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from tests.kernel.vrrp import (
     FIFO,
     TRACK_FILE,
     VIRTUAL,
+    Edit,
     Router,
     in_group,
     routers,
@@ -177,6 +179,42 @@ def test_a_keepalived_that_makes_and_removes_the_fifo_itself_is_heard_whenever_i
     router.stop_keepalived()
     router.is_("backup")
     assert router.fifo.exists()  # it removes its own only
+
+
+def test_a_keepalived_that_found_no_fifo_is_told_and_its_node_takes_over_all_the_same(tmp_path: Path) -> None:
+    late = (FIFO + TRACK_FILE).replace("{workdir}", "{workdir}/run") + '[takeover]\ngate_interfaces = ["lan", "wan"]\n'
+    with routers(tmp_path, keepalived=late) as (first, second):
+        for router in (first, second):
+            router.fifo = router.node.workdir / "run/fifo"
+            router.configure(tracking(router.node.workdir / "run/ready"))
+        start(first)
+        assert first.node.status()["keepalived"]["fifo_writer"] is True
+        second.start_keepalived()  # before there is a directory
+        until(lambda: "Unable to create" in second.log.read_text(), "it has no FIFO")
+        second.node.start("backup")
+        for number in range(5):
+            first.node.insert(number)
+        until(lambda: (s := second.node.status())["flows"] == 5 and s["synced"], "the flows are held")
+        until(lambda: second.node.status()["keepalived"]["fifo_writer"] is False, "nobody writes")
+        checked = second.node.ftfw("check", check=False).stdout
+        assert re.search(r"problem +keepalived: it runs and has not opened .*: ftfw hears of no failover", checked)
+        first.kill_keepalived()
+        first.node.kill()
+        for interface in ("lan", "wan", "sync"):
+            first.link(interface, "down")
+        second.is_("active")
+        assert second.node.status()["last_commit"]["created"] == 5
+        assert not second.node.status()["gate"]["shut"]
+        assert "keepalived has said nothing since this daemon started" in second.node.log.read_text()
+        second.reload_keepalived()
+        told = {"GROUP FW": "MASTER"}
+        until(lambda: (s := second.node.status()["keepalived"])["instances"] == told and s["fifo_writer"], "it speaks")
+        assert "it runs and has not opened" not in second.node.ftfw("check", check=False).stdout
+
+
+def tracking(file: Path) -> Edit:
+    """With the track_file there."""
+    return lambda text: re.sub(r"\S*/ready ", f"{file} ", text)
 
 
 def test_a_storm_of_notifications_ends_in_the_state_of_the_last(both: Routers) -> None:

@@ -309,6 +309,7 @@ GREEN, YELLOW, RED = "\x1b[32m", "\x1b[33m", "\x1b[1;31m"
         ({"stream": {"repaired": {"stale": 2}}}, f"{YELLOW}2"),
         ({"keepalived": {"fifo": "open"}}, f"{GREEN}open"),
         ({"keepalived": {"fifo": "f: no"}}, f"{RED}f: no"),
+        ({"keepalived": {"fifo_writer": False}}, f"{RED}no"),
         ({"keepalived": {"disagreement": "active without 192.0.2.1"}}, f"{RED}active without"),
     ],
 )

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from ftfw import config
 from ftfw.daemon.keepalived import Keepalived, Now
-from ftfw.keepalived import ADOPTION_S, MASTER, Notification
+from ftfw.keepalived import ADOPTION_S, MASTER, SILENT_S, Notification
 from ftfw.roles import Event
 
 ADDRESS = ip_address("192.0.2.1")
@@ -62,6 +63,42 @@ async def test_the_fifo_is_made_for_its_owner_alone(tmp_path: Path) -> None:
     async with daemon.running():
         await daemon.opened()
         assert stat.filemode(daemon.path.stat().st_mode) == "prw-------"
+
+
+async def test_whether_anybody_has_the_fifo_open_is_known_and_told_when_nobody_has_for_long(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    autojump_clock.autojump_threshold = 0.001  # what is written is there at once, and read a little later
+    caplog.set_level(logging.INFO)
+    daemon = Daemon(tmp_path / "fifo")
+
+    def writer() -> bool | None:
+        status = daemon.keepalived.status()
+        assert status is not None
+        there: bool | None = status["fifo_writer"]
+        return there
+
+    def told() -> list[str]:
+        return [each.message for each in caplog.records if each.levelno == logging.WARNING]
+
+    async with daemon.running():
+        await daemon.opened()
+        await until(lambda: writer() is False)
+        assert told() == []
+        await trio.sleep(2 * SILENT_S)
+        (deaf,) = told()
+        assert "nobody has had it open for writing for 30 s" in deaf
+        assert "`systemctl reload keepalived`" in deaf
+        keepalived = os.open(daemon.path, os.O_RDWR | os.O_NONBLOCK)
+        await until(lambda: writer() is True)
+        assert "keepalived has it open now" in caplog.text
+        os.write(keepalived, b'GROUP "FW" MASTER 0\n')
+        await daemon.wants(Event.PROMOTE)
+        os.close(keepalived)
+        await until(lambda: writer() is False)
+        daemon.write(b'GROUP "FW" BACKUP 0\n')  # one that comes for a moment is heard as well
+        await daemon.wants(Event.DEMOTE)
+        assert len(told()) == 1
 
 
 async def test_several_lines_at_once_are_one_wish_and_a_line_may_come_in_two(tmp_path: Path) -> None:
@@ -195,9 +232,8 @@ async def test_a_disagreement_is_told_when_it_begins_and_when_it_ends(caplog: py
     assert len([each for each in caplog.records if each.levelno == logging.ERROR]) == 1
 
 
-@pytest.mark.usefixtures("autojump_clock")
 async def test_a_free_backup_with_all_addresses_wants_to_be_active_once_and_says_why(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
 ) -> None:
     daemon = Daemon(Path(), addresses=[str(ADDRESS)], instances=["VI_1", "VI_2"])
     daemon.keepalived.learn_addresses(frozenset({ADDRESS.packed}))
@@ -209,6 +245,7 @@ async def test_a_free_backup_with_all_addresses_wants_to_be_active_once_and_says
         daemon.now = Now("backup", ready=True, free=False)
         await trio.sleep(2 * ADOPTION_S)
     assert daemon.wanted == [Event.PROMOTE]
+    assert autojump_clock.current_time() > 4 * ADOPTION_S
     (told,) = (each for each in caplog.records if each.levelno == logging.WARNING)
     assert told.message.startswith("192.0.2.1: all here for 3 s, while keepalived has said nothing since this daemon")
     # The first instance that is heard of does not speak for the other one.
