@@ -25,7 +25,7 @@ from ftfw.daemon.roles import Roles, first_of
 from ftfw.daemon.supervisor import Supervisor, one_line
 from ftfw.daemon.wire import Wire
 from ftfw.filter import compile_filter
-from ftfw.keepalived import Notification
+from ftfw.keepalived import STATES, TYPES, Notification
 from ftfw.kernel.inject import Injector
 from ftfw.kernel.netlink import RequestSocket, dump_expectations, dump_flows
 from ftfw.kernel.select import Selector
@@ -264,6 +264,11 @@ class Node:
         raise ControlError(f"unknown command {request.get('command')!r}; this daemon may be older than its client")
 
     async def _notify(self, notification: Notification, arrival: int, progress: Progress) -> dict[str, Any]:
+        (kind, _), state = notification
+        if kind not in TYPES or state not in STATES:
+            raise ControlError(
+                f"found {kind} and {state}; expected one of {', '.join(TYPES)} and of {', '.join(STATES)}"
+            )
         before = self._roles.role
         wanted = self._keepalived.hear_hook(notification, arrival)
         if wanted is None:
