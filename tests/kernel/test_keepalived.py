@@ -1,6 +1,7 @@
 """A real keepalived, and real daemons whose roles it drives."""
 
 import json
+import os
 import re
 import signal
 import socket
@@ -276,6 +277,26 @@ def test_hook_scripts_drive_the_role_in_every_style(tmp_path: Path, style: str) 
         assert router.node.status()["keepalived"]["instances"] == {"GROUP FW": "FAULT"}
         router.stop_keepalived()
         until(lambda: router.node.status()["keepalived"]["instances"] == {"GROUP FW": "STOP"}, "STOP")
+
+
+def test_a_hook_that_comes_too_late_is_told_and_settled_by_the_next_word(tmp_path: Path) -> None:
+    keys = FIFO.replace('fifo = "{workdir}/fifo"\n', "")
+    with routers(tmp_path, keepalived=keys) as (first, second):
+        for router in (first, second):
+            router.configure(without_fifo, in_group(STYLES["notify"]))
+        start(first, second)
+        path = f"{second.node.workdir}/bin:{os.environ['PATH']}"
+        second.node.exec("env", f"PATH={path}", str(CONF / "notify"), "GROUP", "FW", "MASTER", "0")
+        told = f"this node is active without {', '.join(VIRTUAL.values())}"
+        until(lambda: second.node.status()["keepalived"]["disagreement"] == told, "it is told")
+        until(lambda: all(router.node.status()["conflict"] for router in (first, second)), "both say so")
+        checked = second.node.ftfw("check", check=False)
+        assert (checked.returncode, told in checked.stdout) == (1, True)
+        second.node.ftfw("demote")
+        second.is_("backup")
+        until(lambda: second.node.status()["synced"], "it holds again what the active has")
+        first.is_("active")
+        assert not first.node.status()["conflict"]
 
 
 def test_without_a_group_every_instance_has_to_be_master(tmp_path: Path) -> None:
