@@ -67,6 +67,10 @@ def test_the_daemon_runs_with_one_capability_and_under_all_restrictions(installe
     uid = machine.run("id", "-u", "ftfw").stdout.strip()
     assert status["Uid"].split() == [uid] * 4
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    pid = machine.property("MainPID")
+    assert machine.run("ps", "-o", "nice=", "-p", pid).stdout.strip() == "-10"
+    # What the kernel has of it is not looked at: a container that lacks CAP_SYS_RESOURCE goes without.
+    assert machine.property("OOMScoreAdjust") == "-900"
     # Set by the unit, as conf/sysctl.conf has it; the daemon may not.
     assert machine.run("sysctl", "-n", "net.netfilter.nf_conntrack_tcp_loose").stdout == "0\n"
     assert ", 0 problem" in machine.run("ftfw", "check").stdout
