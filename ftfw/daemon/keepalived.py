@@ -119,20 +119,20 @@ class Keepalived:
 
     async def _read_while_there(self, path: Path, descriptor: int) -> None:
         while True:
-            with trio.move_on_after(LOOK_S):
+            with trio.move_on_after(LOOK_S) as waiting:
                 await trio.lowlevel.wait_readable(descriptor)
             try:
                 data = os.read(descriptor, READ_BYTES)
             except BlockingIOError:
-                self._look_at_writer(path, there=True)
-            else:
-                if data:
-                    self._take(data)
-                    continue
-                self._look_at_writer(path, there=False)
-                await trio.sleep(LOOK_S)  # it is readable all the time, if there has been a writer
+                data = None
+            if data:
+                self._take(data)
+                continue
             if not _is_at(path, descriptor):  # all that was written to this one has been read
                 return
+            self._look_at_writer(path, there=data is None)  # at its end, it has none
+            if data is not None and not waiting.cancelled_caught:
+                await trio.sleep(LOOK_S)  # where there has been a writer, it is readable all the time
 
     def _look_at_writer(self, path: Path, *, there: bool) -> None:
         if not self._writer.look(there=there, now=trio.current_time()):

@@ -61,8 +61,11 @@ async def test_without_ftfw_a_power_cut_loses_all(tmp_path: Path) -> None:
         assert len(await made.phase("prove", limit_s=2.0)) == len(FLOWS)
 
 
-async def test_a_killed_daemon_comes_back_where_the_addresses_are_and_a_graceful_stop_follows(tmp_path: Path) -> None:
-    async with world(tmp_path) as made:
+@pytest.mark.parametrize("mode", ["warm", "hot"])
+async def test_a_killed_daemon_comes_back_where_the_addresses_are_and_a_graceful_stop_follows(
+    tmp_path: Path, mode: str
+) -> None:
+    async with world(tmp_path, mode=mode) as made:
         first, second = made.both
         first.node.kill()
         made.talked()
