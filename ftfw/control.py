@@ -15,7 +15,7 @@ import os
 import socket
 import stat
 from collections.abc import Awaitable, Callable, Iterator
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,11 @@ Handler = Callable[[dict[str, Any], Progress], Awaitable[dict[str, Any]]]
 REQUEST_LENGTH_MAX = 4096  # bytes; more is an error
 REQUEST_DEADLINE_S = 5.0  # from the connection to the end of the request line
 WRITE_DEADLINE_S = 5.0  # a client that takes nothing for so long is dropped
-CLIENTS_MAX = 16  # at once; more are told so and closed
+# However many come: what a failover wants is never turned away. `ftfw.daemon.changes` bounds how many of them wait.
+ROLE_COMMANDS = frozenset({"promote", "demote", "notify"})
+CLIENTS_MAX = 16  # with other commands, at once; more are told so and closed
+CONNECTIONS_MAX = 512  # at once, with a command or without one yet; more are not accepted until one of them ends
+QUEUE_MAX = 512  # connections that the kernel holds until they are accepted; more are refused by it
 PROGRESS_QUEUE_MAX = 64  # lines; what a slow client has no room for is left out
 ENTRIES_PER_CHUNK = 64  # encoded between two checkpoints
 
@@ -45,6 +49,9 @@ async def serve(path: Path, handler: Handler, *, task_status: trio.TaskStatus[No
     ControlError is raised if somebody does, or if the file cannot be made. In a result the handler may put
     iterators for lists: they are read in small chunks. ControlError from the handler is the client's error
     line; any other exception is logged, and the client told so.
+
+    A request is handed over as soon as it is read. `arrival` in it numbers the connections: of two requests that are
+    read at the same time the one with the higher number is the later one.
     """
     listener = _listen(path)
     identity = _identity(path)
@@ -52,12 +59,68 @@ async def serve(path: Path, handler: Handler, *, task_status: trio.TaskStatus[No
         with trio.socket.from_stdlib_socket(listener) as listening:
             async with trio.open_nursery() as nursery:
                 task_status.started()
-                await _accept_all(listening, handler, nursery)
+                await _Server(handler, nursery).accept_all(listening)
     finally:
         _remove_own(path, identity)
 
 
-async def _accept_all(listening: trio.socket.SocketType, handler: Handler, nursery: trio.Nursery) -> None:
+class _Server:
+    """The clients of one socket."""
+
+    def __init__(self, handler: Handler, nursery: trio.Nursery) -> None:
+        self._handler = handler
+        self._nursery = nursery
+        self._connections = trio.Semaphore(CONNECTIONS_MAX)
+        self._served = 0  # of those that CLIENTS_MAX is for
+
+    async def accept_all(self, listening: trio.socket.SocketType) -> None:
+        for arrival in count():
+            await self._connections.acquire()
+            stream = trio.SocketStream(await _accept(listening))
+            self._nursery.start_soon(self._attend, stream, arrival)
+
+    async def _attend(self, stream: trio.SocketStream, arrival: int) -> None:
+        """One client: read the request, carry it out, write what comes of it."""
+        try:
+            async with stream:
+                try:
+                    request = await _read_request(stream)
+                except ControlError as error:
+                    await _write(stream, _line({"error": str(error)}))
+                    return
+                if request is not None:
+                    await self._find_place(stream, {**request, "arrival": arrival})
+        finally:
+            self._connections.release()
+
+    async def _find_place(self, stream: trio.SocketStream, request: dict[str, Any]) -> None:
+        if request["command"] in ROLE_COMMANDS:
+            await self._answer(stream, request)
+        elif self._served < CLIENTS_MAX:
+            self._served += 1
+            try:
+                await self._answer(stream, request)
+            finally:
+                self._served -= 1
+        else:
+            await _write(stream, _line({"error": f"{CLIENTS_MAX} clients are being served already; try again"}))
+
+    async def _answer(self, stream: trio.SocketStream, request: dict[str, Any]) -> None:
+        progress, lines = trio.open_memory_channel[dict[str, Any]](PROGRESS_QUEUE_MAX)
+
+        async def report(what: dict[str, Any]) -> None:
+            with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError):
+                progress.send_nowait({"progress": what})
+            await trio.lowlevel.checkpoint()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_write_lines, stream, lines)
+            with progress:
+                reply = await _carry_out(self._handler, request, report)
+        await _write_reply(stream, reply)
+
+
+async def _accept(listening: trio.socket.SocketType) -> trio.socket.SocketType:
     while True:
         try:
             accepted, _ = await listening.accept()
@@ -72,37 +135,8 @@ async def _accept_all(listening: trio.socket.SocketType, handler: Handler, nurse
                 raise
             log.warning("control socket: cannot accept a client: %s", error.strerror)
             await trio.sleep(0.1)
-            continue
-        stream = trio.SocketStream(accepted)
-        if len(nursery.child_tasks) < CLIENTS_MAX:
-            nursery.start_soon(_attend, stream, handler)
-            continue
-        async with stream:
-            await _write(stream, _line({"error": f"{CLIENTS_MAX} clients are being served already; try again"}))
-
-
-async def _attend(stream: trio.SocketStream, handler: Handler) -> None:
-    """One client: read the request, carry it out, write what comes of it."""
-    async with stream:
-        try:
-            request = await _read_request(stream)
-        except ControlError as error:
-            await _write(stream, _line({"error": str(error)}))
-            return
-        if request is None:
-            return
-        progress, lines = trio.open_memory_channel[dict[str, Any]](PROGRESS_QUEUE_MAX)
-
-        async def report(what: dict[str, Any]) -> None:
-            with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError):
-                progress.send_nowait({"progress": what})
-            await trio.lowlevel.checkpoint()
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_write_lines, stream, lines)
-            with progress:
-                reply = await _carry_out(handler, request, report)
-        await _write_reply(stream, reply)
+        else:
+            return accepted
 
 
 async def _read_request(stream: trio.SocketStream) -> dict[str, Any] | None:
@@ -250,7 +284,7 @@ def _bind(path: Path) -> socket.socket:
         # it is never open to others, and no other thread's files are touched, as they would be by umask.
         os.fchmod(listener.fileno(), 0o600)
         listener.bind(str(path))
-        listener.listen(CLIENTS_MAX)
+        listener.listen(QUEUE_MAX)
     except OSError as error:
         listener.close()
         raise ControlError(f"{path}: cannot make the control socket: {error.strerror}; set control.socket") from None

@@ -20,6 +20,8 @@ STATES: Final = (MASTER, "BACKUP", "FAULT", "STOP", "DELETED")
 TYPES: Final = ("INSTANCE", "GROUP")
 LINE_MAX: Final = 1024  # bytes; keepalived's lines are as long as a name
 DISAGREEMENT_S: Final = 1.0  # for which role and addresses may differ: takeovers take a while
+SILENT_S: Final = 30.0  # for which nobody may have the FIFO open: keepalived is restarted, or a host boots, in less
+ADOPTION_S: Final = 3.0  # for which all addresses are on a backup, and no active is heard, before it becomes active
 
 _LINE = re.compile(r'(INSTANCE|GROUP) (?:"(.*)"|(\S+)) ([A-Z_]+)(?: -?\d+)?')
 
@@ -72,6 +74,26 @@ class Fifo:
         return Notification((kind, bare if quoted is None else quoted), state)
 
 
+class Writer:
+    """Whether keepalived has the FIFO open: one that had none to open when it started says nothing until a reload."""
+
+    def __init__(self) -> None:
+        self.there: bool | None = None
+        self.missed = False  # not there for SILENT_S
+        self._gone_since: float | None = None
+
+    def look(self, *, there: bool, now: float) -> bool:
+        """Take in whether anybody has it open for writing; whether there is news in `missed`."""
+        self.there = there
+        if there:
+            self._gone_since = None
+        elif self._gone_since is None:
+            self._gone_since = now
+        before = self.missed
+        self.missed = self._gone_since is not None and now - self._gone_since >= SILENT_S
+        return self.missed != before
+
+
 class Instances:
     """What was last said of each instance and group, and the role that follows from it.
 
@@ -85,27 +107,38 @@ class Instances:
         self._names = frozenset(names)
         self._taken_for_master = set(self._names) if role == "active" else set()
         self._over_fifo: set[Subject] = set()
+        self._by_hook: dict[Subject, int] = {}  # the last one that counted
 
-    def hear(self, notification: Notification, *, hook: bool = False) -> Event | None:
+    def hear(self, notification: Notification, hook: int | None = None) -> Event | None:
         """Take in what keepalived says; what follows from all that it said, or None if this does not count.
 
-        Hook scripts run concurrently, and one may be late: on what the FIFO tells of they have no say.
+        `hook` is None for what the FIFO says, else a number that is higher for what came later. Hook scripts run
+        concurrently, and one may be late: on what the FIFO tells of they have no say.
         """
         subject, state = notification
         if self._names and subject[1] not in self._names:
             self.dropped["not_listed"] += 1
             return None
-        if not hook:
+        if hook is None:
             self._over_fifo.add(subject)
         elif subject in self._over_fifo:
             self.dropped["hook_overruled"] += 1
             return None
+        elif hook < self._by_hook.get(subject, 0):
+            self.dropped["hook_overtaken"] += 1
+            return None
+        else:
+            self._by_hook[subject] = hook
         self._taken_for_master.discard(subject[1])
         if state == "DELETED":
             self.states.pop(subject, None)
         else:
             self.states[subject] = state
         return Event.PROMOTE if self._all_master() else Event.DEMOTE
+
+    def take_for_master(self) -> None:
+        """Take all names to be MASTER until they are heard of: the first one does not speak for the others."""
+        self._taken_for_master = set(self._names)
 
     def _all_master(self) -> bool:
         there = {name for _, name in self.states} | self._taken_for_master
@@ -119,12 +152,18 @@ class Truth:
         self._addresses = {address.packed: str(address) for address in addresses}
         self._here: list[str] = []
         self._differs_since: float | None = None
+        self._left_since: float | None = None  # all addresses on a backup
         self.disagreement: str | None = None
 
     @property
     def here(self) -> list[str]:
         """The virtual addresses that this host has."""
         return self._here
+
+    @property
+    def whole(self) -> bool:
+        """Whether this host has all virtual addresses, and there are any."""
+        return bool(self._here) and len(self._here) == len(self._addresses)
 
     def learn(self, own: frozenset[bytes]) -> None:
         """Take in all addresses of this host, packed."""
@@ -140,6 +179,14 @@ class Truth:
         lasts = self._differs_since is not None and now - self._differs_since >= DISAGREEMENT_S
         before, self.disagreement = self.disagreement, found if lasts else None
         return self.disagreement != before
+
+    def lasts(self, role: str | None, now: float) -> bool:
+        """Whether all virtual addresses have been on a backup for ADOPTION_S; to be asked at each look."""
+        if role != "backup" or not self.whole:
+            self._left_since = None
+        elif self._left_since is None:
+            self._left_since = now
+        return self._left_since is not None and now - self._left_since >= ADOPTION_S
 
     def _difference(self, role: str) -> str | None:
         missing = [text for text in self._addresses.values() if text not in self._here]

@@ -67,7 +67,7 @@ def _link_drops(status: Status) -> Samples:
 
 def _fifo_open(status: Status) -> Samples:
     fifo = _in(status, "keepalived", "fifo")
-    return [((), None if fifo is None else fifo == "open")]
+    return [((), None if fifo is None else fifo == "open" and _in(status, "keepalived", "fifo_writer") is True)]
 
 
 def _disagreement(status: Status) -> Samples:
@@ -186,7 +186,7 @@ FAMILIES: Final = (
         ("reason",),
         _by_key("last_commit", "otherwise"),
     ),
-    Family(_GAUGE, "ftfw_keepalived_fifo_open", "1 if keepalived can write to the FIFO", (), _fifo_open),
+    Family(_GAUGE, "ftfw_keepalived_fifo_open", "1 if keepalived has the FIFO open, and ftfw reads it", (), _fifo_open),
     Family(_GAUGE, "ftfw_keepalived_disagreement", "1 if role and virtual addresses disagree", (), _disagreement),
     Family(
         _COUNTER,

@@ -31,7 +31,7 @@ LATE_S = {"last_seen_s": (1.0, 3.0), "lag_s": (0.1, 1.0)}  # doubtful from here 
 TROUBLES = {"why_not_synced": DOUBTFUL, "keepalived.disagreement": BAD}
 COUNTED = ("overruns", "behind", "gaps", "outrun")
 COUNTED_UNDER = ("dropped.", "inject_failed.", "failed.", "otherwise.", "repaired.")
-EXPECTED = ("duplicate", "no_state", "not_listed", "hook_overruled")  # reasons that say nothing bad
+EXPECTED = ("duplicate", "no_state", "not_listed", "hook_overruled", "hook_overtaken")  # reasons that say nothing bad
 
 Section = tuple[str, Table]
 
@@ -147,6 +147,8 @@ def _style(key: str, value: object) -> str:
     match value:
         case bool() if key in WANTED:
             style = GOOD if value is WANTED[key] else BAD
+        case False if key == "keepalived.fifo_writer":
+            style = BAD
         case int() | float() if last in LATE_S:
             doubtful, bad = LATE_S[last]
             style = BAD if value >= bad else DOUBTFUL if value >= doubtful else GOOD

@@ -51,10 +51,19 @@ def check_keepalived(context: Context) -> Iterator[Finding]:
     told = (context.status or {}).get("keepalived") or {}
     if keys is not None and keys.fifo is not None:
         yield _fifo(keys.fifo, told.get("fifo"))
+        if told.get("fifo_writer") is False:
+            yield _without_writer(keys.fifo)
         if not keys.addresses:
             yield warning("keepalived.addresses", "none", ADDRESSES_REMEDY)
     if disagreement := told.get("disagreement"):
         yield problem("keepalived", disagreement, DISAGREEMENT_REMEDY)
+
+
+def _without_writer(path: Path) -> Finding:
+    if not probes.runs("keepalived"):
+        return warning("keepalived", f"it does not run: nobody has {path} open for writing", "start it")
+    found = f"it runs and has not opened {path}: ftfw hears of no failover"
+    return problem("keepalived", found, f"`systemctl reload keepalived`, and `vrrp_notify_fifo {path}`; {DOCS}")
 
 
 def _fifo(path: Path, told: str | None) -> Finding:

@@ -18,7 +18,7 @@ LINK_REMEDY = "look at the interface, the cable and the packet filter, on the ot
 
 REASONS_REMEDY = "docs/commands.md tells what each reason means, and what to do"
 # What comes over one link is there from another already; keepalived tells of more than states and what was named.
-WANTED = frozenset({"duplicate", "no_state", "not_listed", "hook_overruled"})
+WANTED = frozenset({"duplicate", "no_state", "not_listed", "hook_overruled", "hook_overtaken"})
 COUNTERS = (
     ("links", "frames were dropped", ("link", "dropped")),
     ("events", "messages were dropped", ("kernel", "dropped")),

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import trio
 
@@ -11,6 +11,8 @@ from ftfw.control import Progress
 from ftfw.roles import AT_REST, TRANSITIONS, Action, Event, State
 
 Perform = Callable[[Action], Awaitable[None]]
+
+WAITING_MAX: Final = 256  # for the end of a change; what more of them want is taken, and not waited for
 
 
 @dataclass(slots=True, eq=False)
@@ -29,6 +31,7 @@ class Changes:
 
     def __init__(self, role: str, perform: Perform) -> None:
         self.state = State(role)
+        self.asked = False  # whether anybody has wanted a role since the start
         self._perform = perform
         self._due = deque([AT_REST[self.state]])
         self._waiting: list[_Waiting] = []
@@ -41,13 +44,20 @@ class Changes:
 
     def take(self, event: Event) -> None:
         """Take in what happened or is wanted, without waiting for what comes of it."""
+        self.asked = self.asked or event is not Event.DONE
         self.state, action = TRANSITIONS[self.state, event]
         if action is not None:
             self._due.append(action)
             self._something_due.set()
 
-    async def reach(self, event: Event, progress: Progress | None = None) -> bool:
-        """Promote or demote, and wait until no change is under way; whether the role is that one then."""
+    async def reach(self, event: Event, progress: Progress | None = None) -> bool | None:
+        """Promote or demote, and wait until no change is under way; whether the role is that one then.
+
+        None if WAITING_MAX wait already: the event is taken all the same.
+        """
+        if len(self._waiting) >= WAITING_MAX:
+            self.take(event)
+            return None
         waiting = _Waiting(State.ACTIVE if event is Event.PROMOTE else State.BACKUP, progress)
         self._waiting.append(waiting)
         self.take(event)

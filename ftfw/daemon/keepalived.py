@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import trio
 
 from ftfw import config
-from ftfw.keepalived import Fifo, Instances, Notification, Truth
+from ftfw.keepalived import ADOPTION_S, SILENT_S, Fifo, Instances, Notification, Truth, Writer
 from ftfw.roles import Event
 
 log = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ class Now(NamedTuple):
 
     role: str | None  # None while it changes
     ready: bool
+    free: bool  # nobody has wanted a role of this node since it started, and no other one is active
 
 
 class Keepalived:
@@ -43,6 +44,7 @@ class Keepalived:
         self._truth = Truth(keys.addresses)
         self._fifo = Fifo()
         self._fifo_trouble: str | None = None
+        self._writer = Writer()
         self._written: str | None = None  # to the track_file, or tried
 
     @property
@@ -50,13 +52,21 @@ class Keepalived:
         """Whether any of the virtual addresses is this host's."""
         return bool(self._truth.here)
 
+    @property
+    def holds_all_addresses(self) -> bool:
+        """Whether all of the virtual addresses are this host's."""
+        return self._truth.whole
+
     def learn_addresses(self, own: frozenset[bytes]) -> None:
         """Take in all addresses of this host, packed."""
         self._truth.learn(own)
 
-    def hear_hook(self, notification: Notification) -> Event | None:
-        """Take in what a hook script says; what follows for the role, or None if it does not count."""
-        return self._hear(notification, hook=True)
+    def hear_hook(self, notification: Notification, arrival: int) -> Event | None:
+        """Take in what a hook script says; what follows for the role, or None if it does not count.
+
+        `arrival` is a number that is higher for what came later.
+        """
+        return self._hear(notification, arrival)
 
     async def run(self, now: Callable[[], Now]) -> None:
         """Work until cancelled."""
@@ -72,15 +82,16 @@ class Keepalived:
             return None
         return {
             "fifo": None if self._keys.fifo is None else self._fifo_trouble or "open",
+            "fifo_writer": None if self._fifo_trouble else self._writer.there,
             "instances": {" ".join(subject): state for subject, state in self._instances.states.items()},
             "addresses_here": self._truth.here,
             "disagreement": self._truth.disagreement,
             "dropped": dict(self._fifo.dropped + self._instances.dropped),
         }
 
-    def _hear(self, notification: Notification, *, hook: bool) -> Event | None:
+    def _hear(self, notification: Notification, arrival: int | None = None) -> Event | None:
         before = self._instances.states.get(notification.subject)
-        wanted = self._instances.hear(notification, hook=hook)
+        wanted = self._instances.hear(notification, arrival)
         if wanted is not None and before != notification.state:
             log.info("keepalived: %s is %s", " ".join(notification.subject), notification.state)
         return wanted
@@ -99,7 +110,7 @@ class Keepalived:
                 await trio.sleep(LOOK_S)
                 continue
             self._fifo_trouble = None
-            log.info("%s: open, keepalived may write", path)
+            log.info("%s: open", path)
             try:
                 await self._read_while_there(path, descriptor)
             finally:
@@ -108,19 +119,39 @@ class Keepalived:
 
     async def _read_while_there(self, path: Path, descriptor: int) -> None:
         while True:
-            with trio.move_on_after(LOOK_S):
+            with trio.move_on_after(LOOK_S) as waiting:
                 await trio.lowlevel.wait_readable(descriptor)
             try:
-                self._take(os.read(descriptor, READ_BYTES))
-            except BlockingIOError:  # all that was written to this one has been read
-                if not _is_at(path, descriptor):
-                    return
+                data = os.read(descriptor, READ_BYTES)
+            except BlockingIOError:
+                data = None
+            if data:
+                self._take(data)
+                continue
+            if not _is_at(path, descriptor):  # all that was written to this one has been read
+                return
+            self._look_at_writer(path, there=data is None)  # at its end, it has none
+            if data is not None and not waiting.cancelled_caught:
+                await trio.sleep(LOOK_S)  # where there has been a writer, it is readable all the time
+
+    def _look_at_writer(self, path: Path, *, there: bool) -> None:
+        if not self._writer.look(there=there, now=trio.current_time()):
+            return
+        if self._writer.missed:
+            log.warning(
+                "%s: nobody has had it open for writing for %.0f s: keepalived does not run, or this node hears of no"
+                " failover from it; `systemctl reload keepalived` has it open the FIFO",
+                path,
+                SILENT_S,
+            )
+        else:
+            log.info("%s: keepalived has it open now", path)
 
     def _take(self, data: bytes) -> None:
         """Only what follows from all of `data` is wanted: what comes late comes all at once."""
         wanted = None
         for notification in self._fifo.take(data):
-            wanted = self._hear(notification, hook=False) or wanted
+            wanted = self._hear(notification) or wanted
         if wanted is not None:
             self._want(wanted)
 
@@ -129,13 +160,28 @@ class Keepalived:
     async def _look_after(self, now: Callable[[], Now]) -> None:
         try:
             while True:
-                role, ready = now()
+                role, ready, free = now()
                 if self._truth.look(role, trio.current_time()):
                     self._tell_disagreement()
+                if self._truth.lasts(role, trio.current_time()) and free:
+                    self._adopt()
                 self._write_track_file(ready=ready)
                 await trio.sleep(LOOK_S)
         finally:
-            self._write_track_file(ready=now().role == "active")  # a backup without a daemon holds nothing
+            role, ready, _ = now()  # a backup without a daemon holds nothing but what is in its kernel
+            self._write_track_file(ready=role == "active" or (ready and self._truth.whole))
+
+    def _adopt(self) -> None:
+        """Be active where the addresses are: keepalived does not say again what it said to a daemon that was killed."""
+        log.warning(
+            "%s: all here for %.0f s, while keepalived has said nothing since this daemon started, and no active is"
+            " heard: this node becomes active, and what is in its kernel stays. `systemctl reload keepalived` has"
+            " keepalived say its states, if it has fifo_write_vrrp_states_on_reload",
+            ", ".join(self._truth.here),
+            ADOPTION_S,
+        )
+        self._instances.take_for_master()
+        self._want(Event.PROMOTE)
 
     def _tell_disagreement(self) -> None:
         if self._truth.disagreement is None:
@@ -164,8 +210,9 @@ class Keepalived:
 def _open(path: Path) -> int:
     """Open the FIFO at `path`, made if it is not there; FifoError.
 
-    For writing as well: with a writer in this process it is never at its end, whoever comes and goes. keepalived takes
-    one that is there already, and does not remove it (lib/notify.c).
+    For reading only, so that it is at its end while nobody else has it open. keepalived has it open for both, so that
+    what it writes stays while there is no daemon; it takes a FIFO that is there already, and does not remove it
+    (lib/notify.c).
     """
     remedy = "end what made it and move it away, or set keepalived.fifo, and vrrp_notify_fifo, to another path"
     try:
@@ -174,7 +221,7 @@ def _open(path: Path) -> int:
             os.mkfifo(path, 0o600)
         if not stat.S_ISFIFO(path.stat().st_mode):
             raise FifoError(f"{path}: exists and is no FIFO; {remedy}")
-        return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise FifoError(
             f"{path}: cannot be made or opened: {error.strerror}; let keepalived give it to ftfw's user"

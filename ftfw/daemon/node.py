@@ -18,13 +18,14 @@ from ftfw.config import Config, MulticastLink
 from ftfw.config import Link as LinkConfig
 from ftfw.control import ControlError, Progress
 from ftfw.daemon import host, scrapes
+from ftfw.daemon.changes import WAITING_MAX
 from ftfw.daemon.gate import Gate
 from ftfw.daemon.keepalived import Keepalived, Now
 from ftfw.daemon.roles import Roles, first_of
 from ftfw.daemon.supervisor import Supervisor, one_line
 from ftfw.daemon.wire import Wire
 from ftfw.filter import compile_filter
-from ftfw.keepalived import Notification
+from ftfw.keepalived import STATES, TYPES, Notification
 from ftfw.kernel.inject import Injector
 from ftfw.kernel.netlink import RequestSocket, dump_expectations, dump_flows
 from ftfw.kernel.select import Selector
@@ -229,7 +230,12 @@ class Node:
             self._gate.open()
 
     def _now(self) -> Now:
-        return Now(self._roles.role if self._roles.changes.at_rest else None, self._ready(trio.current_time()))
+        now, changes = trio.current_time(), self._roles.changes
+        return Now(
+            role=self._roles.role if changes.at_rest else None,
+            ready=self._ready(now),
+            free=not changes.asked and not self._roles.member.peers.actives(now),
+        )
 
     # What comes over the links
 
@@ -254,19 +260,26 @@ class Node:
             case {"command": "show", "what": "flows" | "expectations" as what}:
                 return {"entries": await self._show(what)}
             case {"command": "notify", "type": str(kind), "name": str(name), "state": str(state)}:
-                return await self._notify(Notification((kind, name), state), progress)
+                return await self._notify(Notification((kind, name), state), request["arrival"], progress)
         raise ControlError(f"unknown command {request.get('command')!r}; this daemon may be older than its client")
 
-    async def _notify(self, notification: Notification, progress: Progress) -> dict[str, Any]:
+    async def _notify(self, notification: Notification, arrival: int, progress: Progress) -> dict[str, Any]:
+        (kind, _), state = notification
+        if kind not in TYPES or state not in STATES:
+            raise ControlError(
+                f"found {kind} and {state}; expected one of {', '.join(TYPES)} and of {', '.join(STATES)}"
+            )
         before = self._roles.role
-        wanted = self._keepalived.hear_hook(notification)
+        wanted = self._keepalived.hear_hook(notification, arrival)
         if wanted is None:
             why = (
                 f"{' '.join(notification.subject)} changes nothing:"
-                " it is not in keepalived.instances, or keepalived.fifo tells of it"
+                " it is not in keepalived.instances, keepalived.fifo tells of it, or a later one has been taken already"
             )
             return self._roles.describe(before) | {"warnings": [why]}
-        await self._roles.changes.reach(wanted, progress)
+        if await self._roles.changes.reach(wanted, progress) is None:
+            why = f"taken, and not waited for: {WAITING_MAX} commands wait for a change of role already"
+            return self._roles.describe(before) | {"warnings": [why]}
         return self._roles.describe(before)
 
     def _resync(self) -> dict[str, Any]:
@@ -362,7 +375,13 @@ class Node:
 
     def _ready(self, now: float) -> bool:
         standby = self._roles.standby
-        return standby.backup.ready(now) if standby is not None else self._roles.streaming is not None
+        if standby is None:
+            return self._roles.streaming is not None
+        return standby.backup.ready(now) or self._has_the_traffic(now)
+
+    def _has_the_traffic(self, now: float) -> bool:
+        """Whether this kernel's table is what there is to go on with: the addresses are here, and nobody is active."""
+        return self._keepalived.holds_all_addresses and not self._roles.member.peers.actives(now)
 
     def _one_line(self) -> str:
         now, role = trio.current_time(), self._roles.role

@@ -10,7 +10,7 @@ import trio
 from ftfw.config import Config
 from ftfw.control import ControlError, Progress
 from ftfw.daemon import takeover
-from ftfw.daemon.changes import Changes
+from ftfw.daemon.changes import WAITING_MAX, Changes
 from ftfw.daemon.gate import Gate
 from ftfw.daemon.standby import Standby
 from ftfw.daemon.streaming import Streaming
@@ -92,7 +92,13 @@ class Roles:
     async def change(self, event: Event, progress: Progress) -> dict[str, Any]:
         """Carry out the command of that name; ControlError if the contrary was wanted before it was done."""
         before = self.role
-        if not await self.changes.reach(event, progress):
+        reached = await self.changes.reach(event, progress)
+        if reached is None:
+            raise ControlError(
+                f"{WAITING_MAX} commands wait for a change of role already: this one is taken, and not waited for;"
+                " `ftfw status` tells what comes of it"
+            )
+        if not reached:
             raise ControlError(
                 f"superseded by a {CONTRARY[event]} before it was done: this node is {self.role};"
                 " the log, and keepalived in `ftfw status`, tell what wanted it"

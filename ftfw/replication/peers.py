@@ -66,15 +66,18 @@ class Peers:
             )
         return False
 
+    def actives(self, now: float) -> list[Peer]:
+        """Other nodes that are active, as far as was heard lately."""
+        return [peer for peer in self.known.values() if peer.role == "active" and now - peer.heard_at < LOST_S]
+
     def rivals(self, own_role: str, now: float) -> list[str]:
         """The names of other nodes that are active together with another one, or with this one.
 
         One that was last heard before the other became active has failed: that is a takeover and no conflict.
         """
         self._active_since = None if own_role != "active" else now if self._active_since is None else self._active_since
-        active = [peer for peer in self.known.values() if peer.role == "active" and now - peer.heard_at < LOST_S]
         this = [] if self._active_since is None else [Peer("", own_role, b"", now, self._active_since)]
-        pairs = permutations(active + this, 2)
+        pairs = permutations(self.actives(now) + this, 2)
         return sorted({one.name for one, other in pairs if _together_s(one, other) >= TOGETHER_S} - {""})
 
     def conflict(self, own_role: str, now: float) -> bool:

@@ -61,18 +61,23 @@ async def test_without_ftfw_a_power_cut_loses_all(tmp_path: Path) -> None:
         assert len(await made.phase("prove", limit_s=2.0)) == len(FLOWS)
 
 
-async def test_a_killed_daemon_comes_back_where_the_addresses_are_and_a_graceful_stop_follows(tmp_path: Path) -> None:
-    async with world(tmp_path) as made:
+@pytest.mark.parametrize("mode", ["warm", "hot"])
+async def test_a_killed_daemon_comes_back_where_the_addresses_are_and_a_graceful_stop_follows(
+    tmp_path: Path, mode: str
+) -> None:
+    async with world(tmp_path, mode=mode) as made:
         first, second = made.both
         first.node.kill()
         made.talked()
         entries = first.node.kernel_count()
-        first.node.start("backup")  # as systemd does
-        first.reload_keepalived()
+        first.node.start("backup")  # as systemd does; keepalived says nothing to it
         first.is_("active")
+        assert "this node becomes active" in first.node.log.read_text()
         assert first.node.kernel_count() >= entries - 2
         assert first.node.status()["gate"]["dropped"] == 0
         in_sync(first, second)
+        first.node.insert(1)
+        until(lambda: "sport=10001" in second.node.ftfw("show", "flows").stdout, "a new flow is streamed")
         first.stop_keepalived()
         second.is_("active")
         first.is_("backup")

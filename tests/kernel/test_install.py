@@ -119,7 +119,10 @@ class Network:
         return made
 
     def follow(self, step: Step) -> None:
-        """Run a block as it stands but for `INSTEAD`; one that shows something until it does, as one looks again."""
+        """Run a block as it stands but for `INSTEAD`; one that shows something until it does, as one looks again.
+
+        The umask is one that lets nobody but root read what is made.
+        """
         commands = "\n".join(INSTEAD.get(line, line) for line in step.commands.splitlines())
         lines = step.shown.splitlines()
         with ThreadPoolExecutor() as pool:
@@ -131,7 +134,7 @@ class Network:
 
         def seen() -> bool:
             nonlocal output
-            output = self.machines[name].run("bash", "-ec", f"cd {SOURCES}\n{commands}").stdout
+            output = self.machines[name].run("bash", "-ec", f"umask 077\ncd {SOURCES}\n{commands}").stdout
             return all(shows(output, line) for line in lines)
 
         try:
@@ -203,10 +206,10 @@ def test_the_page_leads_to_a_takeover_that_a_connection_survives(network: Networ
 
 def without_ftfw(network: Network) -> None:
     """The control: the same takeover with nothing replicated loses a connection."""
-    first, second = network.machines.values()
-    second.run("systemctl", "stop", "ftfw")
+    backup, active = network.machines.values()
+    backup.run("systemctl", "stop", "ftfw")
     connection = network.connection(80)
     connection.talk()
-    first.run("systemctl", "stop", "keepalived")
-    until(lambda: f" {VIRTUAL['wan']}/" in second.run("ip", "-brief", "address").stdout, "fw2 has the address")
+    active.run("systemctl", "stop", "keepalived")
+    until(lambda: f" {VIRTUAL['wan']}/" in backup.run("ip", "-brief", "address").stdout, "fw1 has the address")
     assert connection.is_lost()

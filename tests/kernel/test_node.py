@@ -87,8 +87,8 @@ async def until(true: Callable[[], bool]) -> None:
             await trio.sleep(0.01)
 
 
-async def command(path: Path, name: str) -> dict[str, Any]:
-    return await trio.to_thread.run_sync(lambda: control.call(path, name))
+async def command(path: Path, what: str, **arguments: Any) -> dict[str, Any]:
+    return await trio.to_thread.run_sync(lambda: control.call(path, what, **arguments))
 
 
 def in_namespace(work: Callable[[Namespace], Awaitable[None]]) -> None:
@@ -198,6 +198,21 @@ def test_a_node_in_mid_promotion_is_heard_and_ready_and_shows_what_it_holds(
             go_on.set()
             await until(lambda: node._roles.role == "active")
             assert (await command(path, "status"))["last_commit"]["created"] == 1
+
+    in_namespace(work)
+
+
+@pytest.mark.parametrize(("kind", "state"), [("GROUP", "WEIRD"), ("GROUP", "MASTER_PRIORITY"), ("TROOP", "BACKUP")])
+def test_a_notification_that_is_none_changes_nothing(tmp_path: Path, kind: str, state: str) -> None:
+    async def work(_: Namespace) -> None:
+        async with running(tmp_path) as (node, _link, path):
+            await command(path, "promote")
+            with pytest.raises(
+                ControlError, match=f"found {kind} and {state}; expected one of INSTANCE, GROUP and of M"
+            ):
+                await command(path, "notify", type=kind, name="FW", state=state)
+            assert node._roles.role == "active"
+            assert node._keepalived.status() is None
 
     in_namespace(work)
 

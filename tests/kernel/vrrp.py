@@ -19,6 +19,7 @@ from tests.kernel.pair import Node, pair, run, until
 CONF = Path(__file__).parents[2] / "conf/keepalived"
 NETWORKS = {"lan": "192.0.2", "wan": "198.51.100"}  # .1 is the virtual address, .2 and .3 are the nodes'
 VIRTUAL = {interface: f"{network}.1" for interface, network in NETWORKS.items()}
+NOTIFY_FIFO = "vrrp_notify_fifo /run/ftfw/keepalived.fifo ftfw"
 FIFO = f'[keepalived]\nfifo = "{{workdir}}/fifo"\ninstances = ["FW"]\naddresses = {list(VIRTUAL.values())}\n'
 TRACK_FILE = 'track_file = "{workdir}/ready"\n'
 
@@ -58,7 +59,9 @@ class Router:
 
     def configure(self, *edits: Edit) -> None:
         """Write keepalived.conf, changed by `edits`."""
-        text = (CONF / "keepalived.conf").read_text().replace("/run/ftfw/keepalived.fifo", str(self.fifo))
+        whole = (CONF / "keepalived.conf").read_text()
+        assert NOTIFY_FIFO in whole
+        text = whole.replace(NOTIFY_FIFO, f"vrrp_notify_fifo {self.fifo} root")  # whom the daemons here run as
         text = text.replace("/run/ftfw/", f"{self.node.workdir}/").replace("priority 100", f"priority {self._priority}")
         for edit in edits:
             text = edit(text)

@@ -473,6 +473,24 @@ def test_the_fifo(tmp_path: Path) -> None:
     assert ("warning", "keepalived.addresses: none") in told(findings(keepalived.check_keepalived, config=without))
 
 
+def test_a_fifo_that_keepalived_has_not_opened(fake_host: FakeHost, tmp_path: Path) -> None:
+    config = config_of(tmp_path, f'keepalived = {{fifo = "{tmp_path}/fifo", addresses = ["192.0.2.1"]}}\n')
+
+    def found(writer: bool) -> Finding:
+        status = {"keepalived": {"fifo": "open", "fifo_writer": writer}}
+        return findings(keepalived.check_keepalived, config=config, status=status)[-1]
+
+    assert found(writer=True).level is Level.OK
+    assert told([found(writer=False)])[0][1].startswith("keepalived: it does not run: nobody has ")
+    fake_host.running.add("keepalived")
+    deaf = found(writer=False)
+    assert (deaf.level, deaf.found) == (
+        Level.PROBLEM,
+        f"it runs and has not opened {tmp_path}/fifo: ftfw hears of no failover",
+    )
+    assert "`systemctl reload keepalived`" in deaf.remedy
+
+
 def test_a_role_that_disagrees_with_the_addresses_is_a_problem() -> None:
     status = {"keepalived": {"disagreement": "this node is active without 192.0.2.1", "dropped": {"no_state": 3}}}
     found = the(findings(keepalived.check_keepalived, status=status))

@@ -83,7 +83,7 @@ class FakeDaemon:
         self._thread = threading.Thread(target=trio.run, args=(self._serve,))
 
     async def _handle(self, request: dict[str, Any], progress: Progress) -> dict[str, Any]:
-        self.asked.append(request)
+        self.asked.append({key: value for key, value in request.items() if key != "arrival"})  # the server's own
         await progress({"done": 1, "total": 2})
         answer = self.answers[request["command"]]
         if isinstance(answer, str):
@@ -309,6 +309,7 @@ GREEN, YELLOW, RED = "\x1b[32m", "\x1b[33m", "\x1b[1;31m"
         ({"stream": {"repaired": {"stale": 2}}}, f"{YELLOW}2"),
         ({"keepalived": {"fifo": "open"}}, f"{GREEN}open"),
         ({"keepalived": {"fifo": "f: no"}}, f"{RED}f: no"),
+        ({"keepalived": {"fifo_writer": False}}, f"{RED}no"),
         ({"keepalived": {"disagreement": "active without 192.0.2.1"}}, f"{RED}active without"),
     ],
 )

@@ -24,7 +24,7 @@ async def answer(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """A handler for the tests: what the daemon does, as far as the socket is concerned."""
     match request["command"]:
         case "echo":
-            return {"request": request}
+            return {"name": request["name"]}
         case "count":
             for done in range(request["to"]):
                 await progress({"done": done})
@@ -79,7 +79,7 @@ async def exchange(path: Path, request: bytes) -> dict[str, Any]:
 
 async def test_request_and_result(path: Path) -> None:
     async with serving(path):
-        assert await ask(path, "echo", name="fw1") == {"request": {"command": "echo", "name": "fw1"}}
+        assert await ask(path, "echo", name="fw1") == {"name": "fw1"}
 
 
 async def test_progress_comes_before_the_result(path: Path) -> None:
@@ -191,15 +191,75 @@ async def test_a_client_that_does_not_read_delays_nothing(path: Path, autojump_c
         assert b'"result"' not in received or not received.endswith(b"\n")
 
 
-async def test_clients_beyond_the_limit_are_told_so(path: Path) -> None:
-    async with serving(path):
-        streams = [await trio.open_unix_socket(str(path)) for _ in range(control.CLIENTS_MAX)]
+class Rendezvous:
+    """A handler whose commands end when they are let go; it keeps the requests."""
+
+    def __init__(self) -> None:
+        self.requests: list[dict[str, Any]] = []
+        self.let_go = trio.Event()
+
+    async def __call__(self, request: dict[str, Any], _progress: Progress) -> dict[str, Any]:
+        self.requests.append(request)
+        await self.let_go.wait()
+        return {}
+
+
+async def clients(path: Path, command: str, number: int) -> list[trio.SocketStream]:
+    """So many that have sent this command, one after the other, and wait for the answer."""
+    streams = [await trio.open_unix_socket(str(path)) for _ in range(number)]
+    for stream in streams:
+        await stream.send_all(json.dumps({"command": command}).encode() + b"\n")
+    return streams
+
+
+async def test_clients_beyond_the_limit_are_told_so_but_for_those_that_want_a_role(path: Path) -> None:
+    handler = Rendezvous()
+    async with serving(path, handler):
+        silent = [await trio.open_unix_socket(str(path)) for _ in range(2 * control.CLIENTS_MAX)]
+        busy = await clients(path, "show", control.CLIENTS_MAX)
         await wait_all_tasks_blocked()
-        assert await exchange(path, b"") == {"error": "16 clients are being served already; try again"}
+        refused = {"error": "16 clients are being served already; try again"}
+        assert await exchange(path, b'{"command": "status"}\n') == refused
+        in_a_hurry = await clients(path, "notify", 200)
+        await wait_all_tasks_blocked()
+        assert [each["command"] for each in handler.requests].count("notify") == 200
+        handler.let_go.set()
+        await wait_all_tasks_blocked()
+        assert await exchange(path, b'{"command": "status"}\n') == {"result": {}}
+        for stream in silent + busy + in_a_hurry:
+            await stream.aclose()
+
+
+async def test_requests_that_are_read_at_once_tell_in_which_order_they_came(path: Path) -> None:
+    handler = Rendezvous()
+    async with serving(path, handler):
+        streams = await clients(path, "notify", 50)
+        await wait_all_tasks_blocked()
+        assert sorted(each["arrival"] for each in handler.requests) == list(range(50))
         for stream in streams:
             await stream.aclose()
+
+
+async def test_connections_beyond_all_limits_wait_until_there_is_room(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "CONNECTIONS_MAX", 3)
+    async with serving(path):
+        streams = [await trio.open_unix_socket(str(path)) for _ in range(3)]
         await wait_all_tasks_blocked()
-        assert await ask(path, "count", to=0) == {"done": 0}
+        async with trio.open_nursery() as nursery:
+            replies: list[dict[str, Any]] = []
+
+            async def wait_for_room() -> None:
+                replies.append(await exchange(path, b'{"command": "count", "to": 0}\n'))
+
+            nursery.start_soon(wait_for_room)
+            await wait_all_tasks_blocked(0.05)
+            assert replies == []
+            await streams.pop().aclose()
+        assert replies == [{"result": {"done": 0}}]
+        await streams[0].aclose()
+        await streams[1].aclose()
 
 
 async def test_the_socket_is_mode_0600_whatever_the_umask(path: Path) -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from ftfw import config
 from ftfw.daemon.keepalived import Keepalived, Now
-from ftfw.keepalived import MASTER, Notification
+from ftfw.keepalived import ADOPTION_S, MASTER, SILENT_S, Notification
 from ftfw.roles import Event
 
 ADDRESS = ip_address("192.0.2.1")
@@ -25,7 +26,7 @@ class Daemon:
     def __init__(self, path: Path, **more: object) -> None:
         self.path = path
         self.wanted: list[Event] = []
-        self.now = Now("backup", ready=False)
+        self.now = Now("backup", ready=False, free=False)
         keys = config.Keepalived.model_validate(more | ({"fifo": str(path)} if path.name else {}))
         self.keepalived = Keepalived(keys, "backup", want=self.wanted.append)
 
@@ -62,6 +63,42 @@ async def test_the_fifo_is_made_for_its_owner_alone(tmp_path: Path) -> None:
     async with daemon.running():
         await daemon.opened()
         assert stat.filemode(daemon.path.stat().st_mode) == "prw-------"
+
+
+async def test_whether_anybody_has_the_fifo_open_is_known_and_told_when_nobody_has_for_long(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    autojump_clock.autojump_threshold = 0.001  # what is written is there at once, and read a little later
+    caplog.set_level(logging.INFO)
+    daemon = Daemon(tmp_path / "fifo")
+
+    def writer() -> bool | None:
+        status = daemon.keepalived.status()
+        assert status is not None
+        there: bool | None = status["fifo_writer"]
+        return there
+
+    def told() -> list[str]:
+        return [each.message for each in caplog.records if each.levelno == logging.WARNING]
+
+    async with daemon.running():
+        await daemon.opened()
+        await until(lambda: writer() is False)
+        assert told() == []
+        await trio.sleep(2 * SILENT_S)
+        (deaf,) = told()
+        assert "nobody has had it open for writing for 30 s" in deaf
+        assert "`systemctl reload keepalived`" in deaf
+        keepalived = os.open(daemon.path, os.O_RDWR | os.O_NONBLOCK)
+        await until(lambda: writer() is True)
+        assert "keepalived has it open now" in caplog.text
+        os.write(keepalived, b'GROUP "FW" MASTER 0\n')
+        await daemon.wants(Event.PROMOTE)
+        os.close(keepalived)
+        await until(lambda: writer() is False)
+        daemon.write(b'GROUP "FW" BACKUP 0\n')  # one that comes for a moment is heard as well
+        await daemon.wants(Event.DEMOTE)
+        assert len(told()) == 1
 
 
 async def test_several_lines_at_once_are_one_wish_and_a_line_may_come_in_two(tmp_path: Path) -> None:
@@ -128,12 +165,12 @@ async def test_what_is_no_fifo_is_told_once_and_waited_for(tmp_path: Path, caplo
 async def test_a_hook_has_a_say_until_the_fifo_has(tmp_path: Path) -> None:
     daemon = Daemon(tmp_path / "fifo")
     master = Notification(("INSTANCE", "VI_1"), MASTER)
-    assert daemon.keepalived.hear_hook(master) is Event.PROMOTE
+    assert daemon.keepalived.hear_hook(master, 1) is Event.PROMOTE
     async with daemon.running():
         await daemon.opened()
         daemon.write(b'INSTANCE "VI_1" BACKUP 150\n')
         await daemon.wants(Event.DEMOTE)
-        assert daemon.keepalived.hear_hook(master) is None
+        assert daemon.keepalived.hear_hook(master, 2) is None
         status = daemon.keepalived.status()
         assert status is not None
         assert status["instances"] == {"INSTANCE VI_1": "BACKUP"}
@@ -150,11 +187,11 @@ async def test_the_track_file_says_whether_this_node_is_ready(tmp_path: Path) ->
     async with daemon.running():
         await until(file.exists)
         assert file.read_text() == "1\n"
-        daemon.now = Now("backup", ready=True)
+        daemon.now = Now("backup", ready=True, free=False)
         await until(lambda: file.read_text() == "0\n")
-        daemon.now = Now("backup", ready=False)
+        daemon.now = Now("backup", ready=False, free=False)
         await until(lambda: file.read_text() == "1\n")
-        daemon.now = Now("backup", ready=True)
+        daemon.now = Now("backup", ready=True, free=False)
         await until(lambda: file.read_text() == "0\n")
     assert file.read_text() == "1\n"  # a backup without a daemon
     assert [each.name for each in file.parent.iterdir()] == ["ready"]
@@ -163,7 +200,7 @@ async def test_the_track_file_says_whether_this_node_is_ready(tmp_path: Path) ->
 async def test_an_active_that_ends_stays_ready(tmp_path: Path) -> None:
     file = tmp_path / "ready"
     daemon = Daemon(Path(), track_file=str(file))
-    daemon.now = Now("active", ready=True)
+    daemon.now = Now("active", ready=True, free=False)
     async with daemon.running():
         await until(file.exists)
     assert file.read_text() == "0\n"
@@ -188,8 +225,29 @@ async def test_a_disagreement_is_told_when_it_begins_and_when_it_ends(caplog: py
     assert [*held, daemon.keepalived.holds_addresses] == [False, True]
     async with daemon.running():
         await until(lambda: "this node is backup, and 192.0.2.1 is here: see whether" in caplog.text)
-        daemon.now = Now("active", ready=True)
+        daemon.now = Now("active", ready=True, free=False)
         await until(lambda: "agree again" in caplog.text)
     status = daemon.keepalived.status() or {}
     assert (status["disagreement"], status["addresses_here"]) == (None, ["192.0.2.1"])
     assert len([each for each in caplog.records if each.levelno == logging.ERROR]) == 1
+
+
+async def test_a_free_backup_with_all_addresses_wants_to_be_active_once_and_says_why(
+    caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    daemon = Daemon(Path(), addresses=[str(ADDRESS)], instances=["VI_1", "VI_2"])
+    daemon.keepalived.learn_addresses(frozenset({ADDRESS.packed}))
+    async with daemon.running():
+        await trio.sleep(2 * ADOPTION_S)
+        assert daemon.wanted == []  # another one is active, or somebody has wanted a role
+        daemon.now = Now("backup", ready=True, free=True)
+        await until(lambda: bool(daemon.wanted))
+        daemon.now = Now("backup", ready=True, free=False)
+        await trio.sleep(2 * ADOPTION_S)
+    assert daemon.wanted == [Event.PROMOTE]
+    assert autojump_clock.current_time() > 4 * ADOPTION_S
+    (told,) = (each for each in caplog.records if each.levelno == logging.WARNING)
+    assert told.message.startswith("192.0.2.1: all here for 3 s, while keepalived has said nothing since this daemon")
+    # The first instance that is heard of does not speak for the other one.
+    assert daemon.keepalived.hear_hook(Notification(("INSTANCE", "VI_1"), MASTER), 1) is Event.PROMOTE
+    assert daemon.keepalived.hear_hook(Notification(("INSTANCE", "VI_2"), "BACKUP"), 2) is Event.DEMOTE

@@ -38,7 +38,7 @@ BACKUP: dict[str, Any] = {
     },
     "stream": {"behind": 3, "gaps": 1, "repaired": {"missing": 4, "stale": 0, "different": 0}, "challenges": 8},
     "last_commit": None,
-    "keepalived": {"fifo": "open", "disagreement": None, "dropped": {"no_state": 3}},
+    "keepalived": {"fifo": "open", "fifo_writer": True, "disagreement": None, "dropped": {"no_state": 3}},
     "gate": {"shut": True, "dropped": 11, "failed": {"lapsed": 1}},
 }
 COMMIT = {"seconds": 0.5, "created": 3, "updated": 2, "deleted": 1, "failed": {"busy": 4}, "otherwise": {}}
@@ -107,6 +107,8 @@ def test_what_is_not_known_is_not_told() -> None:
 def test_a_fifo_in_trouble_and_a_disagreement() -> None:
     found = samples({"keepalived": {"fifo": "f: cannot be made", "disagreement": "active without 192.0.2.1"}})
     assert (found[("ftfw_keepalived_fifo_open",)], found[("ftfw_keepalived_disagreement",)]) == (0, 1)
+    deaf = samples({"keepalived": {"fifo": "open", "fifo_writer": False, "disagreement": None}})
+    assert deaf[("ftfw_keepalived_fifo_open",)] == 0
     without = samples({"keepalived": {"fifo": None, "disagreement": None}})
     assert ("ftfw_keepalived_fifo_open",) not in without
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftfw.keepalived import DISAGREEMENT_S, LINE_MAX, MASTER, STATES, Fifo, Instances, Notification, Truth
+from ftfw.keepalived import ADOPTION_S, DISAGREEMENT_S, LINE_MAX, MASTER, STATES, Fifo, Instances, Notification, Truth
 from ftfw.roles import Event
 
 VI_1, VI_2, FW = ("INSTANCE", "VI_1"), ("INSTANCE", "VI_2"), ("GROUP", "FW")
@@ -148,11 +148,20 @@ def test_until_it_is_heard_of_a_name_is_in_the_first_role() -> None:
 
 def test_a_late_hook_does_not_overrule_the_fifo() -> None:
     instances = Instances([], "backup")
-    assert instances.hear(Notification(VI_1, MASTER), hook=True) is Event.PROMOTE
+    assert instances.hear(Notification(VI_1, MASTER), hook=1) is Event.PROMOTE
     assert instances.hear(Notification(VI_1, "BACKUP")) is Event.DEMOTE
-    assert instances.hear(Notification(VI_1, MASTER), hook=True) is None
-    assert instances.hear(Notification(VI_2, "BACKUP"), hook=True) is Event.DEMOTE
+    assert instances.hear(Notification(VI_1, MASTER), hook=2) is None
+    assert instances.hear(Notification(VI_2, "BACKUP"), hook=3) is Event.DEMOTE
     assert instances.dropped == {"hook_overruled": 1}
+
+
+def test_of_hooks_the_one_that_came_last_counts_in_whatever_order_they_are_read() -> None:
+    instances = Instances(["VI_1", "VI_2"], "active")
+    assert instances.hear(Notification(VI_1, MASTER), hook=5) is Event.PROMOTE
+    assert instances.hear(Notification(VI_1, "BACKUP"), hook=4) is None
+    assert instances.hear(Notification(VI_2, "FAULT"), hook=3) is Event.DEMOTE  # the last of this one
+    assert instances.hear(Notification(VI_2, MASTER), hook=6) is Event.PROMOTE
+    assert instances.dropped == {"hook_overtaken": 1}
 
 
 @given(
@@ -213,6 +222,21 @@ def test_while_the_role_changes_nothing_is_said() -> None:
     assert not truth.look("backup", 0)
     assert not truth.look(None, DISAGREEMENT_S)
     assert not truth.look("active", 2 * DISAGREEMENT_S)
+
+
+def test_all_addresses_have_to_last_on_a_backup() -> None:
+    truth = Truth([LAN, WAN])
+    truth.learn(frozenset({LAN.packed}))
+    assert not truth.lasts("backup", 0)
+    assert not truth.lasts("backup", ADOPTION_S)
+    truth.learn(BOTH)
+    assert not truth.lasts("backup", 10)
+    assert truth.lasts("backup", 10 + ADOPTION_S)
+    assert not truth.lasts(None, 20)
+    assert not truth.lasts("backup", 21)
+    truth.learn(frozenset())
+    assert not truth.lasts("backup", 21 + ADOPTION_S)
+    assert not Truth([]).lasts("backup", 0)
 
 
 def test_without_addresses_there_is_nothing_to_compare() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
 from ftfw import roles
-from ftfw.daemon.changes import Changes
+from ftfw.daemon.changes import WAITING_MAX, Changes
 from ftfw.roles import AT_REST, TRANSITIONS, Action, Event, State
 
 WANTED = {Event.PROMOTE: State.ACTIVE, Event.DEMOTE: State.BACKUP}
@@ -139,6 +139,23 @@ async def test_a_demotion_that_is_taken_back_streams_on_without_a_commit() -> No
         await work.let_go()
         assert demoter.reached is False
         assert work.done == [Action.STOP, Action.STREAM]
+
+
+async def test_a_wish_is_remembered_also_where_it_changes_nothing() -> None:
+    async with changes("backup") as (made, _, _):
+        assert not made.asked
+        made.take(Event.DEMOTE)
+        assert made.asked
+
+
+async def test_more_than_may_wait_are_taken_all_the_same() -> None:
+    async with changes("backup") as (made, work, nursery):
+        waiting = [Asked(made, nursery, Event.PROMOTE) for _ in range(WAITING_MAX)]
+        await wait_all_tasks_blocked()
+        assert await made.reach(Event.DEMOTE) is None
+        await work.let_go()
+        assert {each.reached for each in waiting} == {False}
+        assert made.state is State.BACKUP
 
 
 async def test_all_who_wait_hear_how_far_it_is() -> None:
