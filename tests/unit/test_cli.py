@@ -243,6 +243,15 @@ def test_status_ready_is_an_exit_code(daemon: FakeDaemon, ready: bool, code: int
     assert (result.exit_code, json.loads(result.stdout)["ready"]) == (code, ready)
 
 
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [(["--json"], True), ([], True), (["--json", "--no-count"], False), (["--ready", "--json"], False)],
+)
+def test_whoever_asks_on_a_timer_has_nothing_counted(daemon: FakeDaemon, options: list[str], count: bool) -> None:
+    daemon.run("status", *options)
+    assert daemon.asked == [{"command": "status", "count": count}]
+
+
 def test_status_ready_does_not_wait_for_a_daemon_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ftfw.cli.READY_ANSWER_S", 0.05)
     (tmp_path / "f.toml").write_text(f'control.socket = "{tmp_path}/control.sock"')
@@ -392,6 +401,7 @@ def test_ctrl_c_ends_a_watch_well(daemon: FakeDaemon) -> None:
         assert "every 0.1 s" in watching.stdout.readline()
         watching.send_signal(signal.SIGINT)
         rest = watching.stdout.read()
+        assert daemon.asked[0] == {"command": "status", "count": False}
         assert "Traceback" not in rest + watching.stderr.read()
         assert watching.wait(10) == 0
 
