@@ -82,10 +82,7 @@ def _ask(
 
 
 def _control_socket(context: click.Context) -> Path:
-    try:
-        path, warning = socket_of(_config_path(context))
-    except ControlError as error:
-        fail(str(error), MISCONFIGURED)
+    path, warning = socket_of(_config_path(context))
     if warning is not None:
         click.echo(f"ftfw: warning: {warning}", err=True)
     return path

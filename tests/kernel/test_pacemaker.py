@@ -123,6 +123,19 @@ def test_a_monitor_does_not_have_an_active_read_its_table(installed: tuple[Node,
     assert machine.status()["flows"] == MANY
 
 
+def test_a_slip_in_the_configuration_does_not_fail_a_node(installed: tuple[Node, Machine]) -> None:
+    _, machine = installed
+    assert agent(machine, "start") == 0
+    assert agent(machine, "promote") == 0
+    config = machine.path("/etc/ftfw/ftfw.toml")
+    config.write_text(config.read_text() + "oops\n")
+    assert agent(machine, "monitor") == PROMOTED
+    assert score(machine) == "-p -v 100"
+    assert agent(machine, "demote") == 0
+    assert agent(machine, "stop") == 0
+    assert agent(machine, "start") == CONFIGURED
+
+
 def test_what_is_missing_or_wrong_has_its_own_exit_code(installed: tuple[Node, Machine]) -> None:
     _, machine = installed
     assert agent(machine, "validate-all") == 0

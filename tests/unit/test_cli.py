@@ -163,10 +163,21 @@ def test_no_daemon_is_exit_code_1_and_one_line(tmp_path: Path) -> None:
         assert result.stderr.count("\n") == 1
 
 
-def test_an_unreadable_configuration_is_exit_code_2(tmp_path: Path) -> None:
-    result = run("promote", "--config", str(tmp_path / "f.toml"))
-    assert result.exit_code == 2
-    assert result.stderr.startswith(f"ftfw: {tmp_path}/f.toml: No such file or directory; name a readable")
+def test_a_configuration_that_is_not_there_is_told_besides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, daemon: FakeDaemon
+) -> None:
+    named = ("--config", str(tmp_path / "none.toml"))
+    monkeypatch.setattr("ftfw.control_client.DEFAULT_SOCKET", tmp_path / "none.sock")
+    result = run("promote", *named)
+    assert result.exit_code == 1
+    warning, error = result.stderr.splitlines()
+    assert warning.startswith(
+        f"ftfw: warning: {tmp_path}/none.toml: No such file or directory; trying {tmp_path}/none.sock"
+    )
+    assert error.startswith(f"ftfw: {tmp_path}/none.sock: no such socket: ")
+    monkeypatch.setattr("ftfw.control_client.DEFAULT_SOCKET", daemon.socket)
+    daemon.answers["promote"] = {"role": "active"}
+    assert run("promote", *named).exit_code == 0
 
 
 def test_config_may_stand_before_the_command(daemon: FakeDaemon) -> None:
@@ -174,9 +185,10 @@ def test_config_may_stand_before_the_command(daemon: FakeDaemon) -> None:
 
 
 def test_a_slip_in_the_file_does_not_stop_a_takeover(daemon: FakeDaemon) -> None:
-    daemon.config.write_text(f'control.socket = "{daemon.socket}"\nstandby.mode = "cold"\n')
     daemon.answers["promote"] = {"role": "active"}
-    assert daemon.run("promote").exit_code == 0
+    for slip in ('standby.mode = "cold"', "oops"):
+        daemon.config.write_text(f'control.socket = "{daemon.socket}"\n{slip}\n')
+        assert daemon.run("promote").exit_code == 0
 
 
 def test_a_broken_default_file_is_told_and_passed_over(
