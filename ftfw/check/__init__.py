@@ -35,6 +35,7 @@ CHECKS: tuple[Check, ...] = (
     rules.check_invalid,
     links.check_links,
     links.check_gate,
+    links.check_metrics,
     keepalived.check_keepalived,
     keepalived.check_its_configuration,
     peers.check_peers,

@@ -113,6 +113,21 @@ def has_address(address: str) -> bool:
     return True
 
 
+def listen_trouble(host: str, port: int) -> str:
+    """Say why nobody can listen there now, if nobody can; else the empty string."""
+    try:
+        for family, kind, _, _, address in socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            with socket.socket(family, kind) as trying:
+                trying.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                trying.bind(address)
+                trying.listen()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
 def has_nft() -> bool:
     """Tell whether nftables' command is installed."""
     return shutil.which("nft") is not None

@@ -17,10 +17,11 @@ from ftfw.check import probes, requirements
 from ftfw.config import Config, MulticastLink
 from ftfw.config import Link as LinkConfig
 from ftfw.control import ControlError, Progress
-from ftfw.daemon import host, scrapes
+from ftfw.daemon import host
 from ftfw.daemon.gate import Gate
 from ftfw.daemon.keepalived import Keepalived, Now
 from ftfw.daemon.roles import Roles, first_of
+from ftfw.daemon.scrapes import Scrapes
 from ftfw.daemon.supervisor import Supervisor, one_line
 from ftfw.daemon.wire import Wire
 from ftfw.filter import compile_filter
@@ -68,7 +69,7 @@ def run(config: Config, role: str) -> None:
     links = _open_links(config)
     try:
         trio.run(Node(config, Wire(links, keys, name=config.node.name), role).run)
-    except* (ControlError, scrapes.ListenError) as group:
+    except* ControlError as group:
         raise StartError(str(first_of(group))) from None
     finally:
         for link in links:
@@ -133,6 +134,8 @@ class Node:
         )
         self._addresses: frozenset[bytes] = frozenset()  # of this host
         self._metrics = Metrics(lambda: self._describe(*self._known_counts()))
+        listen = config.metrics.listen
+        self._scrapes = Scrapes(listen, self._metrics.exposition) if listen is not None else None
         self._gate = _gate(config, self._metrics)
         self._roles = Roles(
             config,
@@ -173,8 +176,8 @@ class Node:
             await nursery.start(self._roles.run)
             nursery.start_soon(self._keepalived.run, self._now)
             nursery.start_soon(self._tell_facts)
-            if self._config.metrics.listen is not None:
-                await nursery.start(scrapes.serve, self._config.metrics.listen, self._metrics.exposition)
+            if self._scrapes is not None:
+                nursery.start_soon(self._scrapes.run)
             nursery.start_soon(self._supervisor.run, self._one_line)
             with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
                 async for received in signals:
@@ -355,6 +358,7 @@ class Node:
             "last_commit": self._roles.last_commit,
             "keepalived": self._keepalived.status(),
             "gate": self._gate.status(now) if self._gate is not None else None,
+            "metrics": self._scrapes.status() if self._scrapes is not None else None,
             "mode": self._config.standby.mode,
             "version": __version__,
             "facts": self._facts(),

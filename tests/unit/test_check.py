@@ -1,5 +1,6 @@
 import errno
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -478,6 +479,29 @@ def test_a_role_that_disagrees_with_the_addresses_is_a_problem() -> None:
     found = the(findings(keepalived.check_keepalived, status=status))
     assert told([found]) == [("problem", "keepalived: this node is active without 192.0.2.1")]
     assert "ftfw demote" in found.remedy
+
+
+def test_a_place_for_prometheus(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        config = config_of(tmp_path, f'metrics.listen = "127.0.0.1:{port}"\n')
+        found = the(findings(links.check_metrics, config=config))
+        assert told([found]) == [("warning", f"metrics.listen: 127.0.0.1 port {port}: Address already in use")]
+        # By the daemon itself: what it says counts.
+        assert (
+            the(findings(links.check_metrics, config=config, status={"metrics": {"trouble": None}})).level is Level.OK
+        )
+    assert the(findings(links.check_metrics, config=config)).level is Level.OK
+    status = {
+        "metrics": {"trouble": "metrics.listen: fw port 1: no name; name an address", "failed": {"unresolved": 9}}
+    }
+    found = the(findings(links.check_metrics, config=config, status=status))
+    assert (found.level, found.found, found.remedy) == (Level.WARNING, "fw port 1: no name", "name an address")
+    assert findings(links.check_metrics, config=config_of(tmp_path, "")) == []
+    elsewhere = config_of(tmp_path, 'metrics.listen = "198.51.100.77:9166"\n')
+    assert the(findings(links.check_metrics, config=elsewhere)).found.endswith("Cannot assign requested address")
 
 
 def test_who_is_heard(tmp_path: Path) -> None:
