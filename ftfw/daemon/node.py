@@ -331,9 +331,7 @@ class Node:
     def _describe(self, flows: int | None, expectations: int | None) -> dict[str, Any]:
         now = trio.current_time()
         link, links = self._wire.status(now)
-        standby = self._roles.standby
-        dropped = self._dropped + self._roles.member.dropped + (standby.store.dropped if standby else Counter[str]())
-        failed = self._roles.inject_failed + (standby.outcome.failed if standby is not None else Counter[str]())
+        dropped = self._dropped + self._roles.member.dropped + self._roles.dropped
         return {
             "node": self._config.node.name,
             "role": self._roles.role,
@@ -351,7 +349,7 @@ class Node:
                 "entries_max": probes.sysctl("nf_conntrack_max"),
                 "events": self._counts["events"],
                 "overruns": self._counts["overruns"],
-                "inject_failed": dict(failed),
+                "inject_failed": dict(self._roles.inject_failed),
                 "dropped": dict(dropped),
             },
             "stream": self._stream_status(),

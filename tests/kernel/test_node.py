@@ -158,6 +158,42 @@ def test_a_promotion_that_is_recalled_says_so_and_leaves_the_entries_and_no_word
     in_namespace(work)
 
 
+def test_what_was_counted_stays_counted_once_through_changes_of_role(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(_: Namespace) -> None:
+        go_on = trio.Event()
+        real = takeover.commit
+
+        async def slow(*arguments: Any, **how: Any) -> None:
+            await go_on.wait()
+            await real(*arguments, **how)
+
+        monkeypatch.setattr(takeover, "commit", slow)
+        async with running(tmp_path) as (node, _link, path), trio.open_nursery() as nursery:
+            standby = node._roles.standby
+            assert standby is not None
+            standby.store.apply([b"not a message of the kernel"])
+            standby.outcome.failed["busy"] += 3
+
+            async def counted() -> tuple[dict[str, int], dict[str, int]]:
+                kernel = (await command(path, "status"))["kernel"]
+                return kernel["inject_failed"], kernel["dropped"]
+
+            once = {"busy": 3}, {"malformed": 1}
+            assert await counted() == once
+            nursery.start_soon(command, path, "promote")
+            await until(lambda: node._roles.member.backup is None)
+            assert await counted() == once
+            go_on.set()
+            await until(lambda: node._roles.role == "active")
+            assert await counted() == once
+            await command(path, "demote")
+            assert await counted() == once
+
+    in_namespace(work)
+
+
 def test_who_was_the_only_active_is_ready_when_it_is_demoted(tmp_path: Path) -> None:
     async def work(_: Namespace) -> None:
         async with running(tmp_path) as (_node, _link, path):
