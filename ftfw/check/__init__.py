@@ -38,6 +38,7 @@ CHECKS: tuple[Check, ...] = (
     links.check_metrics,
     keepalived.check_keepalived,
     keepalived.check_its_configuration,
+    keepalived.check_gate_beside_it,
     peers.check_peers,
     peers.check_hosts,
     links.check_traffic,

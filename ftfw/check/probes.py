@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import pwd
 import re
 import shutil
 import socket
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from ftfw.kernel import uapi
 from ftfw.kernel.attributes import message
+from ftfw.keyfile import SERVICE_USER
 
 SYSCTLS = Path("/proc/sys/net/netfilter")
 CT_GET_STATS = 0x105  # IPCTNL_MSG_CT_GET_STATS: changes nothing, and is short
@@ -75,6 +77,18 @@ def runs(program: str) -> bool:
         except OSError:
             continue  # it has ended, or is another user's
     return False
+
+
+def daemon_user(socket: Path) -> str:
+    """Return whom the daemon runs as: whose control socket it is, or whom the unit would run it as."""
+    try:
+        return pwd.getpwuid(socket.stat().st_uid).pw_name
+    except (OSError, KeyError):
+        pass
+    try:
+        return pwd.getpwnam(SERVICE_USER).pw_name
+    except KeyError:
+        return "root"
 
 
 def sysctl(name: str) -> int | None:
