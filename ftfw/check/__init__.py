@@ -6,10 +6,12 @@ it belongs to and name it in CHECKS, which is the order of the report.
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 from ftfw.check import host, keepalived, links, peers, rules
-from ftfw.check.finding import Check, Context, Finding, Level
+from ftfw.check.finding import Check, Context, Finding, Level, warning
 from ftfw.check.ruleset import RulesetError, read_ruleset
 from ftfw.config import ConfigError, load
 from ftfw.control_client import ControlError, call, socket_of
@@ -49,7 +51,19 @@ CHECKS: tuple[Check, ...] = (
 def run_checks(config_path: Path) -> list[Finding]:
     """Run every check; none of them changes anything on the host."""
     context = gather(config_path)
-    return [finding for check in CHECKS for finding in check(context)]
+    return [finding for check in CHECKS for finding in _carry_out(check, context)]
+
+
+def _carry_out(check: Check, context: Context) -> Iterator[Finding]:
+    """What a check finds; where it raises, that is a finding as well, and the others' stand."""
+    try:
+        yield from check(context)
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        found = (
+            f"{check.__name__} broke off: {type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+        )
+        yield warning("check", found, "report it; what it looks at, see docs/commands.md, is to be looked at by hand")
 
 
 def gather(config_path: Path) -> Context:

@@ -72,7 +72,7 @@ def runs(program: str) -> bool:
     here = Path("/proc/self/ns/net").readlink()
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if (process / "comm").read_text().strip() == program and (process / "ns/net").readlink() == here:
+            if (process / "comm").read_bytes().strip() == program.encode() and (process / "ns/net").readlink() == here:
                 return True
         except OSError:
             continue  # it has ended, or is another user's

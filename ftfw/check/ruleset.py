@@ -92,6 +92,8 @@ def read_ruleset() -> Ruleset:
         done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=False)
     except FileNotFoundError:
         raise RulesetError("nft is not installed") from None
+    except OSError as error:
+        raise RulesetError(f"nft cannot be run: {error.strerror}") from None
     except subprocess.TimeoutExpired:
         raise RulesetError(f"nft took longer than {TIMEOUT_S:.0f} s") from None
     if done.returncode:

@@ -3,8 +3,10 @@ import json
 import os
 import pwd
 import re
+import shutil
 import socket
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from click.testing import CliRunner
 from ftfw import check as check_package
 from ftfw.check import CHECKS, Context, Finding, Level, host, keepalived, links, peers, probes, requirements, rules
 from ftfw.check.finding import Check
-from ftfw.check.probes import daemon_user
+from ftfw.check.probes import daemon_user, runs
 from ftfw.check.report import print_findings
 from ftfw.check.requirements import RequirementError, ensure_events_mode, require
 from ftfw.check.ruleset import Ruleset, RulesetError, parse, read_ruleset
@@ -781,6 +783,19 @@ def test_what_goes_together_with_keepalived_s_configuration(
     assert together(**changes) == []
 
 
+def test_a_process_is_found_whatever_others_are_called(tmp_path: Path) -> None:
+    assert runs(Path("/proc/self/comm").read_text().strip())
+    other = os.fsencode(tmp_path) + b"/caf\xe9"
+    sleep = shutil.which("sleep")
+    assert sleep
+    Path(os.fsdecode(other)).symlink_to(sleep)
+    with subprocess.Popen([other, "60"]) as strange:
+        try:
+            assert not runs("no-such-program")
+        finally:
+            strange.kill()
+
+
 def test_whom_a_daemon_runs_as(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "socket").touch()
     assert daemon_user(tmp_path / "socket") == pwd.getpwuid(os.geteuid()).pw_name
@@ -799,6 +814,15 @@ def test_what_another_file_may_say_is_not_said_to_be_missing(together: Callable[
     assert the(together(**theirs((THEIRS, "includer more.conf\n")))).level is Level.OK
     wrong = "include a.conf\nglobal_defs {\n vrrp_notify_fifo /run/x\n}\n"
     assert [finding.level.value for finding in together(**theirs((THEIRS, wrong)))] == ["ok", "problem"]
+
+
+def test_keepalived_s_configuration_may_be_in_any_encoding(
+    together: Callable[..., list[Finding]], tmp_path: Path
+) -> None:
+    assert together() == []
+    file = tmp_path / "keepalived.conf"
+    file.write_bytes("# die Adresse für alle\n".encode("latin-1") + file.read_bytes())
+    assert findings(keepalived.check_its_configuration, config=config_of(tmp_path, OURS)) == []
 
 
 def test_a_keepalived_that_has_said_nothing(fake_host: FakeHost, tmp_path: Path) -> None:
@@ -937,6 +961,25 @@ def test_all_is_well(complete: Path) -> None:
     assert code == 0
     assert {finding["level"] for finding in found} == {"ok"}
     assert all(set(finding) == {"level", "subject", "found", "remedy"} for finding in found)
+
+
+def test_a_check_that_breaks_off_is_a_finding_and_the_others_go_on(
+    complete: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check_clock(_context: Context) -> Iterator[Finding]:
+        yield Finding(level=Level.OK, subject="clock", found="so far")
+        raise UnicodeDecodeError("utf-8", b"\xe9", 0, 1, "invalid start byte")
+
+    checks = [check_clock if one is host.check_clock else one for one in CHECKS]
+    monkeypatch.setattr(check_package, "CHECKS", checks)
+    code, output = run("--json", "--config", str(complete))
+    found = json.loads(output)
+    (broken,) = (finding for finding in found if finding["level"] != "ok")
+    assert (code, broken["level"], broken["subject"]) == (0, "warning", "check")
+    assert broken["found"].startswith("check_clock broke off: UnicodeDecodeError: 'utf-8' codec can't decode byte 0xe9")
+    assert "test_check.py:" in broken["found"]
+    assert "so far" in output
+    assert found[-1]["subject"] == "peers"  # behind it
 
 
 def test_a_warning_is_no_failure(complete: Path, fake_host: FakeHost) -> None:
