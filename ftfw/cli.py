@@ -125,7 +125,7 @@ def _run_daemon(path: Path, role: str) -> None:
     handler.addFilter(RateLimit(handler))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     try:
-        run(config, role)
+        run(config, role, path)
     except StartError as error:
         fail(str(error))
 

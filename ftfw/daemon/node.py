@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, aclosing, closing
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -19,6 +20,7 @@ from ftfw.config import Link as LinkConfig
 from ftfw.control import ControlError, Progress
 from ftfw.daemon import host
 from ftfw.daemon.gate import Gate
+from ftfw.daemon.hangup import Files
 from ftfw.daemon.keepalived import Keepalived, Now
 from ftfw.daemon.roles import Roles, first_of
 from ftfw.daemon.scrapes import Scrapes
@@ -52,8 +54,8 @@ class StartError(Exception):
     """The daemon cannot start; the message says what to mend."""
 
 
-def run(config: Config, role: str) -> None:
-    """Run the daemon in this first role until SIGINT or SIGTERM.  Raises StartError."""
+def run(config: Config, role: str, path: Path) -> None:
+    """Run the daemon in this first role until SIGINT or SIGTERM; `path` is the configuration's.  Raises StartError."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     faulthandler.enable()  # where a hung daemon hangs, when the watchdog ends it
     try:
@@ -68,7 +70,7 @@ def run(config: Config, role: str) -> None:
         raise StartError(str(error)) from None
     links = _open_links(config)
     try:
-        trio.run(Node(config, Wire(links, keys, name=config.node.name), role).run)
+        trio.run(Node(config, Wire(links, keys, name=config.node.name), role, Files(path, config)).run)
     except* ControlError as group:
         raise StartError(str(first_of(group))) from None
     finally:
@@ -119,8 +121,9 @@ def _link_trouble(link: LinkConfig, error: OSError) -> str:
 class Node:
     """One node of the pair or group."""
 
-    def __init__(self, config: Config, wire: Wire, role: str) -> None:
+    def __init__(self, config: Config, wire: Wire, role: str, files: Files) -> None:
         self._config = config
+        self._files = files
         self._wire = wire
         self._counts: Counter[str] = Counter()  # events, overruns
         self._dropped: Counter[str] = Counter()
@@ -184,7 +187,8 @@ class Node:
                     if received != signal.SIGHUP:
                         break
                     with self._supervisor.reloading():
-                        self._reload_keys()
+                        if keys := self._files.read_again():
+                            self._wire.rekey(keys)
             self._supervisor.stopping()
             nursery.cancel_scope.cancel()
 
@@ -196,16 +200,6 @@ class Node:
 
     def _facts(self) -> dict[str, Fact]:
         return host.facts(self._config.standby.mode, self._wire.body_limit + OVERHEAD, self._helpers)
-
-    def _reload_keys(self) -> None:
-        """Read the key files again; whoever rotates keys changes one node after the other."""
-        try:
-            keys = [keyfile.read(path) for path in self._config.security.key_files]
-        except keyfile.KeyFileError as error:
-            log.warning("SIGHUP: the keys stay as they are: %s", error)
-            return
-        self._wire.rekey(keys)
-        log.info("SIGHUP: %d keys read", len(keys))
 
     def _learn_addresses(self, own: frozenset[bytes]) -> None:
         groups = frozenset(link.group.packed for link in self._config.link if isinstance(link, MulticastLink))

@@ -15,6 +15,7 @@ from ftfw import control
 from ftfw.config import Config, load
 from ftfw.control import ControlError
 from ftfw.daemon import takeover
+from ftfw.daemon.hangup import Files
 from ftfw.daemon.node import Node
 from ftfw.daemon.wire import Wire
 from ftfw.link.base import Link, Received
@@ -72,7 +73,7 @@ def configuration(directory: Path, more: str = "") -> Config:
 async def running(directory: Path) -> AsyncIterator[tuple[Node, Silence, Path]]:
     config = configuration(directory)
     link = Silence()
-    node = Node(config, Wire([link], [KEY], name="fw1"), "backup")
+    node = Node(config, Wire([link], [KEY], name="fw1"), "backup", Files(directory, config))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(node.run)
         await until(config.control.socket.exists)
@@ -248,7 +249,7 @@ def test_a_node_that_holds_the_addresses_shuts_no_gate(
     async def work(_: Namespace) -> None:
         more = '[takeover]\ngate_interfaces = ["lan"]\n[keepalived]\naddresses = ["192.0.2.1"]\n'
         config = configuration(tmp_path, more)
-        node = Node(config, Wire([Silence()], [KEY], name="fw1"), "backup")
+        node = Node(config, Wire([Silence()], [KEY], name="fw1"), "backup", Files(tmp_path, config))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(node.run)
             await until(config.control.socket.exists)

@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 
 from ftfw import __version__
 from ftfw.cli import main
+from ftfw.config import Config
 from ftfw.control import ControlError, Progress, serve
 from ftfw.keyfile import read
 from ftfw.lines import commit_summary, entry_line
@@ -509,15 +510,19 @@ group = "225.0.0.50"
 
 
 def test_role_starts_the_daemon(tmp_path: Path, daemon_module: ModuleType) -> None:
-    seen: list[tuple[str, str]] = []
-    daemon_module.run = lambda config, role: seen.append((config.link[0].interface, role))  # type: ignore[attr-defined]
+    seen: list[tuple[str, str, Path]] = []
+
+    def begin(config: Config, role: str, path: Path) -> None:
+        seen.append((config.link[0].interface or "", role, path))
+
+    daemon_module.run = begin  # type: ignore[attr-defined]
     (tmp_path / "f.toml").write_text(COMPLETE)
     assert run("--role", "backup", "--config", str(tmp_path / "f.toml")).exit_code == 0
-    assert seen == [("sync", "backup")]
+    assert seen == [("sync", "backup", tmp_path / "f.toml")]
 
 
 def test_a_daemon_that_cannot_start_says_why(tmp_path: Path, daemon_module: ModuleType) -> None:
-    def refuse(_config: object, _role: str) -> None:
+    def refuse(*_: object) -> None:
         raise daemon_module.StartError("no CAP_NET_ADMIN; run it as root")
 
     daemon_module.run = refuse  # type: ignore[attr-defined]
