@@ -302,6 +302,19 @@ def test_tracking(things: list[dict[str, Any]], level: Level) -> None:
     assert the(findings(rules.check_tracking, ruleset=ruleset(*things))).level is level
 
 
+def test_tables_of_iptables_legacy_are_not_taken_for_none(fake_host: FakeHost) -> None:
+    bare: dict[str, Any] = {"nftables": []}
+    for check in (rules.check_tracking, rules.check_labels, rules.check_invalid):
+        assert the(findings(check, ruleset=parse(bare))).level is Level.WARNING
+        opaque = the(findings(check, ruleset=parse(bare, frozenset({"filter"}))))
+        assert (opaque.level, opaque.found.split(":")[0]) == (Level.OK, "cannot be told")
+        assert opaque.remedy
+    translating = parse(bare, frozenset({"nat"}))
+    assert the(findings(rules.check_tracking, ruleset=translating)).found == "asks connection tracking"
+    fake_host.modules = frozenset({"nf_conntrack_ftp"})
+    assert "nf_nat_ftp" in the(findings(host.check_nat_helpers, ruleset=translating)).found
+
+
 @pytest.mark.parametrize(
     ("expression", "level"),
     [
