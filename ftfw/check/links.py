@@ -46,15 +46,23 @@ def check_config(context: Context) -> Iterator[Finding]:
 
 
 def check_keys(context: Context) -> Iterator[Finding]:
-    """Find whether every key can be read, and by nobody else."""
-    for file in context.config.security.key_files if context.config else ():
+    """Find whether the daemon can read every key, and nobody else."""
+    if context.config is None:
+        return
+    user = probes.daemon_user(context.config.control.socket)
+    for file in context.config.security.key_files:
         try:
             keyfile.read(file)
         except keyfile.KeyFileError as error:
             found, _, remedy = str(error).rpartition("; ")
             yield problem("key file", found, remedy)
         else:
-            yield ok("key file", f"{file}: readable, mode as it should be")
+            owner = probes.owner(file)
+            if user in ("root", owner):
+                yield ok("key file", f"{file}: readable, mode as it should be")
+            else:
+                found = f"{file}: only {owner} may read it, and ftfw runs as {user}"
+                yield problem("key file", found, f"`chown {user}: {file}`")
 
 
 def check_links(context: Context) -> Iterator[Finding]:

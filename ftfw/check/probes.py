@@ -11,6 +11,7 @@ import shutil
 import socket
 import struct
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 from ftfw.kernel import uapi
@@ -79,12 +80,19 @@ def runs(program: str) -> bool:
     return False
 
 
+def owner(file: Path) -> str:
+    """Return the name of the user that a file belongs to, or the number of one without a name.  Raises OSError."""
+    number = file.stat().st_uid
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
+
+
 def daemon_user(socket: Path) -> str:
     """Return whom the daemon runs as: whose control socket it is, or whom the unit would run it as."""
-    try:
-        return pwd.getpwuid(socket.stat().st_uid).pw_name
-    except (OSError, KeyError):
-        pass
+    with suppress(OSError):
+        return owner(socket)
     try:
         return pwd.getpwnam(SERVICE_USER).pw_name
     except KeyError:

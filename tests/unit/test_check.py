@@ -158,6 +158,21 @@ def test_keys(tmp_path: Path) -> None:
     assert f"`ftfw keygen {tmp_path / 'none'}`" in missing.remedy
 
 
+def test_a_key_that_root_can_read_and_the_daemon_cannot(
+    fake_host: FakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generate(tmp_path / "key")
+    config = config_of(tmp_path, f'security.key_files = ["{tmp_path}/key"]')
+    monkeypatch.setattr(probes, "owner", lambda _file: "root")
+    assert the(findings(links.check_keys, config=config)).level is Level.OK
+    fake_host.daemon_user = "ftfw"
+    found = the(findings(links.check_keys, config=config))
+    assert told([found]) == [("problem", f"key file: {tmp_path}/key: only root may read it, and ftfw runs as ftfw")]
+    assert found.remedy == f"`chown ftfw: {tmp_path}/key`"
+    monkeypatch.setattr(probes, "owner", lambda _file: "ftfw")
+    assert the(findings(links.check_keys, config=config)).level is Level.OK
+
+
 # The host
 
 
