@@ -26,6 +26,10 @@ class ControlError(Exception):
     """A command could not be carried out; the message says why, and what to do about it."""
 
 
+class SilentError(ControlError):
+    """There is a daemon, and it says nothing."""
+
+
 def call(
     path: Path,
     command: str,
@@ -53,7 +57,7 @@ def call(
                         on_progress(content)
         except TimeoutError:
             message = f"{path}: no answer for {silence_max_s:.0f} s; the daemon hangs: see its log, restart it"
-            raise ControlError(message) from None
+            raise SilentError(message) from None
         except OSError as error:
             raise ControlError(f"{path}: {error.strerror}; see the daemon's log") from None
     raise ControlError(f"{path}: the daemon closed the connection before it was done; see its log")
@@ -81,7 +85,8 @@ def _connected(path: Path, silence_max_s: float) -> socket.socket:
         connection.connect(str(path))
     except OSError as error:
         connection.close()
-        raise ControlError(_why_not_connected(path, error)) from None
+        kind = SilentError if isinstance(error, BlockingIOError | TimeoutError) else ControlError
+        raise kind(_why_not_connected(path, error)) from None
     connection.settimeout(silence_max_s)
     return connection
 

@@ -14,9 +14,11 @@ from ftfw.check import host, keepalived, links, peers, rules
 from ftfw.check.finding import Check, Context, Finding, Level, warning
 from ftfw.check.ruleset import RulesetError, read_ruleset
 from ftfw.config import ConfigError, load
-from ftfw.control_client import ControlError, call, socket_of
+from ftfw.control_client import ControlError, SilentError, call, socket_of
 
 __all__ = ["CHECKS", "Context", "Finding", "Level", "gather", "run_checks"]
+
+ANSWER_S = 5.0  # a daemon that gives none to a question that costs it nothing hangs
 
 CHECKS: tuple[Check, ...] = (
     links.check_config,
@@ -78,11 +80,11 @@ def gather(config_path: Path) -> Context:
         ruleset = read_ruleset()
     except RulesetError as error:
         why_no_ruleset = str(error)
-    status, why_no_status = None, ""
+    status, why_no_status, hangs = None, "", False
     try:
-        status = call(socket_of(config_path)[0], "status")
+        status = call(socket_of(config_path)[0], "status", silence_max_s=ANSWER_S, count=False)
     except ControlError as error:
-        why_no_status = str(error)
+        why_no_status, hangs = str(error), isinstance(error, SilentError)
     return Context(
         config_path=config_path,
         config=config,
@@ -91,4 +93,5 @@ def gather(config_path: Path) -> Context:
         why_no_ruleset=why_no_ruleset,
         status=status,
         why_no_status=why_no_status,
+        hangs=hangs,
     )
