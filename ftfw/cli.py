@@ -26,7 +26,7 @@ from ftfw.progress import progress_bar, request
 
 FAILED = 1
 MISCONFIGURED = 2
-WATCH_ANSWER_S = 10.0  # an active with a large table takes a while to count it
+WATCH_ANSWER_S = 10.0
 READY_ANSWER_S = 2.0  # whoever asks whether this node is ready cannot wait for a daemon that hangs
 
 
@@ -82,10 +82,7 @@ def _ask(
 
 
 def _control_socket(context: click.Context) -> Path:
-    try:
-        path, warning = socket_of(_config_path(context))
-    except ControlError as error:
-        fail(str(error), MISCONFIGURED)
+    path, warning = socket_of(_config_path(context))
     if warning is not None:
         click.echo(f"ftfw: warning: {warning}", err=True)
     return path
@@ -128,7 +125,7 @@ def _run_daemon(path: Path, role: str) -> None:
     handler.addFilter(RateLimit(handler))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     try:
-        run(config, role)
+        run(config, role, path)
     except StartError as error:
         fail(str(error))
 
@@ -205,6 +202,7 @@ def _request(
 @main.command()
 @json_option
 @click.option("--ready", is_flag=True, help="Exit 0 if this node may take over or is active, else 1.")
+@click.option("--no-count", is_flag=True, help="For a timer: an active tells counts that it has, up to a minute old.")
 @click.option(
     "--watch",
     is_flag=False,
@@ -215,7 +213,7 @@ def _request(
 )
 @config_option
 @click.pass_context
-def status(context: click.Context, *, as_json: bool, ready: bool, watch: float | None) -> None:
+def status(context: click.Context, *, as_json: bool, ready: bool, no_count: bool, watch: float | None) -> None:
     """Show role, sync state and counters."""
     if watch is not None:
         if as_json or ready:
@@ -224,13 +222,14 @@ def status(context: click.Context, *, as_json: bool, ready: bool, watch: float |
 
         path = _control_socket(context)
         with contextlib.suppress(KeyboardInterrupt):
-            watch_status(lambda: call(path, "status", silence_max_s=WATCH_ANSWER_S), watch)
+            watch_status(lambda: call(path, "status", silence_max_s=WATCH_ANSWER_S, count=False), watch)
         return
     if ready and not as_json:
         found = _ask(context, "ready", silence_max_s=READY_ANSWER_S)
         click.echo("ready" if found.get("ready") else "not ready")
     else:
-        found = _ask(context, "status", silence_max_s=READY_ANSWER_S if ready else SILENCE_MAX_S)
+        silence_max_s = READY_ANSWER_S if ready else SILENCE_MAX_S
+        found = _ask(context, "status", silence_max_s=silence_max_s, count=not (ready or no_count))
         if as_json:
             click.echo(json.dumps(found, indent=2))
         else:

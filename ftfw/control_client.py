@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import socket
 import tomllib
 from pathlib import Path
@@ -23,6 +24,10 @@ SILENCE_MAX_S = 60.0  # a daemon that has nothing to say for so long is taken fo
 
 class ControlError(Exception):
     """A command could not be carried out; the message says why, and what to do about it."""
+
+
+class SilentError(ControlError):
+    """There is a daemon, and it says nothing."""
 
 
 def call(
@@ -52,7 +57,7 @@ def call(
                         on_progress(content)
         except TimeoutError:
             message = f"{path}: no answer for {silence_max_s:.0f} s; the daemon hangs: see its log, restart it"
-            raise ControlError(message) from None
+            raise SilentError(message) from None
         except OSError as error:
             raise ControlError(f"{path}: {error.strerror}; see the daemon's log") from None
     raise ControlError(f"{path}: the daemon closed the connection before it was done; see its log")
@@ -80,7 +85,8 @@ def _connected(path: Path, silence_max_s: float) -> socket.socket:
         connection.connect(str(path))
     except OSError as error:
         connection.close()
-        raise ControlError(_why_not_connected(path, error)) from None
+        kind = SilentError if isinstance(error, BlockingIOError | TimeoutError) else ControlError
+        raise kind(_why_not_connected(path, error)) from None
     connection.settimeout(silence_max_s)
     return connection
 
@@ -103,21 +109,36 @@ def _why_not_connected(path: Path, error: OSError) -> str:
 def socket_of(config: Path | None) -> tuple[Path, str | None]:
     """Return the control socket that the file at `config` (None: the default file) names, and any warning.
 
-    Nothing but that one key is looked at: a slip elsewhere in the file must not keep a takeover from the
-    daemon that runs. The default file may even be missing or broken; then the default socket is tried. Raises
-    ControlError if a file given by name cannot be read.
+    Nothing but that one key is looked at, and a file that is no TOML is gone over line by line: no slip, made while the
+    daemon runs, shall keep a takeover from it. Where no socket is to be found it is the default one. Without `config`,
+    the file may be missing.
     """
     file = config or DEFAULT_CONFIG
     try:
-        document = tomllib.loads(file.read_bytes().decode())
-    except (OSError, ValueError, RecursionError) as error:
-        problem = f"{file}: {error.strerror if isinstance(error, OSError) else error}"
-        if config is not None:
-            raise ControlError(f"{problem}; name a readable file with --config") from None
-        missing = isinstance(error, FileNotFoundError)
-        return DEFAULT_SOCKET, None if missing else f"{problem}; trying {DEFAULT_SOCKET}"
-    control = document.get("control")
-    path = control.get("socket", str(DEFAULT_SOCKET)) if isinstance(control, dict) else str(DEFAULT_SOCKET)
-    if not isinstance(path, str):
-        raise ControlError(f"{file}: control.socket: found {path!r}; expected an absolute path")
-    return Path(path), None
+        content = file.read_bytes()
+    except OSError as error:
+        expected = config is None and isinstance(error, FileNotFoundError)
+        return DEFAULT_SOCKET, None if expected else f"{file}: {error.strerror}; trying {DEFAULT_SOCKET}"
+    try:
+        control = tomllib.loads(content.decode()).get("control")
+    except (ValueError, RecursionError) as error:
+        path = _socket_by_line(content.decode(errors="replace"))
+        return path, f"{file}: {error}; trying {path}, and the next start of ftfw will fail"
+    found = control.get("socket", str(DEFAULT_SOCKET)) if isinstance(control, dict) else str(DEFAULT_SOCKET)
+    if not isinstance(found, str):
+        problem = f"{file}: control.socket: found {found!r}; expected an absolute path"
+        return DEFAULT_SOCKET, f"{problem}; trying {DEFAULT_SOCKET}"
+    return Path(found), None
+
+
+def _socket_by_line(text: str) -> Path:
+    """Return the control socket that a line of a file names which is no TOML."""
+    section = ""
+    for line in text.splitlines():
+        if header := re.match(r"\s*\[+\s*([^\]\s]*)", line):
+            section = f"{header[1]}."
+        elif (key := re.match(r"\s*([\w.]+)\s*=\s*([\"'])([^\"'\\\0]+)\2", line)) and section + key[
+            1
+        ] == "control.socket":
+            return Path(key[3])
+    return DEFAULT_SOCKET

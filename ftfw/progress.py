@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 QUICK_S: Final = 1.0  # what is done by then needs no bar
 LOOK_S: Final = 0.2  # between two looks at the daemon
+SILENT_S: Final = 3.0  # an active that was last heard so long ago is not there
+LOOKS_ALONE_MAX: Final = 25  # without an active that could answer: five seconds
 
 Tell = Callable[[dict[str, Any]], None]
 """Takes {"done": n, "total": n}; with "what", that is shown instead of the bar's title."""
@@ -73,13 +75,13 @@ def request(
     """Ask a backup for a `resync` or a `scrub`, and wait until it is through and the store complete.
 
     Returns the status before and after; None on an active: its backups are asked, and it does not wait for them.
-    Raises ControlError if the backup ceases to be one.
+    Raises ControlError if the backup ceases to be one, or hears no active for a while.
     """
     before = ask("status", count=False)
     ask(command)
     if before.get("role") != "backup":
         return None
-    counter = COUNTED_BY[command]
+    counter, alone = COUNTED_BY[command], 0
     while True:
         status = ask("status", count=False)
         if status.get("role") != "backup":
@@ -87,5 +89,16 @@ def request(
         stream = status.get("stream") or {}
         if stream.get("state") == "complete" and stream.get(counter, 0) > before.get("stream", {}).get(counter, 0):
             return before, status
+        alone = 0 if _hears_active(status) else alone + 1
+        if alone == LOOKS_ALONE_MAX:
+            raise ControlError(
+                "no active is heard that could answer; what was asked for stands, and is done when one is."
+                " `ftfw status` tells which nodes are heard, and `ftfw check` what may keep them from it"
+            )
         tell({"done": stream.get("incoming"), "what": status.get("why_not_synced")})
         sleep(LOOK_S)
+
+
+def _hears_active(status: dict[str, Any]) -> bool:
+    peers = status.get("peers") or []
+    return any(peer.get("role") == "active" and (peer.get("last_seen_s") or 0.0) < SILENT_S for peer in peers)

@@ -21,14 +21,14 @@ PLAIN_WIDTH = 200  # columns where the output is no terminal: nothing is to be w
 ABSENT = "-"
 
 HEAD = ("node", "role", "ready", "synced", "why_not_synced", "conflict", "flows", "expectations", "mode", "version")
-SECTIONS = ("peers", "link", "links", "stream", "kernel", "last_commit", "keepalived", "gate")
+SECTIONS = ("peers", "link", "links", "stream", "kernel", "last_commit", "keepalived", "gate", "metrics")
 FOR_MACHINES = {"facts", "heard_for_s"}  # `ftfw check` makes of them what there is to be done
 
 GOOD, DOUBTFUL, BAD = "green", "yellow", "bold red"
 # By the last part of a key: what is good and what is not.  Counters of what went wrong are doubtful unless they are 0.
 WANTED = {"ready": True, "synced": True, "up": True, "conflict": False}
 LATE_S = {"last_seen_s": (1.0, 3.0), "lag_s": (0.1, 1.0)}  # doubtful from here on, and bad
-TROUBLES = {"why_not_synced": DOUBTFUL, "keepalived.disagreement": BAD}
+TROUBLES = {"why_not_synced": DOUBTFUL, "keepalived.disagreement": BAD, "metrics.trouble": DOUBTFUL}
 COUNTED = ("overruns", "behind", "gaps", "outrun")
 COUNTED_UNDER = ("dropped.", "inject_failed.", "failed.", "otherwise.", "repaired.")
 EXPECTED = ("duplicate", "no_state", "not_listed", "hook_overruled", "hook_overtaken")  # reasons that say nothing bad
@@ -86,7 +86,7 @@ def _sections(status: dict[str, Any]) -> list[Section]:
     links = status.get("links") or [status[key] for key in ("link",) if key in status]
     sections += _table("links", [_without(link, {"dropped"}) for link in links])
     sections += _list("dropped, by reason", _dropped(status.get("link") or {}, links), "dropped.")
-    for section in ("stream", "kernel", "last_commit", "keepalived", "gate"):
+    for section in ("stream", "kernel", "last_commit", "keepalived", "gate", "metrics"):
         sections += _list(section.replace("_", " "), status.get(section) or {}, f"{section}.")
     return sections + _list("more", others)
 

@@ -32,11 +32,11 @@ class Store:
     `journal` True: the keys that changed are kept until `take_changes`, for a kernel that follows the store.
     """
 
-    def __init__(self, *, journal: bool = False) -> None:
+    def __init__(self, *, journal: bool = False, dropped: Counter[str] | None = None) -> None:
         self.plain: dict[bytes, bytes] = {}  # flows of which an event says everything: it replaces them
         self.rich: dict[bytes, bytes] = {}  # flows with more attributes: events are laid over them
         self.expectations: dict[bytes, bytes] = {}
-        self.dropped: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter() if dropped is None else dropped
         self._helped: dict[bytes, set[bytes]] = {}  # original tuple → keys of the flows with a helper, for their zones
         self._journal: set[bytes] | None = set() if journal else None
         self._checker = Checker()

@@ -6,15 +6,19 @@ it belongs to and name it in CHECKS, which is the order of the report.
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 from ftfw.check import host, keepalived, links, peers, rules
-from ftfw.check.finding import Check, Context, Finding, Level
+from ftfw.check.finding import Check, Context, Finding, Level, warning
 from ftfw.check.ruleset import RulesetError, read_ruleset
 from ftfw.config import ConfigError, load
-from ftfw.control_client import ControlError, call, socket_of
+from ftfw.control_client import ControlError, SilentError, call, socket_of
 
 __all__ = ["CHECKS", "Context", "Finding", "Level", "gather", "run_checks"]
+
+ANSWER_S = 5.0  # a daemon that gives none to a question that costs it nothing hangs
 
 CHECKS: tuple[Check, ...] = (
     links.check_config,
@@ -35,8 +39,10 @@ CHECKS: tuple[Check, ...] = (
     rules.check_invalid,
     links.check_links,
     links.check_gate,
+    links.check_metrics,
     keepalived.check_keepalived,
     keepalived.check_its_configuration,
+    keepalived.check_gate_beside_it,
     peers.check_peers,
     peers.check_hosts,
     links.check_traffic,
@@ -47,7 +53,19 @@ CHECKS: tuple[Check, ...] = (
 def run_checks(config_path: Path) -> list[Finding]:
     """Run every check; none of them changes anything on the host."""
     context = gather(config_path)
-    return [finding for check in CHECKS for finding in check(context)]
+    return [finding for check in CHECKS for finding in _carry_out(check, context)]
+
+
+def _carry_out(check: Check, context: Context) -> Iterator[Finding]:
+    """What a check finds; where it raises, that is a finding as well, and the others' stand."""
+    try:
+        yield from check(context)
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        found = (
+            f"{check.__name__} broke off: {type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+        )
+        yield warning("check", found, "report it; what it looks at, see docs/commands.md, is to be looked at by hand")
 
 
 def gather(config_path: Path) -> Context:
@@ -62,11 +80,11 @@ def gather(config_path: Path) -> Context:
         ruleset = read_ruleset()
     except RulesetError as error:
         why_no_ruleset = str(error)
-    status, why_no_status = None, ""
+    status, why_no_status, hangs = None, "", False
     try:
-        status = call(socket_of(config_path)[0], "status")
+        status = call(socket_of(config_path)[0], "status", silence_max_s=ANSWER_S, count=False)
     except ControlError as error:
-        why_no_status = str(error)
+        why_no_status, hangs = str(error), isinstance(error, SilentError)
     return Context(
         config_path=config_path,
         config=config,
@@ -75,4 +93,5 @@ def gather(config_path: Path) -> Context:
         why_no_ruleset=why_no_ruleset,
         status=status,
         why_no_status=why_no_status,
+        hangs=hangs,
     )

@@ -43,6 +43,7 @@ class Context:
     why_no_config: str = ""
     status: dict[str, Any] | None = None
     why_no_status: str = ""
+    hangs: bool = False  # the daemon is there, and does not answer
     ruleset: Ruleset | None = None
     why_no_ruleset: str = ""
 

@@ -1,4 +1,4 @@
-"""Checks of what the configuration names outside itself: keys, interfaces, peers."""
+"""Checks of what the configuration names outside itself: keys, interfaces, places to listen."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ftfw.link.interface import interface
 SENT_ENOUGH = 50  # frames: five seconds of heartbeats
 MULTICAST_REMEDY = "; a switch that snoops IGMP or MLD needs a querier, or not to snoop there; else use udp"
 LINK_REMEDY = "look at the interface, the cable and the packet filter, on the other node too"
+LISTEN_REMEDY = "name an address of this host, and a port that nobody else has"
 
 REASONS_REMEDY = "docs/commands.md tells what each reason means, and what to do"
 # What comes over one link is there from another already; keepalived tells of more than states and what was named.
@@ -45,15 +46,23 @@ def check_config(context: Context) -> Iterator[Finding]:
 
 
 def check_keys(context: Context) -> Iterator[Finding]:
-    """Find whether every key can be read, and by nobody else."""
-    for file in context.config.security.key_files if context.config else ():
+    """Find whether the daemon can read every key, and nobody else."""
+    if context.config is None:
+        return
+    user = probes.daemon_user(context.config.control.socket)
+    for file in context.config.security.key_files:
         try:
             keyfile.read(file)
         except keyfile.KeyFileError as error:
             found, _, remedy = str(error).rpartition("; ")
             yield problem("key file", found, remedy)
         else:
-            yield ok("key file", f"{file}: readable, mode as it should be")
+            owner = probes.owner(file)
+            if user in ("root", owner):
+                yield ok("key file", f"{file}: readable, mode as it should be")
+            else:
+                found = f"{file}: only {owner} may read it, and ftfw runs as {user}"
+                yield problem("key file", found, f"`chown {user}: {file}`")
 
 
 def check_links(context: Context) -> Iterator[Finding]:
@@ -97,6 +106,23 @@ def check_gate(context: Context) -> Iterator[Finding]:
     for name in context.config.takeover.gate_interfaces:
         if interface(name) is None:
             yield problem("takeover.gate_interfaces", f"no interface {name}", "create it, or mend the key")
+
+
+def check_metrics(context: Context) -> Iterator[Finding]:
+    """Find whether Prometheus can ask at the configured place."""
+    listen = context.config.metrics.listen if context.config else None
+    if listen is None:
+        return
+    if context.status is None:
+        trouble = probes.listen_trouble(*listen)
+        found, remedy = trouble and f"{listen.host} port {listen.port}: {trouble}", LISTEN_REMEDY
+    else:
+        told = (context.status.get("metrics") or {}).get("trouble") or ""
+        found, _, remedy = told.removeprefix("metrics.listen: ").partition("; ")
+    if found:
+        yield warning("metrics.listen", found, remedy)
+    else:
+        yield ok("metrics.listen", f"{listen.host} port {listen.port}")
 
 
 def check_traffic(context: Context) -> Iterator[Finding]:

@@ -24,6 +24,10 @@ Facts = dict[str, Any]
 def check_peers(context: Context) -> Iterator[Finding]:
     """Find what the running daemon hears from its peers."""
     status = context.status
+    if context.hangs:
+        found, _, remedy = context.why_no_status.partition("; ")
+        yield problem("daemon", found, remedy)
+        return
     if status is None:
         yield ok("peers", f"not asked: {context.why_no_status}", "start ftfw and check again")
         return

@@ -5,15 +5,18 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import pwd
 import re
 import shutil
 import socket
 import struct
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 from ftfw.kernel import uapi
 from ftfw.kernel.attributes import message
+from ftfw.keyfile import SERVICE_USER
 
 SYSCTLS = Path("/proc/sys/net/netfilter")
 CT_GET_STATS = 0x105  # IPCTNL_MSG_CT_GET_STATS: changes nothing, and is short
@@ -70,11 +73,30 @@ def runs(program: str) -> bool:
     here = Path("/proc/self/ns/net").readlink()
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if (process / "comm").read_text().strip() == program and (process / "ns/net").readlink() == here:
+            if (process / "comm").read_bytes().strip() == program.encode() and (process / "ns/net").readlink() == here:
                 return True
         except OSError:
             continue  # it has ended, or is another user's
     return False
+
+
+def owner(file: Path) -> str:
+    """Return the name of the user that a file belongs to, or the number of one without a name.  Raises OSError."""
+    number = file.stat().st_uid
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
+
+
+def daemon_user(socket: Path) -> str:
+    """Return whom the daemon runs as: whose control socket it is, or whom the unit would run it as."""
+    with suppress(OSError):
+        return owner(socket)
+    try:
+        return pwd.getpwnam(SERVICE_USER).pw_name
+    except KeyError:
+        return "root"
 
 
 def sysctl(name: str) -> int | None:
@@ -111,6 +133,21 @@ def has_address(address: str) -> bool:
         except OSError:
             return False
     return True
+
+
+def listen_trouble(host: str, port: int) -> str:
+    """Say why nobody can listen there now, if nobody can; else the empty string."""
+    try:
+        for family, kind, _, _, address in socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            with socket.socket(family, kind) as trying:
+                trying.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                trying.bind(address)
+                trying.listen()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def has_nft() -> bool:

@@ -22,6 +22,8 @@ def check_tracking(context: Context) -> Iterator[Finding]:
         return
     if context.ruleset.uses_conntrack():
         yield ok("ruleset", "asks connection tracking")
+    elif context.ruleset.is_partly_opaque():
+        yield ok("ruleset", OPAQUE, "see that a rule uses `-m conntrack`, or NAT: else no flow is tracked")
     else:
         yield warning(
             "ruleset",

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 TIMEOUT_S = 30.0
+LEGACY = (Path("/proc/net/ip_tables_names"), Path("/proc/net/ip6_tables_names"))
 GRE = frozenset({"gre", 47})
 
 ChainId = tuple[str, str, str]  # family, table, name
@@ -25,6 +28,7 @@ class Ruleset:
     chains: dict[ChainId, dict[str, Any]]
     rules: dict[ChainId, list[list[dict[str, Any]]]]
     objects: tuple[dict[str, Any], ...]
+    legacy: frozenset[str] = frozenset()  # names of tables of iptables-legacy, which nft does not see
 
     def uses_labels(self) -> bool:
         """Whether a rule reads or sets labels: only then does the kernel make room for them in an entry."""
@@ -39,11 +43,11 @@ class Ruleset:
 
     def translates(self) -> bool:
         """Whether there is NAT."""
-        return any(chain.get("type") == "nat" for chain in self.chains.values())
+        return "nat" in self.legacy or any(chain.get("type") == "nat" for chain in self.chains.values())
 
     def is_partly_opaque(self) -> bool:
-        """Whether there are rules of iptables, of which nft does not tell everything."""
-        return any("xt" in mapping for mapping in self._mappings())
+        """Whether there are rules of iptables, of which nft does not tell everything, or nothing."""
+        return bool(self.legacy) or any("xt" in mapping for mapping in self._mappings())
 
     def mentions_gre(self) -> bool:
         """Whether a rule or a helper is about GRE."""
@@ -92,18 +96,28 @@ def read_ruleset() -> Ruleset:
         done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=False)
     except FileNotFoundError:
         raise RulesetError("nft is not installed") from None
+    except OSError as error:
+        raise RulesetError(f"nft cannot be run: {error.strerror}") from None
     except subprocess.TimeoutExpired:
         raise RulesetError(f"nft took longer than {TIMEOUT_S:.0f} s") from None
     if done.returncode:
         words = done.stderr.decode(errors="replace").split("\n")[0]
         raise RulesetError(f"nft failed: {words}")
     try:
-        return parse(json.loads(done.stdout))
+        return parse(json.loads(done.stdout), _legacy_tables())
     except (ValueError, KeyError, TypeError, AttributeError):
         raise RulesetError("nft's JSON is not what was expected") from None
 
 
-def parse(document: dict[str, Any]) -> Ruleset:
+def _legacy_tables() -> frozenset[str]:
+    names: set[str] = set()
+    for file in LEGACY:
+        with suppress(OSError):  # this kernel has none, or this is not root's process
+            names |= set(file.read_text().split())
+    return frozenset(names)
+
+
+def parse(document: dict[str, Any], legacy: frozenset[str] = frozenset()) -> Ruleset:
     """Sort nft's list of objects."""
     chains: dict[ChainId, dict[str, Any]] = {}
     rules: dict[ChainId, list[list[dict[str, Any]]]] = {}
@@ -117,7 +131,7 @@ def parse(document: dict[str, Any]) -> Ruleset:
             rules.setdefault((rule["family"], rule["table"], rule["chain"]), []).append(rule["expr"])
         else:
             objects.append(thing)
-    return Ruleset(chains, rules, tuple(objects))
+    return Ruleset(chains, rules, tuple(objects), legacy)
 
 
 def _mappings(node: Any) -> Iterator[dict[str, Any]]:

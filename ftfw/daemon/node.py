@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, aclosing, closing
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -17,11 +18,13 @@ from ftfw.check import probes, requirements
 from ftfw.config import Config, MulticastLink
 from ftfw.config import Link as LinkConfig
 from ftfw.control import ControlError, Progress
-from ftfw.daemon import host, scrapes
+from ftfw.daemon import host
 from ftfw.daemon.changes import WAITING_MAX
 from ftfw.daemon.gate import Gate
+from ftfw.daemon.hangup import Files
 from ftfw.daemon.keepalived import Keepalived, Now
 from ftfw.daemon.roles import Roles, first_of
+from ftfw.daemon.scrapes import Scrapes
 from ftfw.daemon.supervisor import Supervisor, one_line
 from ftfw.daemon.wire import Wire
 from ftfw.filter import compile_filter
@@ -52,8 +55,8 @@ class StartError(Exception):
     """The daemon cannot start; the message says what to mend."""
 
 
-def run(config: Config, role: str) -> None:
-    """Run the daemon in this first role until SIGINT or SIGTERM.  Raises StartError."""
+def run(config: Config, role: str, path: Path) -> None:
+    """Run the daemon in this first role until SIGINT or SIGTERM; `path` is the configuration's.  Raises StartError."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     faulthandler.enable()  # where a hung daemon hangs, when the watchdog ends it
     try:
@@ -68,8 +71,8 @@ def run(config: Config, role: str) -> None:
         raise StartError(str(error)) from None
     links = _open_links(config)
     try:
-        trio.run(Node(config, Wire(links, keys, name=config.node.name), role).run)
-    except* (ControlError, scrapes.ListenError) as group:
+        trio.run(Node(config, Wire(links, keys, name=config.node.name), role, Files(path, config)).run)
+    except* ControlError as group:
         raise StartError(str(first_of(group))) from None
     finally:
         for link in links:
@@ -119,8 +122,9 @@ def _link_trouble(link: LinkConfig, error: OSError) -> str:
 class Node:
     """One node of the pair or group."""
 
-    def __init__(self, config: Config, wire: Wire, role: str) -> None:
+    def __init__(self, config: Config, wire: Wire, role: str, files: Files) -> None:
         self._config = config
+        self._files = files
         self._wire = wire
         self._counts: Counter[str] = Counter()  # events, overruns
         self._dropped: Counter[str] = Counter()
@@ -134,6 +138,8 @@ class Node:
         )
         self._addresses: frozenset[bytes] = frozenset()  # of this host
         self._metrics = Metrics(lambda: self._describe(*self._known_counts()))
+        listen = config.metrics.listen
+        self._scrapes = Scrapes(listen, self._metrics.exposition) if listen is not None else None
         self._gate = _gate(config, self._metrics)
         self._roles = Roles(
             config,
@@ -174,15 +180,16 @@ class Node:
             await nursery.start(self._roles.run)
             nursery.start_soon(self._keepalived.run, self._now)
             nursery.start_soon(self._tell_facts)
-            if self._config.metrics.listen is not None:
-                await nursery.start(scrapes.serve, self._config.metrics.listen, self._metrics.exposition)
+            if self._scrapes is not None:
+                nursery.start_soon(self._scrapes.run)
             nursery.start_soon(self._supervisor.run, self._one_line)
             with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
                 async for received in signals:
                     if received != signal.SIGHUP:
                         break
                     with self._supervisor.reloading():
-                        self._reload_keys()
+                        if keys := self._files.read_again():
+                            self._wire.rekey(keys)
             self._supervisor.stopping()
             nursery.cancel_scope.cancel()
 
@@ -194,16 +201,6 @@ class Node:
 
     def _facts(self) -> dict[str, Fact]:
         return host.facts(self._config.standby.mode, self._wire.body_limit + OVERHEAD, self._helpers)
-
-    def _reload_keys(self) -> None:
-        """Read the key files again; whoever rotates keys changes one node after the other."""
-        try:
-            keys = [keyfile.read(path) for path in self._config.security.key_files]
-        except keyfile.KeyFileError as error:
-            log.warning("SIGHUP: the keys stay as they are: %s", error)
-            return
-        self._wire.rekey(keys)
-        log.info("SIGHUP: %d keys read", len(keys))
 
     def _learn_addresses(self, own: frozenset[bytes]) -> None:
         groups = frozenset(link.group.packed for link in self._config.link if isinstance(link, MulticastLink))
@@ -341,9 +338,7 @@ class Node:
     def _describe(self, flows: int | None, expectations: int | None) -> dict[str, Any]:
         now = trio.current_time()
         link, links = self._wire.status(now)
-        standby = self._roles.standby
-        dropped = self._dropped + self._roles.member.dropped + (standby.store.dropped if standby else Counter[str]())
-        failed = self._roles.inject_failed + (standby.outcome.failed if standby is not None else Counter[str]())
+        dropped = self._dropped + self._roles.member.dropped + self._roles.dropped
         return {
             "node": self._config.node.name,
             "role": self._roles.role,
@@ -361,13 +356,14 @@ class Node:
                 "entries_max": probes.sysctl("nf_conntrack_max"),
                 "events": self._counts["events"],
                 "overruns": self._counts["overruns"],
-                "inject_failed": dict(failed),
+                "inject_failed": dict(self._roles.inject_failed),
                 "dropped": dict(dropped),
             },
             "stream": self._stream_status(),
             "last_commit": self._roles.last_commit,
             "keepalived": self._keepalived.status(),
             "gate": self._gate.status(now) if self._gate is not None else None,
+            "metrics": self._scrapes.status() if self._scrapes is not None else None,
             "mode": self._config.standby.mode,
             "version": __version__,
             "facts": self._facts(),

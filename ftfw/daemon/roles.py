@@ -67,7 +67,9 @@ class Roles:
         self.standby: Standby | None = None
         self.streaming: Streaming | None = None
         self.last_commit: dict[str, Any] | None = None
+        # Of all roles that this node has had: counters that fall are taken for a restart.
         self.inject_failed: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
         self._warnings: list[str] = []  # of the last commit
         self._unsettled: Store | None = None  # between a promotion and what follows it
         self._end_work: Callable[[], Awaitable[None]] | None = None
@@ -149,7 +151,7 @@ class Roles:
 
     def _listen(self) -> None:
         self._promoting_since = None
-        store, now = Store(journal=self._hot), trio.current_time()
+        store, now = Store(journal=self._hot, dropped=self.dropped), trio.current_time()
         name, limit = self._config.node.name, self._wire.body_limit
         backup = Backup(name=name, store=store, limit=limit, now=now, hot=self._hot)
         # Who was the only active one, or in sync with it, has in its kernel what there is to go on with.
@@ -164,6 +166,7 @@ class Roles:
             wire=self._wire,
             followed=self._followed,
             filled=self._filled,
+            failed=self.inject_failed,
         )
         self.streaming = self._unsettled = None
         self.member.active, self.member.backup = None, backup
@@ -177,7 +180,6 @@ class Roles:
         self._promoting_since = trio.current_time()
         self._warnings = self._out_of_sync(standby)
         await self._end_work()
-        self.inject_failed.update(standby.outcome.failed)
         outcome = Outcome()
         begun = trio.current_time()
         whole = await self._commit_behind_gate(standby, outcome)

@@ -4,12 +4,13 @@ A client that hangs, sends garbage, reads slowly or brings friends costs the dae
 time.
 """
 
+import errno
 import logging
 import socket
+from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 import h11
 import trio
@@ -21,47 +22,67 @@ log = logging.getLogger(__name__)
 
 CLIENTS_MAX: Final = 8  # at once; more are closed unheard
 REQUEST_BYTES_MAX: Final = 8192
+RETRY_S: Final = 1.0  # until it is tried again to listen
 DEADLINE_S: Final = 5.0  # from the connection to the last byte of the answer
 READ_BYTES: Final = 4096
+REMEDY: Final = "name an address of this host, and a port that nobody else has"
 TEXT: Final = "text/plain; charset=utf-8"
 
 
-class ListenError(Exception):
-    """Nobody can listen there; the message says why, and what to do about it."""
+class Scrapes:
+    """Answers scrapes.  What goes wrong with that is told and tried again, and never keeps the daemon from its work."""
 
+    def __init__(self, listen: Endpoint, exposition: Callable[[], bytes]) -> None:
+        self._listen = listen
+        self._exposition = exposition
+        self._clients = trio.CapacityLimiter(CLIENTS_MAX)
+        self._trouble: str | None = None
+        self._failed: Counter[str] = Counter()
 
-async def serve(
-    listen: Endpoint,
-    exposition: Callable[[], bytes],
-    *,
-    task_status: trio.TaskStatus[list[trio.SocketListener]] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Answer until cancelled; started when clients can connect.  Raises ListenError."""
-    try:
-        listeners = await trio.open_tcp_listeners(listen.port, host=listen.host)
-    except (OSError, socket.gaierror) as error:
-        raise ListenError(
-            f"metrics.listen: {listen.host} port {listen.port}: {error.strerror};"
-            " name an address of this host, and a port that nobody else has"
-        ) from None
-    clients = trio.CapacityLimiter(CLIENTS_MAX)
-    await trio.serve_listeners(partial(_attend, clients, exposition), listeners, task_status=task_status)
+    def status(self) -> dict[str, Any]:
+        """`metrics` of the status: what keeps Prometheus from asking, and how often it was tried in vain, by reason."""
+        return {"trouble": self._trouble, "failed": dict(self._failed)}
 
+    async def run(self, *, task_status: trio.TaskStatus[list[trio.SocketListener]] = trio.TASK_STATUS_IGNORED) -> None:
+        """Answer until cancelled; started when clients can connect for the first time."""
+        host, port = self._listen
+        while True:
+            try:
+                listeners = await trio.open_tcp_listeners(port, host=host)
+                break
+            except socket.gaierror as error:
+                self._failed["unresolved"] += 1
+                self._tell(f"{host} port {port}: {error.strerror}")
+            except OSError as error:
+                self._failed[errno.errorcode.get(error.errno or 0, "other").lower()] += 1
+                self._tell(f"{host} port {port}: {error.strerror or error}")
+            await trio.sleep(RETRY_S)
+        if self._trouble is not None:
+            log.info("metrics.listen: %s port %d: Prometheus may ask now", host, port)
+        self._trouble = None
+        await trio.serve_listeners(self._attend, listeners, task_status=task_status)
 
-async def _attend(clients: trio.CapacityLimiter, exposition: Callable[[], bytes], stream: trio.SocketStream) -> None:
-    """One client, one request."""
-    async with stream:
-        try:
-            clients.acquire_nowait()
-        except trio.WouldBlock:
-            return
-        try:
-            with trio.move_on_after(DEADLINE_S):
-                await _answer(stream, exposition)
-        except trio.BrokenResourceError:
-            pass  # it went away
-        finally:
-            clients.release()
+    def _tell(self, found: str) -> None:
+        before, self._trouble = self._trouble, f"metrics.listen: {found}; {REMEDY}"
+        if self._trouble != before:
+            log.warning("%s; it is tried again every %g s", self._trouble, RETRY_S)
+
+    async def _attend(self, stream: trio.SocketStream) -> None:
+        """One client, one request."""
+        async with stream:
+            try:
+                self._clients.acquire_nowait()
+            except trio.WouldBlock:
+                return
+            try:
+                with trio.move_on_after(DEADLINE_S):
+                    await _answer(stream, self._exposition)
+            except trio.BrokenResourceError:
+                pass  # it went away
+            except Exception:
+                log.exception("metrics: a client was not answered")
+            finally:
+                self._clients.release()
 
 
 async def _answer(stream: trio.SocketStream, exposition: Callable[[], bytes]) -> None:

@@ -33,10 +33,11 @@ class Standby:
         wire: Wire,
         followed: Callable[[], None],
         filled: Callable[[], None],
+        failed: Counter[str],
     ) -> None:
         self.backup = backup
         self.store = store
-        self.outcome = Outcome()
+        self.outcome = Outcome(failed=failed)
         self._hot = hot
         self._injector = injector
         self._selector = selector

@@ -126,12 +126,17 @@ def _origin(name: str, lines: dict[str, int]) -> str:
 def _why_not_ignored(place: Network, own: Iterable[str]) -> tuple[Severity, str]:
     if place.is_loopback:
         return Severity.NOT_NEEDED, "loopback is never replicated"
-    if any(_within(word, place) for word in own):
-        return Severity.NOT_NEEDED, "it has an address of this host's link: the links' own flows are never replicated"
+    of_link = any(_within(word, place) for word in own)
     if place.num_addresses == 1:
+        return Severity.NOT_NEEDED, (
+            "it is an address of this host's link: the links' own flows are never replicated"
+            if of_link
+            else "flows that end on this host are never replicated; if it is no address of this host, lost"
+        )
+    if of_link:
         return (
-            Severity.NOT_NEEDED,
-            "flows that end on this host are never replicated; if it is no address of this host, lost",
+            Severity.LOST,
+            "the links' own flows are never replicated; others of this network are: ftfw leaves nothing out by address",
         )
     return (
         Severity.LOST,

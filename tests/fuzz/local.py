@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ftfw import config, control, control_client, keyfile
+from ftfw.check import keepalived_conf
 from ftfw.config import ConfigError
 from ftfw.control_client import ControlError
 from ftfw.keepalived import LINE_MAX, STATES, Fifo, Instances
@@ -113,6 +114,33 @@ def conntrackd_configs() -> Iterator[bytes]:
         options = "TCPWindowTracking On\nExpectationSync { ftp sip }"
         yield f"Sync {{\nMode {mode}\n{links}\nOptions {{ {options} }}\n}}\nGeneral {{\n{general}\n}}\n".encode()
     yield b"Helper { Type ftp inet tcp { QueueNum 0 } }"
+
+
+def read_keepalived_conf(data: bytes) -> None:
+    """Any bytes as keepalived's configuration."""
+    found = keepalived_conf.read(data.decode(errors="replace"))
+    assert found.tracked.isdisjoint(found.untracked)
+
+
+def keepalived_confs() -> Iterator[bytes]:
+    yield (SHIPPED / "keepalived/keepalived.conf").read_bytes()
+    yield b"""
+$IP=192.0.2.1
+global_defs {
+    script_user ftfw
+    notify_fifo "/run/a b" root root
+}
+include conf.d/*
+@fw1 vrrp_instance "a b"
+{
+    notify_master '/x "y"' root
+    virtual_ipaddress_excluded { 2001:db8::1/64 dev lan
+    }
+    virtual_ipaddress { ${IP}/24 \\
+    }
+}
+vrrp_track_file r { file /run/ftfw/ready }
+"""
 
 
 def read_key(data: bytes) -> None:

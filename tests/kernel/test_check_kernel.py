@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ftfw.check.ruleset import LEGACY
 from ftfw.keyfile import generate
 
 pytestmark = pytest.mark.kernel
@@ -241,6 +242,18 @@ def test_nft_s_ways_to_drop_what_is_invalid(namespace: Namespace, rule: str, lev
     rules = f"table inet t {{\n {other} {chain} }}\n"
     namespace.run("nft", "-f", "-", stdin=f"flush ruleset\n{rules}")
     assert namespace.check()["invalid packets"]["level"] == level
+
+
+@pytest.mark.skipif(not LEGACY[0].exists(), reason="this kernel has no tables of iptables-legacy")
+def test_rules_of_iptables_legacy_are_not_taken_for_none(namespace: Namespace) -> None:
+    namespace.make_good()
+    namespace.run("nft", "flush", "ruleset")
+    assert levels(namespace.check(), "ruleset", "invalid packets") == ["warning", "warning"]
+    drop = ("-A", "INPUT", "-m", "conntrack", "--ctstate", "INVALID", "-j", "DROP")
+    namespace.run("iptables-legacy", *drop)
+    findings = namespace.check()
+    assert levels(findings, "ruleset", "invalid packets", "labels") == ["ok", "ok", "ok"]
+    assert findings["invalid packets"]["found"].startswith("cannot be told: there are rules of iptables")
 
 
 def test_gre_is_noticed(namespace: Namespace) -> None:

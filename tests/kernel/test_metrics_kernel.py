@@ -22,11 +22,11 @@ def nodes(tmp_path: Path) -> Iterator[tuple[Node, Node]]:
         yield both
 
 
-def scrape(node: Node) -> dict[tuple[str, ...], float]:
+def scrape(node: Node, host: str = "127.0.0.1") -> dict[tuple[str, ...], float]:
     """Every sample by its name and its labels' values."""
 
     def ask() -> str:
-        with urllib.request.urlopen("http://127.0.0.1:9166/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{host}:9166/metrics", timeout=10) as answer:
             return str(answer.read().decode())
 
     return {
@@ -63,12 +63,18 @@ def test_a_pair_tells_its_state_and_its_takeover(nodes: tuple[Node, Node]) -> No
     assert found[("ftfw_promotion_seconds_sum",)] >= found[("ftfw_commit_seconds_sum",)]
 
 
-def test_a_port_that_somebody_has_is_told(nodes: tuple[Node, Node]) -> None:
-    active, _ = nodes
-    active.start("active")
-    config = active.config.read_text()
-    active.config.write_text(config.replace("control.sock", "other.sock"))
-    done = active.ftfw("--role", "backup", check=False)
-    assert done.returncode == 1
-    assert "ftfw: metrics.listen: 127.0.0.1 port 9166: Address already in use; name an address" in done.stderr
-    active.config.write_text(config)
+def test_a_place_that_is_not_there_keeps_no_daemon_from_its_work(nodes: tuple[Node, Node]) -> None:
+    node, _ = nodes
+    node.config.write_text(node.config.read_text().replace("127.0.0.1", "198.51.100.1"))
+    node.start("active")
+    failed = until(lambda: node.status()["metrics"]["failed"], "it was tried in vain")
+    assert list(failed) == ["eaddrnotavail"]
+    assert node.status()["role"] == "active"
+    trouble = "metrics.listen: 198.51.100.1 port 9166: Cannot assign requested address; name an address of this host"
+    assert node.status()["metrics"]["trouble"].startswith(trouble)
+    assert "metrics.listen: 198.51.100.1 port 9166: Cannot assign" in node.ftfw("check", check=False).stdout
+    node.exec("ip", "address", "add", "198.51.100.1/32", "dev", "lo")
+    until(lambda: node.status()["metrics"]["trouble"] is None, "the address came, and Prometheus may ask")
+    assert scrape(node, "198.51.100.1")[("ftfw_active",)] == 1
+    log = node.log.read_text()
+    assert (log.count(trouble), log.count("Prometheus may ask now")) == (1, 1)

@@ -15,6 +15,7 @@ from ftfw import control
 from ftfw.config import Config, load
 from ftfw.control import ControlError
 from ftfw.daemon import takeover
+from ftfw.daemon.hangup import Files
 from ftfw.daemon.node import Node
 from ftfw.daemon.wire import Wire
 from ftfw.link.base import Link, Received
@@ -72,7 +73,7 @@ def configuration(directory: Path, more: str = "") -> Config:
 async def running(directory: Path) -> AsyncIterator[tuple[Node, Silence, Path]]:
     config = configuration(directory)
     link = Silence()
-    node = Node(config, Wire([link], [KEY], name="fw1"), "backup")
+    node = Node(config, Wire([link], [KEY], name="fw1"), "backup", Files(directory, config))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(node.run)
         await until(config.control.socket.exists)
@@ -158,6 +159,42 @@ def test_a_promotion_that_is_recalled_says_so_and_leaves_the_entries_and_no_word
     in_namespace(work)
 
 
+def test_what_was_counted_stays_counted_once_through_changes_of_role(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(_: Namespace) -> None:
+        go_on = trio.Event()
+        real = takeover.commit
+
+        async def slow(*arguments: Any, **how: Any) -> None:
+            await go_on.wait()
+            await real(*arguments, **how)
+
+        monkeypatch.setattr(takeover, "commit", slow)
+        async with running(tmp_path) as (node, _link, path), trio.open_nursery() as nursery:
+            standby = node._roles.standby
+            assert standby is not None
+            standby.store.apply([b"not a message of the kernel"])
+            standby.outcome.failed["busy"] += 3
+
+            async def counted() -> tuple[dict[str, int], dict[str, int]]:
+                kernel = (await command(path, "status"))["kernel"]
+                return kernel["inject_failed"], kernel["dropped"]
+
+            once = {"busy": 3}, {"malformed": 1}
+            assert await counted() == once
+            nursery.start_soon(command, path, "promote")
+            await until(lambda: node._roles.member.backup is None)
+            assert await counted() == once
+            go_on.set()
+            await until(lambda: node._roles.role == "active")
+            assert await counted() == once
+            await command(path, "demote")
+            assert await counted() == once
+
+    in_namespace(work)
+
+
 def test_who_was_the_only_active_is_ready_when_it_is_demoted(tmp_path: Path) -> None:
     async def work(_: Namespace) -> None:
         async with running(tmp_path) as (_node, _link, path):
@@ -227,7 +264,7 @@ def test_a_node_that_holds_the_addresses_shuts_no_gate(
     async def work(_: Namespace) -> None:
         more = '[takeover]\ngate_interfaces = ["lan"]\n[keepalived]\naddresses = ["192.0.2.1"]\n'
         config = configuration(tmp_path, more)
-        node = Node(config, Wire([Silence()], [KEY], name="fw1"), "backup")
+        node = Node(config, Wire([Silence()], [KEY], name="fw1"), "backup", Files(tmp_path, config))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(node.run)
             await until(config.control.socket.exists)

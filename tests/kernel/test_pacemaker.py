@@ -1,12 +1,13 @@
 """The OCF agent of conf/, installed as docs/pacemaker.md tells, without a cluster around it."""
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.kernel.booted import ROOT, Machine, booted, usual
+from tests.kernel.booted import COMMAND, ROOT, Machine, booted, usual
 from tests.kernel.pair import Node, pair, until
 
 pytestmark = pytest.mark.kernel
@@ -16,6 +17,11 @@ GENERIC, INSTALLED, CONFIGURED, NOT_RUNNING, PROMOTED, FAILED_PROMOTED = 1, 5, 6
 BLIND = "warning: Blind faith: not fencing unseen nodes"  # said of every cluster without fencing
 # What the agent tells the cluster, which is not there.
 CRM_ATTRIBUTE = '#!/bin/sh\necho "$@" >>/run/scores\n'
+MANY = 100_000
+CROWD = COMMAND.replace(
+    '-m ftfw "$@"', f"-c 'import trio; from tests.kernel.crowd import inject_many; trio.run(inject_many, {MANY})'"
+)
+OVERHEARD = '#!/bin/sh\n/usr/bin/ftfw "$@" >/run/told && cat /run/told\n'  # what the agent gets from ftfw
 
 
 @pytest.fixture
@@ -100,6 +106,34 @@ def test_a_daemon_that_hangs_or_is_killed_is_told_from_one_that_never_ran(instal
     assert agent(machine, "monitor") == NOT_RUNNING
     assert agent(machine, "stop") == 0
     assert machine.run("systemctl", "is-active", "basic.target").stdout == "active\n"
+
+
+def test_a_monitor_does_not_have_an_active_read_its_table(installed: tuple[Node, Machine]) -> None:
+    """What a monitor is told of the flows is from before they came."""
+    _, machine = installed
+    machine.write("/opt/crowd", CROWD, 0o755)
+    machine.write("/opt/overheard", OVERHEARD, 0o755)
+    assert agent(machine, "start") == 0
+    assert agent(machine, "promote") == 0
+    machine.run("/opt/crowd")
+    assert agent(machine, "monitor", binary="/opt/overheard") == PROMOTED
+    told = json.loads(machine.path("/run/told").read_text())
+    assert (told["role"], told["flows"]) == ("active", 0)
+    assert told["kernel"]["entries"] >= MANY
+    assert machine.status()["flows"] == MANY
+
+
+def test_a_slip_in_the_configuration_does_not_fail_a_node(installed: tuple[Node, Machine]) -> None:
+    _, machine = installed
+    assert agent(machine, "start") == 0
+    assert agent(machine, "promote") == 0
+    config = machine.path("/etc/ftfw/ftfw.toml")
+    config.write_text(config.read_text() + "oops\n")
+    assert agent(machine, "monitor") == PROMOTED
+    assert score(machine) == "-p -v 100"
+    assert agent(machine, "demote") == 0
+    assert agent(machine, "stop") == 0
+    assert agent(machine, "start") == CONFIGURED
 
 
 def test_what_is_missing_or_wrong_has_its_own_exit_code(installed: tuple[Node, Machine]) -> None:

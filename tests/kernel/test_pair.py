@@ -1,10 +1,12 @@
 """Two real daemons on a real kernel: what a backup holds, and what becomes of it."""
 
+import re
 import secrets
 import signal
 import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -343,6 +345,51 @@ def test_keys_rotate_by_sighup_without_a_gap(nodes: Pair, tmp_path: Path) -> Non
     after = backup.status()
     assert after["stream"]["snapshots"] == before["stream"]["snapshots"]
     assert after["link"]["dropped"] == before["link"]["dropped"]
+
+
+def test_keys_rotate_as_the_page_tells(nodes: Pair, tmp_path: Path) -> None:
+    """docs/security.md: second on all nodes, first node after node, the old one away."""
+    active, backup = nodes
+    active.ftfw("keygen", str(tmp_path / "new.key"))
+    start_both(active, backup)
+    before = backup.status()
+    reloads = Counter[str]()
+    for flows, (names, node) in enumerate(
+        ((names, node) for names in (("link", "new"), ("new", "link"), ("new",)) for node in nodes), start=1
+    ):
+        files = ", ".join(f'"{tmp_path}/{name}.key"' for name in names)
+        text = re.sub("^key_files = .*$", f"key_files = [{files}]", node.config.read_text(), flags=re.MULTILINE)
+        node.config.write_text(text)
+        assert node.process is not None
+        node.process.send_signal(signal.SIGHUP)
+        reloads[node.name] += 1
+        until(partial(has_read_keys, node, reloads[node.name]), "the keys are read")
+        active.insert(flows)
+        held(backup, flows)
+    for node in nodes:
+        assert re.findall(r"SIGHUP: (.*) keys read", node.log.read_text()) == ["2", "2", "1"]
+        assert "changed since the start" not in node.log.read_text()
+    after = backup.status()
+    assert after["stream"]["snapshots"] == before["stream"]["snapshots"]
+    assert after["link"]["dropped"] == before["link"]["dropped"]
+
+
+def has_read_keys(node: Node, times: int) -> bool:
+    return node.log.read_text().count("keys read") == times
+
+
+def test_a_reload_tells_what_it_does_not_use(nodes: Pair) -> None:
+    node, _ = nodes
+    node.start("active")
+    assert node.process is not None
+    node.config.write_text(node.config.read_text().replace('mode = "warm"', 'mode = "hot"'))
+    node.process.send_signal(signal.SIGHUP)
+    until(lambda: "standby.mode changed since the start: restart ftfw" in node.log.read_text(), "the change is told")
+    assert node.status()["mode"] == "warm"
+    node.config.write_text(node.config.read_text() + "oops\n")
+    node.process.send_signal(signal.SIGHUP)
+    until(lambda: "the next start will fail: " in node.log.read_text(), "the slip is told")
+    assert node.status()["role"] == "active"
 
 
 def test_a_node_of_the_same_name_is_refused_and_told(nodes: Pair) -> None:

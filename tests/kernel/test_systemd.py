@@ -74,6 +74,10 @@ def test_the_daemon_runs_with_one_capability_and_under_all_restrictions(installe
     # Set by the unit, as conf/sysctl.conf has it; the daemon may not.
     assert machine.run("sysctl", "-n", "net.netfilter.nf_conntrack_tcp_loose").stdout == "0\n"
     assert ", 0 problem" in machine.run("ftfw", "check").stdout
+    machine.run("chown", "root:", "/etc/ftfw/link.key")  # as a copy that was not given away
+    told = machine.run("ftfw", "check", check=False).stdout
+    assert "problem  key file: /etc/ftfw/link.key: only root may read it, and ftfw runs as ftfw\n" in told
+    assert "→ `chown ftfw: /etc/ftfw/link.key`\n" in told
 
 
 def keepalived_says(machine: Machine, state: str) -> None:

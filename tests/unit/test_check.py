@@ -1,5 +1,12 @@
 import errno
 import json
+import os
+import pwd
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +16,7 @@ from click.testing import CliRunner
 from ftfw import check as check_package
 from ftfw.check import CHECKS, Context, Finding, Level, host, keepalived, links, peers, probes, requirements, rules
 from ftfw.check.finding import Check
+from ftfw.check.probes import daemon_user, runs
 from ftfw.check.report import print_findings
 from ftfw.check.requirements import RequirementError, ensure_events_mode, require
 from ftfw.check.ruleset import Ruleset, RulesetError, parse, read_ruleset
@@ -43,6 +51,7 @@ class FakeHost:
         self.nft = True
         self.synchronised = self.forwards = True
         self.running: set[str] = set()
+        self.daemon_user = "root"
 
     def sysctl(self, name: str) -> int | None:
         return self.sysctls.get(name)
@@ -66,6 +75,7 @@ def fake_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeHost:
     monkeypatch.setattr(probes, "clock_is_synchronised", lambda: fake.synchronised)
     monkeypatch.setattr(probes, "forwards", lambda: fake.forwards)
     monkeypatch.setattr(probes, "runs", lambda program: program in fake.running)
+    monkeypatch.setattr(probes, "daemon_user", lambda _socket: fake.daemon_user)
     monkeypatch.setattr(keepalived, "CONFIGURATION", tmp_path / "keepalived.conf")
     return fake
 
@@ -146,6 +156,21 @@ def test_keys(tmp_path: Path) -> None:
     assert (too_open.level, too_open.remedy) == (Level.PROBLEM, f"`chmod 600 {tmp_path / 'open'}`")
     assert missing.found == f"{tmp_path / 'none'}: no such file"
     assert f"`ftfw keygen {tmp_path / 'none'}`" in missing.remedy
+
+
+def test_a_key_that_root_can_read_and_the_daemon_cannot(
+    fake_host: FakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generate(tmp_path / "key")
+    config = config_of(tmp_path, f'security.key_files = ["{tmp_path}/key"]')
+    monkeypatch.setattr(probes, "owner", lambda _file: "root")
+    assert the(findings(links.check_keys, config=config)).level is Level.OK
+    fake_host.daemon_user = "ftfw"
+    found = the(findings(links.check_keys, config=config))
+    assert told([found]) == [("problem", f"key file: {tmp_path}/key: only root may read it, and ftfw runs as ftfw")]
+    assert found.remedy == f"`chown ftfw: {tmp_path}/key`"
+    monkeypatch.setattr(probes, "owner", lambda _file: "ftfw")
+    assert the(findings(links.check_keys, config=config)).level is Level.OK
 
 
 # The host
@@ -290,6 +315,19 @@ def test_an_unreadable_ruleset() -> None:
 )
 def test_tracking(things: list[dict[str, Any]], level: Level) -> None:
     assert the(findings(rules.check_tracking, ruleset=ruleset(*things))).level is level
+
+
+def test_tables_of_iptables_legacy_are_not_taken_for_none(fake_host: FakeHost) -> None:
+    bare: dict[str, Any] = {"nftables": []}
+    for check in (rules.check_tracking, rules.check_labels, rules.check_invalid):
+        assert the(findings(check, ruleset=parse(bare))).level is Level.WARNING
+        opaque = the(findings(check, ruleset=parse(bare, frozenset({"filter"}))))
+        assert (opaque.level, opaque.found.split(":")[0]) == (Level.OK, "cannot be told")
+        assert opaque.remedy
+    translating = parse(bare, frozenset({"nat"}))
+    assert the(findings(rules.check_tracking, ruleset=translating)).found == "asks connection tracking"
+    fake_host.modules = frozenset({"nf_conntrack_ftp"})
+    assert "nf_nat_ftp" in the(findings(host.check_nat_helpers, ruleset=translating)).found
 
 
 @pytest.mark.parametrize(
@@ -498,6 +536,29 @@ def test_a_role_that_disagrees_with_the_addresses_is_a_problem() -> None:
     assert "ftfw demote" in found.remedy
 
 
+def test_a_place_for_prometheus(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        config = config_of(tmp_path, f'metrics.listen = "127.0.0.1:{port}"\n')
+        found = the(findings(links.check_metrics, config=config))
+        assert told([found]) == [("warning", f"metrics.listen: 127.0.0.1 port {port}: Address already in use")]
+        # By the daemon itself: what it says counts.
+        assert (
+            the(findings(links.check_metrics, config=config, status={"metrics": {"trouble": None}})).level is Level.OK
+        )
+    assert the(findings(links.check_metrics, config=config)).level is Level.OK
+    status = {
+        "metrics": {"trouble": "metrics.listen: fw port 1: no name; name an address", "failed": {"unresolved": 9}}
+    }
+    found = the(findings(links.check_metrics, config=config, status=status))
+    assert (found.level, found.found, found.remedy) == (Level.WARNING, "fw port 1: no name", "name an address")
+    assert findings(links.check_metrics, config=config_of(tmp_path, "")) == []
+    elsewhere = config_of(tmp_path, 'metrics.listen = "198.51.100.77:9166"\n')
+    assert the(findings(links.check_metrics, config=elsewhere)).found.endswith("Cannot assign requested address")
+
+
 def test_who_is_heard(tmp_path: Path) -> None:
     config = config_of(tmp_path, MULTICAST)
     assert the(findings(peers.check_peers, why_no_status="no such socket")).level is Level.OK
@@ -622,45 +683,232 @@ def test_a_clock_that_nobody_keeps(fake_host: FakeHost) -> None:
     assert "chrony" in the(findings(host.check_clock)).remedy
 
 
-FIFO = 'keepalived = {fifo = "/run/ftfw/k.fifo", track_file = "/run/ftfw/ready"}\n'
+OURS = """
+[keepalived]
+fifo = "/run/ftfw/k.fifo"
+instances = ["FW"]
+addresses = ["192.0.2.1", "2001:db8::1"]
+track_file = "/run/ftfw/ready"
+"""
+THEIRS = """
+global_defs {
+    vrrp_notify_fifo "/run/ftfw/k.fifo" ftfw
+    fifo_write_vrrp_states_on_reload
+}
+track_file r {
+    file /run/ftfw/ready
+}
+vrrp_sync_group FW {
+    group {
+        LAN
+        WAN
+    }
+    track_file {
+        r weight -60
+    }
+}
+vrrp_instance LAN {
+    virtual_ipaddress {
+        192.0.2.1/24
+    }
+    virtual_ipaddress_excluded {
+        2001:db8::1/64
+    }
+}
+vrrp_instance WAN {
+}
+vrrp_instance OTHER {
+    virtual_ipaddress {
+        203.0.113.77
+    }
+}
+"""
+HOOK = ("vrrp_instance WAN {", "vrrp_instance WAN {\n notify_master /etc/keepalived/notify")
+NO_FIFO = ('    vrrp_notify_fifo "/run/ftfw/k.fifo" ftfw', "")
+
+Change = tuple[str, str]
+
+
+@pytest.fixture
+def together(fake_host: FakeHost, tmp_path: Path) -> Callable[..., list[Finding]]:
+    """What is found of ftfw.toml and keepalived.conf that go together, each with one change or more."""
+    fake_host.daemon_user = "ftfw"
+
+    def look(*, ours: tuple[Change, ...] = (), theirs: tuple[Change, ...] = ()) -> list[Finding]:
+        texts = []
+        for text, changes in ((OURS, ours), (THEIRS, theirs)):
+            for old, new in changes:
+                assert old in text
+                text = text.replace(old, new)  # noqa: PLW2901
+            texts.append(text)
+        (tmp_path / "keepalived.conf").write_text(texts[1])
+        return findings(keepalived.check_its_configuration, config=config_of(tmp_path, texts[0]))
+
+    return look
+
+
+WITHOUT_FIFO = {"ours": (('fifo = "/run/ftfw/k.fifo"', ""),)}
+WITHOUT_TRACK_FILE = {"ours": (('track_file = "/run/ftfw/ready"', ""),)}
+WITHOUT_INSTANCES = {"ours": (('instances = ["FW"]', ""), ('"2001', '"203.0.113.77", "2001'))}
+
+
+def theirs(*changes: Change) -> dict[str, tuple[Change, ...]]:
+    return {"theirs": changes}
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs", "subjects"),
+    ("changes", "level", "found", "remedy"),
     [
-        (FIFO, 'vrrp_notify_fifo "/run/ftfw/k.fifo"\ntrack_file r {\n file /run/ftfw/ready\n}\n', []),
-        (FIFO, "vrrp_notify_fifo /run/ftfw/k.fifo\n", ["does not track /run/ftfw/ready"]),
-        (FIFO, "vrrp_notify_fifo /run/ftfw/k.fifo2\nfile /run/ftfw/ready", ["does not name /run/ftfw/k.fifo,"]),
-        (FIFO, "# vrrp_notify_fifo /run/ftfw/k.fifo\nfile /run/ftfw/ready", ["does not name"]),
-        (FIFO, "notify_fifo /run/ftfw/k.fifo\nfile /run/ftfw/ready", ["does not name"]),
-        (FIFO, "include more.conf\n", []),
-        ("", "vrrp_instance A {\n notify_master /x\n}\n", []),
-        ("", "vrrp_instance A {\n notify /etc/keepalived/notify\n}\n", []),
-        ("", "vrrp_instance A {\n}\n", ["has no hook, and keepalived.fifo is not set"]),
+        (theirs(NO_FIFO), "problem", "does not name /run/ftfw/k.fifo, the FIFO that ftfw reads", "in global_defs"),
+        (theirs(('vrrp_notify_fifo "/run', "#")), "problem", "does not name /run/ftfw/k.fifo", "in global_defs"),
+        (theirs(("k.fifo", "k2.fifo")), "problem", "the FIFO that ftfw reads, but /run/ftfw/k2.fifo", "in global_defs"),
+        (
+            theirs(("vrrp_notify_fifo", "notify_fifo")),
+            "warning",
+            "as notify_fifo",
+            "`vrrp_notify_fifo /run/ftfw/k.fifo`",
+        ),
+        (theirs((" ftfw\n", "\n")), "warning", "for root, and ftfw runs as ftfw", "_fifo /run/ftfw/k.fifo ftfw` in"),
+        (theirs((" ftfw\n", " bin\n")), "warning", "for bin, and ftfw runs as ftfw", "_fifo /run/ftfw/k.fifo ftfw` in"),
+        (theirs(("fifo_write", "#")), "warning", "a reload tells", "`fifo_write_vrrp_states_on_reload`"),
+        (WITHOUT_FIFO, "warning", "keepalived.fifo is not set", '`fifo = "/run/ftfw/k.fifo"`'),
+        (WITHOUT_FIFO | theirs(NO_FIFO), "warning", "has no hook, and", "keepalived.fifo"),
+        (theirs(("file /run", "file /var")), "warning", "does not track /run/ftfw/ready", "file /run/ftfw/ready"),
+        (
+            theirs(("r weight", "q weight")),
+            "warning",
+            "no instance and no sync group tracks it",
+            "block of what decides",
+        ),
+        (WITHOUT_TRACK_FILE, "warning", "track_file is not set", '`track_file = "/run/ftfw/ready"`'),
+        (
+            {"ours": (('"FW"', '"Fw"'),)},
+            "problem",
+            "no sync group Fw: this node is never",
+            "there: FW, LAN, WAN, OTHER",
+        ),
+        (WITHOUT_INSTANCES, "warning", "has 3: one that", "a sync group of"),
+        (theirs(("192.0.2.1/24", "192.0.2.1/24\n192.0.2.4")), "warning", "without 192.0.2.4", "add 192.0.2.4"),
+        (theirs(("192.0.2.1/24", "")), "warning", "192.0.2.1: not among the virtual addresses", "take it out, or mend"),
+        (
+            {"ours": (("2001:db8::1", "2001:db8::2"),)} | theirs(("2001:db8::1/64", "")),
+            "warning",
+            "2001:db8::2: not",
+            "mend",
+        ),
+        (
+            theirs(("global_defs", "include conf.d/*\nglobal_defs")),
+            "ok",
+            "not followed: include conf.d/*",
+            "see yourself",
+        ),
     ],
 )
-def test_keepalived_s_configuration(tmp_path: Path, ours: str, theirs: str, subjects: list[str]) -> None:
-    (tmp_path / "keepalived.conf").write_text(theirs)
-    found = findings(keepalived.check_its_configuration, config=config_of(tmp_path, ours))
-    assert len(found) == len(subjects)
-    assert [text for text, finding in zip(subjects, found, strict=True) if text not in finding.found] == []
-    assert [finding for finding in found if not finding.remedy] == []
+def test_one_thing_that_does_not_go_together_with_keepalived_s_configuration(
+    together: Callable[..., list[Finding]], changes: dict[str, tuple[Change, ...]], level: str, found: str, remedy: str
+) -> None:
+    only = the(together(**changes))
+    assert only.level == level
+    assert found in only.found
+    assert remedy in only.remedy
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        WITHOUT_FIFO | theirs(NO_FIFO, HOOK),
+        {"ours": (('["FW"]', '["LAN", "WAN"]'),)},
+        {"ours": (("addresses =", "#"),)},  # `check_keepalived` tells of it
+        WITHOUT_TRACK_FILE | theirs(("/run/ftfw/ready", "/run/other")),
+    ],
+)
+def test_what_goes_together_with_keepalived_s_configuration(
+    together: Callable[..., list[Finding]], changes: dict[str, tuple[Change, ...]]
+) -> None:
+    assert together(**changes) == []
+
+
+def test_a_process_is_found_whatever_others_are_called(tmp_path: Path) -> None:
+    assert runs(Path("/proc/self/comm").read_text().strip())
+    other = os.fsencode(tmp_path) + b"/caf\xe9"
+    sleep = shutil.which("sleep")
+    assert sleep
+    Path(os.fsdecode(other)).symlink_to(sleep)
+    with subprocess.Popen([other, "60"]) as strange:
+        try:
+            assert not runs("no-such-program")
+        finally:
+            strange.kill()
+
+
+def test_whom_a_daemon_runs_as(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "socket").touch()
+    assert daemon_user(tmp_path / "socket") == pwd.getpwuid(os.geteuid()).pw_name
+    monkeypatch.setattr(probes, "SERVICE_USER", "nobody")
+    assert daemon_user(tmp_path / "none") == "nobody"
+    monkeypatch.setattr(probes, "SERVICE_USER", "nobody-at-all")
+    assert daemon_user(tmp_path / "none") == "root"
+
+
+def test_a_daemon_that_is_root_reads_any_fifo(fake_host: FakeHost, together: Callable[..., list[Finding]]) -> None:
+    fake_host.daemon_user = "root"
+    assert together(**theirs((" ftfw\n", "\n"))) == []
+
+
+def test_what_another_file_may_say_is_not_said_to_be_missing(together: Callable[..., list[Finding]]) -> None:
+    assert the(together(**theirs((THEIRS, "includer more.conf\n")))).level is Level.OK
+    wrong = "include a.conf\nglobal_defs {\n vrrp_notify_fifo /run/x\n}\n"
+    assert [finding.level.value for finding in together(**theirs((THEIRS, wrong)))] == ["ok", "problem"]
+
+
+def test_keepalived_s_configuration_may_be_in_any_encoding(
+    together: Callable[..., list[Finding]], tmp_path: Path
+) -> None:
+    assert together() == []
+    file = tmp_path / "keepalived.conf"
+    file.write_bytes("# die Adresse für alle\n".encode("latin-1") + file.read_bytes())
+    assert findings(keepalived.check_its_configuration, config=config_of(tmp_path, OURS)) == []
 
 
 def test_a_keepalived_that_has_said_nothing(fake_host: FakeHost, tmp_path: Path) -> None:
-    check = keepalived.check_its_configuration
-    assert findings(check) == []
+    check, without = keepalived.check_its_configuration, config_of(tmp_path, "")
+    assert findings(check, config=without) == []
     fake_host.running.add("keepalived")
-    assert "told ftfw nothing" in the(findings(check)).found
-    assert findings(check, status={"keepalived": {"instances": {"INSTANCE A": "MASTER"}}}) == []
-    assert findings(check, config=config_of(tmp_path, FIFO)) == []
+    assert "told ftfw nothing" in the(findings(check, config=without)).found
+    assert findings(check, config=without, status={"keepalived": {"instances": {"INSTANCE A": "MASTER"}}}) == []
+    assert findings(check, config=config_of(tmp_path, OURS)) == []
+    assert findings(check) == []
 
 
-def test_the_files_in_conf_go_together(tmp_path: Path) -> None:
+def test_the_files_in_conf_go_together(tmp_path: Path, fake_host: FakeHost) -> None:
+    fake_host.daemon_user = "ftfw"
     conf = Path(__file__).parents[2] / "conf"
     (tmp_path / "keepalived.conf").write_text((conf / "keepalived/keepalived.conf").read_text())
-    text = (conf / "ftfw.toml").read_text().replace("#fifo", "fifo").replace("#track_file", "track_file")
-    assert findings(keepalived.check_its_configuration, config=config_of(tmp_path, text)) == []
+    text = re.sub(
+        r"^#(?=\w+ = )", "", (conf / "ftfw.toml").read_text().partition("[keepalived]")[2], flags=re.MULTILINE
+    )
+    config = config_of(tmp_path, f"[keepalived]{text}")
+    assert config.keepalived.fifo
+    assert findings(keepalived.check_its_configuration, config=config) == []
+    assert findings(keepalived.check_gate_beside_it, config=config) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "count"),
+    [
+        (OURS, None, 1),
+        (f'takeover.gate_interfaces = ["lan"]\n{OURS}', None, 0),
+        (f'standby.mode = "hot"\n{OURS}', None, 0),
+        ("", None, 0),
+        ("", {"keepalived": {"instances": {"GROUP FW": "MASTER"}}}, 1),
+    ],
+)
+def test_a_warm_node_beside_keepalived_has_a_gate(
+    tmp_path: Path, text: str, status: dict[str, Any] | None, count: int
+) -> None:
+    found = findings(keepalived.check_gate_beside_it, config=config_of(tmp_path, text), status=status)
+    assert [finding.subject for finding in found] == ["takeover.gate_interfaces"] * count
 
 
 def test_what_the_daemon_complains_about() -> None:
@@ -760,6 +1008,42 @@ def test_all_is_well(complete: Path) -> None:
     assert code == 0
     assert {finding["level"] for finding in found} == {"ok"}
     assert all(set(finding) == {"level", "subject", "found", "remedy"} for finding in found)
+
+
+def test_a_check_that_breaks_off_is_a_finding_and_the_others_go_on(
+    complete: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check_clock(_context: Context) -> Iterator[Finding]:
+        yield Finding(level=Level.OK, subject="clock", found="so far")
+        raise UnicodeDecodeError("utf-8", b"\xe9", 0, 1, "invalid start byte")
+
+    checks = [check_clock if one is host.check_clock else one for one in CHECKS]
+    monkeypatch.setattr(check_package, "CHECKS", checks)
+    code, output = run("--json", "--config", str(complete))
+    found = json.loads(output)
+    (broken,) = (finding for finding in found if finding["level"] != "ok")
+    assert (code, broken["level"], broken["subject"]) == (0, "warning", "check")
+    assert broken["found"].startswith("check_clock broke off: UnicodeDecodeError: 'utf-8' codec can't decode byte 0xe9")
+    assert "test_check.py:" in broken["found"]
+    assert "so far" in output
+    assert found[-1]["subject"] == "peers"  # behind it
+
+
+@pytest.mark.parametrize("takes_connections", [True, False])
+def test_a_daemon_that_hangs_is_a_problem_and_not_waited_for(
+    complete: Path, monkeypatch: pytest.MonkeyPatch, takes_connections: bool
+) -> None:
+    monkeypatch.setattr(check_package, "ANSWER_S", 0.05)
+    with socket.socket(socket.AF_UNIX) as hung, socket.socket(socket.AF_UNIX) as waiting:
+        hung.bind(str(complete.parent / "none"))
+        hung.listen(0)
+        if not takes_connections:
+            waiting.connect(str(complete.parent / "none"))  # and nobody else
+        code, output = run("--json", "--config", str(complete))
+    (daemon,) = (finding for finding in json.loads(output) if finding["level"] != "ok")
+    assert (code, daemon["subject"], daemon["level"]) == (1, "daemon", "problem")
+    assert "no answer" in daemon["found"] or "does not take connections" in daemon["found"]
+    assert daemon["remedy"]
 
 
 def test_a_warning_is_no_failure(complete: Path, fake_host: FakeHost) -> None:

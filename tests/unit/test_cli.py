@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 
 from ftfw import __version__
 from ftfw.cli import main
+from ftfw.config import Config
 from ftfw.control import ControlError, Progress, serve
 from ftfw.keyfile import read
 from ftfw.lines import commit_summary, entry_line
@@ -163,10 +164,21 @@ def test_no_daemon_is_exit_code_1_and_one_line(tmp_path: Path) -> None:
         assert result.stderr.count("\n") == 1
 
 
-def test_an_unreadable_configuration_is_exit_code_2(tmp_path: Path) -> None:
-    result = run("promote", "--config", str(tmp_path / "f.toml"))
-    assert result.exit_code == 2
-    assert result.stderr.startswith(f"ftfw: {tmp_path}/f.toml: No such file or directory; name a readable")
+def test_a_configuration_that_is_not_there_is_told_besides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, daemon: FakeDaemon
+) -> None:
+    named = ("--config", str(tmp_path / "none.toml"))
+    monkeypatch.setattr("ftfw.control_client.DEFAULT_SOCKET", tmp_path / "none.sock")
+    result = run("promote", *named)
+    assert result.exit_code == 1
+    warning, error = result.stderr.splitlines()
+    assert warning.startswith(
+        f"ftfw: warning: {tmp_path}/none.toml: No such file or directory; trying {tmp_path}/none.sock"
+    )
+    assert error.startswith(f"ftfw: {tmp_path}/none.sock: no such socket: ")
+    monkeypatch.setattr("ftfw.control_client.DEFAULT_SOCKET", daemon.socket)
+    daemon.answers["promote"] = {"role": "active"}
+    assert run("promote", *named).exit_code == 0
 
 
 def test_config_may_stand_before_the_command(daemon: FakeDaemon) -> None:
@@ -174,9 +186,10 @@ def test_config_may_stand_before_the_command(daemon: FakeDaemon) -> None:
 
 
 def test_a_slip_in_the_file_does_not_stop_a_takeover(daemon: FakeDaemon) -> None:
-    daemon.config.write_text(f'control.socket = "{daemon.socket}"\nstandby.mode = "cold"\n')
     daemon.answers["promote"] = {"role": "active"}
-    assert daemon.run("promote").exit_code == 0
+    for slip in ('standby.mode = "cold"', "oops"):
+        daemon.config.write_text(f'control.socket = "{daemon.socket}"\n{slip}\n')
+        assert daemon.run("promote").exit_code == 0
 
 
 def test_a_broken_default_file_is_told_and_passed_over(
@@ -241,6 +254,15 @@ def test_status_ready_is_an_exit_code(daemon: FakeDaemon, ready: bool, code: int
     assert daemon.asked == [{"command": "ready"}]  # without counting entries: it may be asked every second
     result = daemon.run("status", "--ready", "--json")
     assert (result.exit_code, json.loads(result.stdout)["ready"]) == (code, ready)
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [(["--json"], True), ([], True), (["--json", "--no-count"], False), (["--ready", "--json"], False)],
+)
+def test_whoever_asks_on_a_timer_has_nothing_counted(daemon: FakeDaemon, options: list[str], count: bool) -> None:
+    daemon.run("status", *options)
+    assert daemon.asked == [{"command": "status", "count": count}]
 
 
 def test_status_ready_does_not_wait_for_a_daemon_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -393,6 +415,7 @@ def test_ctrl_c_ends_a_watch_well(daemon: FakeDaemon) -> None:
         assert "every 0.1 s" in watching.stdout.readline()
         watching.send_signal(signal.SIGINT)
         rest = watching.stdout.read()
+        assert daemon.asked[0] == {"command": "status", "count": False}
         assert "Traceback" not in rest + watching.stderr.read()
         assert watching.wait(10) == 0
 
@@ -488,15 +511,19 @@ group = "225.0.0.50"
 
 
 def test_role_starts_the_daemon(tmp_path: Path, daemon_module: ModuleType) -> None:
-    seen: list[tuple[str, str]] = []
-    daemon_module.run = lambda config, role: seen.append((config.link[0].interface, role))  # type: ignore[attr-defined]
+    seen: list[tuple[str, str, Path]] = []
+
+    def begin(config: Config, role: str, path: Path) -> None:
+        seen.append((config.link[0].interface or "", role, path))
+
+    daemon_module.run = begin  # type: ignore[attr-defined]
     (tmp_path / "f.toml").write_text(COMPLETE)
     assert run("--role", "backup", "--config", str(tmp_path / "f.toml")).exit_code == 0
-    assert seen == [("sync", "backup")]
+    assert seen == [("sync", "backup", tmp_path / "f.toml")]
 
 
 def test_a_daemon_that_cannot_start_says_why(tmp_path: Path, daemon_module: ModuleType) -> None:
-    def refuse(_config: object, _role: str) -> None:
+    def refuse(*_: object) -> None:
         raise daemon_module.StartError("no CAP_NET_ADMIN; run it as root")
 
     daemon_module.run = refuse  # type: ignore[attr-defined]

@@ -1,4 +1,6 @@
 import contextlib
+import socket
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -181,11 +183,17 @@ async def ask(port: int, request: bytes) -> bytes:
     return bytes(received)
 
 
+async def until(true: Callable[[], object]) -> None:
+    with trio.fail_after(1000):  # the clock jumps
+        while not true():  # noqa: ASYNC110  what is waited for has no event
+            await trio.sleep(0.1)
+
+
 GET = b"GET /metrics HTTP/1.1\r\nHost: fw1\r\n\r\n"
 
 
 async def serving(nursery: trio.Nursery, tell: Any = lambda: b"x 1\n", host: str = "127.0.0.1") -> int:
-    listeners = await nursery.start(scrapes.serve, Endpoint(host, 0), tell)
+    listeners = await nursery.start(scrapes.Scrapes(Endpoint(host, 0), tell).run)
     port: int = listeners[0].socket.getsockname()[1]
     return port
 
@@ -225,6 +233,16 @@ async def test_a_scrape_that_fails_is_logged_and_survived(caplog: pytest.LogCapt
         nursery.cancel_scope.cancel()
 
 
+async def test_whatever_an_answer_dies_of_the_next_one_is_given(caplog: pytest.LogCaptureFixture) -> None:
+    answers: list[Any] = ["no bytes", b"x 1\n"]
+    async with trio.open_nursery() as nursery:
+        port = await serving(nursery, lambda: answers.pop(0))
+        assert await ask(port, GET) == b""
+        assert "metrics: a client was not answered" in caplog.text
+        assert (await ask(port, GET)).endswith(b"x 1\n")
+        nursery.cancel_scope.cancel()
+
+
 async def test_clients_that_say_nothing_are_dropped_and_more_than_a_few_are_not_heard(
     autojump_clock: MockClock,
 ) -> None:
@@ -245,7 +263,7 @@ async def test_clients_that_say_nothing_are_dropped_and_more_than_a_few_are_not_
 
 async def test_ipv6() -> None:
     async with trio.open_nursery() as nursery:
-        listeners = await nursery.start(scrapes.serve, Endpoint("::1", 0), lambda: b"x 1\n")
+        listeners = await nursery.start(scrapes.Scrapes(Endpoint("::1", 0), lambda: b"x 1\n").run)
         host, port = listeners[0].socket.getsockname()[:2]
         assert (len(listeners), host) == (1, "::1")
         async with await trio.open_tcp_stream(host, port) as stream:
@@ -254,10 +272,37 @@ async def test_ipv6() -> None:
         nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("host", ["198.51.100.77", "no-such-host.invalid", "127.0.0.1"])
-async def test_a_place_where_nobody_can_listen(host: str) -> None:
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [("198.51.100.77", "eaddrnotavail"), ("no-such-host.invalid", "unresolved"), ("127.0.0.1", "eaddrinuse")],
+)
+async def test_a_place_where_nobody_can_listen_is_told_once_and_tried_again(
+    host: str, reason: str, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
     async with trio.open_nursery() as nursery:
         port = await serving(nursery)
-        with pytest.raises(scrapes.ListenError, match=rf"^metrics.listen: {host} port {port}: .+; name an address"):
-            await scrapes.serve(Endpoint(host, port), bytes)
+        trying = scrapes.Scrapes(Endpoint(host, port), bytes)
+        nursery.start_soon(trying.run)
+        autojump_clock.autojump_threshold = 0.05  # s; a name is asked for in a thread
+        await until(lambda: trying.status()["failed"].get(reason, 0) >= 3)
+        told = str(trying.status()["trouble"])
+        assert told.startswith(f"metrics.listen: {host} port {port}: ")
+        assert told.endswith("; name an address of this host, and a port that nobody else has")
+        assert caplog.text.count(told) == 1
         nursery.cancel_scope.cancel()
+
+
+async def test_it_listens_when_the_port_is_free_again(autojump_clock: MockClock) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        trying = scrapes.Scrapes(Endpoint("127.0.0.1", port), lambda: b"x 1\n")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trying.run)
+            await until(lambda: trying.status()["failed"])
+            assert trying.status()["trouble"] is not None
+            other.close()
+            await until(lambda: trying.status()["trouble"] is None)
+            autojump_clock.autojump_threshold = 0.05  # s; the kernel hands bytes over meanwhile
+            assert (await ask(port, GET)).endswith(b"x 1\n")
+            nursery.cancel_scope.cancel()

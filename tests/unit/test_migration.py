@@ -275,16 +275,21 @@ def test_addresses() -> None:
 
 
 def test_only_ignored_networks_that_flows_pass_through_are_lost() -> None:
+    """The link's among them: its other hosts may speak through this one."""
     ignored = (
-        *("IPv4_address 127.0.0.1", "IPv6_address ::1", "IPv4_address 192.0.2.1"),
+        *("IPv4_address 127.0.0.1", "IPv6_address ::1", "IPv4_address 192.0.2.1", "IPv4_address 203.0.113.1/32"),
         *("IPv4_address 203.0.113.0/24", "IPv4_address 198.51.100.0/24"),
     )
     translation = translate(filtered(f"Address Ignore {{ {' '.join(ignored)} }}"))
     assert "addresses" not in tomllib.loads(translation.toml)["replicate"]
     assert [remark.option for remark in translation.remarks if remark.severity is Severity.LOST] == [
-        "General.Filter.Address Ignore 198.51.100.0/24"
+        "General.Filter.Address Ignore 203.0.113.0/24",
+        "General.Filter.Address Ignore 198.51.100.0/24",
     ]
-    assert len([option for option in told(translation) if "Ignore" in option]) == 5
+    why = {remark.option.rpartition(" ")[2]: remark.why for remark in translation.remarks if "Ignore" in remark.option}
+    assert len(why) == 6
+    assert why["203.0.113.1"] == "it is an address of this host's link: the links' own flows are never replicated"
+    assert why["203.0.113.0/24"].startswith("the links' own flows are never replicated; others of this network are")
 
 
 def test_what_is_lost_comes_first() -> None:
@@ -434,7 +439,7 @@ def test_the_manuals_examples_become_configurations() -> None:
     assert [link.port for link in config_of(first).link] == [3780, 3781]
     assert config_of(second).standby.mode == "hot"
     lost = [remark.option for remark in second.remarks if remark.severity is Severity.LOST]
-    assert lost == []
+    assert lost == ["General.Filter.Address Ignore 192.168.0.0/16"]  # the link's network is a part of it
 
 
 @needs_conntrackd

@@ -101,6 +101,40 @@ def test_the_queries_of_the_dashboard_are_promql(tmp_path: Path) -> None:
     assert f"SUCCESS: {len(queries)} rules found" in promtool("check", "rules", str(file))
 
 
+NEWCOMER = """
+- name: a reason that is counted for the first time
+  interval: 10s
+  input_series:
+    - {{series: '{metric}{{instance="fw1", reason="busy"}}', values: '_x60 3x60'}}
+    - {{series: '{metric}{{instance="fw2", reason="busy"}}', values: '7x60 9x60'}}
+  promql_expr_test:
+    - expr: '{query}'
+      eval_time: 610s
+      exp_samples:
+        - {{labels: '{metric}{{instance="fw1", reason="busy"}}', value: 3}}
+        - {{labels: '{{instance="fw2", reason="busy"}}', value: 2}}
+    - expr: '{query}'
+      eval_time: 900s
+      exp_samples:
+        - {{labels: '{{instance="fw1", reason="busy"}}', value: 0}}
+        - {{labels: '{{instance="fw2", reason="busy"}}', value: 0}}
+"""
+
+
+def test_a_panel_shows_the_first_count_of_a_reason(tmp_path: Path) -> None:
+    """`increase` and `rate` alone see nothing in a series that begins with it."""
+    tests = []
+    for query in expressions(json.loads(DASHBOARD.read_text())["panels"]):
+        metric = query.partition("{")[0].rpartition("(")[2]
+        if metric.endswith("_total") and "reason" in exposed().get(metric, ("", set()))[1]:
+            chosen = re.sub(r'(group|instance)=~"\$\w+",? ?', "", query).replace("$__rate_interval", "1m")
+            tests.append(NEWCOMER.format(metric=metric, query=chosen))
+    assert len(tests) == 4
+    file = tmp_path / "tests.yml"
+    file.write_text(f"evaluation_interval: 10s\ntests:\n{''.join(tests)}")
+    assert "SUCCESS" in promtool("test", "rules", str(file))
+
+
 def test_the_panels_do_not_lie_upon_each_other() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in json.loads(DASHBOARD.read_text())["panels"]:

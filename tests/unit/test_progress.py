@@ -72,6 +72,26 @@ def test_an_active_has_its_backups_do_it() -> None:
     assert daemon.asked == ["status", "resync"]
 
 
+def test_who_hears_no_active_does_not_wait_for_ever() -> None:
+    lost = {"peers": [{"name": "fw1", "role": "active", "last_seen_s": 9.0}, {"name": "fw3", "role": "backup"}]}
+    looks = progress.LOOKS_ALONE_MAX
+    alone = [backup("complete"), *[backup("asking") | lost] * (looks - 1)]
+    daemon = Daemon(*alone, backup("asking") | lost)
+    with pytest.raises(ControlError, match="no active is heard that could answer; what was asked for stands"):
+        daemon.request("resync")
+    assert len(daemon.asked) == looks + 2
+
+
+def test_an_active_that_is_heard_is_waited_for_as_long_as_it_takes() -> None:
+    heard = {"peers": [{"name": "fw1", "role": "active", "last_seen_s": 0.1}]}
+    lost = [backup("asking")] * (progress.LOOKS_ALONE_MAX - 1)
+    last = backup("complete", snapshots=1)
+    filling = [backup("filling") | heard] * 3 * progress.LOOKS_ALONE_MAX
+    found = Daemon(backup("complete"), *lost, *filling, *lost, last).request("resync")
+    assert found is not None
+    assert found[1] is last
+
+
 def test_a_backup_that_is_promoted_waits_no_longer() -> None:
     with pytest.raises(ControlError, match="was promoted before it was done"):
         Daemon(backup("asking"), {"role": "active", "stream": {}}).request("resync")

@@ -86,7 +86,7 @@ def test_conntrackd_is_not_to_be_had_everywhere() -> None:
 
 
 def test_libvirt_needs_root() -> None:
-    command = ["setpriv", "--reuid", "65534", "--clear-groups", ROOT / "vagrant/with-libvirt", "true"]
+    command = ["setpriv", "--reuid", "65534", "--clear-groups", str(ROOT / "vagrant/with-libvirt"), "true"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == "with-libvirt: it makes a network namespace: run it as root\n"
