@@ -21,12 +21,14 @@ def vagrant(*arguments: str, home: Path, **environment: str) -> "subprocess.Comp
     )
 
 
-@pytest.mark.parametrize("provider", ["libvirt", "virtualbox"])
-@pytest.mark.parametrize("driver", ["kvm", "qemu"])
-def test_the_vagrantfile_is_valid(tmp_path: Path, provider: str, driver: str) -> None:
-    settings = {"VAGRANT_DEFAULT_PROVIDER": provider, "FTFW_LIBVIRT_DRIVER": driver}
-    done = vagrant("validate", "--ignore-provider", home=tmp_path, **settings)
-    assert (done.returncode, done.stdout) == (0, "Vagrantfile validated successfully.\n"), done.stdout + done.stderr
+@pytest.mark.parametrize(
+    ("provider", "more"),
+    [("libvirt", []), ("virtualbox", ["--ignore-provider"])],  # VirtualBox itself would have to be there
+)
+def test_the_vagrantfile_is_valid(tmp_path: Path, provider: str, more: list[str]) -> None:
+    done = vagrant("validate", *more, home=tmp_path, VAGRANT_DEFAULT_PROVIDER=provider, FTFW_LIBVIRT_DRIVER="qemu")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith("Vagrantfile validated successfully.\n")
 
 
 @pytest.mark.parametrize(
@@ -78,11 +80,6 @@ def test_a_vagrant_lab_that_does_not_stand(tmp_path: Path, states: str, told: st
 def test_a_directory_without_a_vagrantfile(tmp_path: Path) -> None:
     said = complaint_of(lab("--site", "vagrant", VAGRANT_CWD=str(tmp_path)))
     assert said.startswith(f"Error: {tmp_path} has no Vagrantfile: go to ftfw's sources")
-
-
-def test_conntrackd_is_not_to_be_had_everywhere() -> None:
-    done = lab("--help")
-    assert "namespaces|machines|mixed|vagrant" in done.stdout
 
 
 def test_libvirt_needs_root() -> None:

@@ -35,7 +35,7 @@ table inet probe {
 }
 """
 # Ends what it has started when its input ends, which is when the ssh process here does.
-HOLD = 'setsid "$@" </dev/null >>"$log" 2>&1 & child=$!; cat >/dev/null; kill -KILL -- "-$child"'
+HOLD = 'setsid "$@" </dev/null >>"$log" 2>&1 & child=$!; cat >/dev/null; kill -s KILL -- "-$child"'
 
 
 class SshHost:

@@ -1,0 +1,44 @@
+"""Machines that boot. One under qemu, where that is installed: `./dev setup-vm` does it."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ftfw.lab import plan
+from ftfw.lab.sites import machines
+
+pytestmark = pytest.mark.kernel
+
+BOX = Path(__file__).parents[2] / "vagrant/box"
+
+# Not a mark: a run that has skipped tests has failed.
+if shutil.which("qemu-system-x86_64") and shutil.which("mmdebstrap"):
+
+    @pytest.fixture(scope="module")
+    def image() -> Path:
+        """What the lab's machines boot: made if it is not there, and with this checkout's ftfw in it."""
+        if not (BOX / "image" / machines.KERNEL).exists():
+            subprocess.run([BOX / "build"], check=True)
+        subprocess.run([BOX / "install"], check=True)
+        return BOX / "image"
+
+    async def test_one_boots_loses_its_power_and_comes_back_as_it_was(image: Path) -> None:
+        """With a firewall beside it whose kernel is this machine's."""
+        async with machines.site(image, emulated=machines.ONE) as site:
+            kernels = [await site.hosts[name].run("uname", "-r") for name in plan.FIREWALLS]
+            assert kernels[0] != kernels[1]
+            fw1 = site.hosts[plan.FW1]
+            await fw1.run("sh", "-c", "echo kept >/root/kept; sync; touch /run/lost")
+            assert await fw1.run("hostname") == "fw1\n"
+            await site.cut(plan.FW1)
+            await site.heal(plan.FW1)
+            assert await fw1.run("cat", "/root/kept") == "kept\n"
+            assert await fw1.run("sh", "-c", "ls /run/lost 2>/dev/null || echo gone") == "gone\n"
+            assert await fw1.run("systemctl", "is-enabled", "ftfw") == "enabled\n"
+            assert await fw1.run("sh", "-c", "ip -brief link show lan; ip -brief address show sync") != ""
+            assert "203.0.113.1/26" in await fw1.run("ip", "-brief", "address", "show", "sync")
+            await site.cut(plan.FW2)
+            await site.heal(plan.FW2)
+            assert "192.0.2.3/24" in await site.hosts[plan.FW2].run("ip", "-brief", "address", "show", "lan")
