@@ -205,7 +205,7 @@ async def _built(stack: AsyncExitStack, site: Site, run: Run, only: str, observe
     run.rows = [Row(name=flow.name, title=flow.title, takeovers=TAKEOVERS) for flow in flows]
     run.kernels = {host.name: (await host.run("uname", "-r")).strip() for host in firewalls}
     for host in firewalls:
-        await site.add_rules(host.name, RULES)
+        await site.add_rules(host.name, site.missing_rules + RULES)
         await _offload(site, host)
     agents = [host for host in site.hosts.values() if host not in firewalls or not daemon.own_addresses]
     remotes = {host.name: await stack.enter_async_context(agent(host)) for host in agents}

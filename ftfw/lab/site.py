@@ -15,6 +15,8 @@ class Site(Protocol):
     """Who may replicate there, by name."""
     patience: float
     """How many times longer than in namespaces things may take."""
+    missing_rules: str
+    """What the firewalls lack of the house ruleset: all of it, or nothing where it is installed."""
     flowtables: frozenset[str]
     """The firewalls whose kernel has flowtables."""
 

@@ -146,7 +146,7 @@ async def scene() -> AsyncIterator[Scene]:
         site = netns.NetnsSite(network)
         await site.build()
         firewall = site.hosts[plan.FW1]
-        await site.add_rules(plan.FW1, run.RULES)
+        await site.add_rules(plan.FW1, site.missing_rules + run.RULES)
         await firewall.run("sysctl", "-q", "-w", *(f"net.netfilter.nf_conntrack_{k}={v}" for k, v in SYSCTLS.items()))
         lab, pairs = Path(firewall.workdir).parent.name, []
         for segment in (plan.LAN, plan.WAN):

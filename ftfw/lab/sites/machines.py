@@ -197,6 +197,7 @@ class MachinesSite:
 
     daemons: Mapping[str, type[Daemon]] = INSTALLED
     patience = 3.0
+    missing_rules = ""
 
     def __init__(self, network: Network, firewalls: Mapping[str, Firewall], key: Path) -> None:
         self._network = network

@@ -21,7 +21,7 @@ from ..host import Host, LabError, run_here
 
 SWITCH = "switch"
 PREFIX = "ftfw-lab-"
-HOUSE = Path(__file__).parents[1] / "nftables.conf"
+HOUSE = (Path(__file__).parents[1] / "nftables.conf").read_text()
 
 
 class NetnsHost:
@@ -160,6 +160,7 @@ class NetnsSite:
 
     patience = 1.0
     daemons: Mapping[str, type[Daemon]] = DAEMONS
+    missing_rules = HOUSE
     flowtables: frozenset[str] = frozenset()  # what offloads is the same kernel on both sides here, if any
 
     def __init__(self, network: Network) -> None:
@@ -167,10 +168,8 @@ class NetnsSite:
         self.hosts: Mapping[str, Host] = {}
 
     async def build(self) -> None:
-        """Make the hosts; the firewalls have the house ruleset."""
+        """Make the hosts."""
         self.hosts = {name: await self._network.add_host(name) for name in plan.ADDRESSES}
-        for name in plan.FIREWALLS:
-            await self.add_rules(name, HOUSE.read_text())
 
     async def add_rules(self, name: str, text: str) -> None:
         await self.hosts[name].run("nft", "-f", "-", stdin=text)

@@ -28,6 +28,7 @@ class VagrantSite:
 
     daemons: Mapping[str, type[Daemon]] = INSTALLED
     patience = 8.0
+    missing_rules = ""
 
     def __init__(self, folder: Path, config: Path) -> None:
         self._folder = folder
