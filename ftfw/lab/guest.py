@@ -17,7 +17,9 @@ def interfaces(host: str) -> str:
     for interface, addresses in plan.ADDRESSES[host].items():
         lines += [f"auto {interface}", f"iface {interface} inet manual", f"    up ip link set {interface} up"]
         # `replace`, so that an interface that is brought up again finds nothing in its way.
-        lines += [f"    up ip address replace {address} dev {interface} nodad" for address in addresses]
+        for address in addresses:
+            nodad = " nodad" if ":" in address else ""
+            lines.append(f"    up ip address replace {address} dev {interface}{nodad}")
         lines += [f"    up ip route replace default via {gateway}" for gateway in plan.GATEWAYS.get(host, ())]
     return "\n".join(lines) + "\n"
 
