@@ -27,10 +27,9 @@ class KeepalivedAlone(Daemon):
     services: tuple[str, ...] = ("keepalived",)
 
     async def prepare(self, hosts: tuple[Host, ...]) -> None:
-        """Begin from the beginning: whatever ran there before, and whatever their kernels have."""
+        """Begin from the beginning, whatever ran there before."""
         for host in hosts:
             await host.run("systemctl", "disable", "--now", "keepalived", "ftfw")
-            await host.run("conntrack", "-F")
             await self.configure(host, hosts[0])
 
     async def configure(self, host: Host, first: Host) -> None:

@@ -15,7 +15,7 @@ import pytest
 from tests.kernel.booted import ROOT, Machine, booted
 from tests.kernel.crossing import CLIENT, SERVER, End
 from tests.kernel.pair import Node, run, until
-from tests.kernel.vrrp import VIRTUAL, plug_in, routers, switch_of
+from tests.kernel.vrrp import NETWORKS, VIRTUAL, plug_in, routers, switch_of
 
 pytestmark = pytest.mark.kernel
 
@@ -73,13 +73,12 @@ def shows(output: str, line: str) -> bool:
 
 
 class Connection:
-    """Between the host inside and the one outside."""
+    """From the host inside to another one."""
 
-    def __init__(self, inside: End, outside: End, port: int) -> None:
-        with outside.socket(socket.SOCK_STREAM, SERVER, port) as listening:
-            listening.listen()
+    def __init__(self, inside: End, other: Node, address: str, port: int) -> None:
+        with other.inside(lambda: socket.create_server((address, port))) as listening:
             self._near = inside.socket(socket.SOCK_STREAM, CLIENT)
-            self._near.connect((SERVER, port))
+            self._near.connect((address, port))
             self._far, self.source = listening.accept()
         self._far.settimeout(self._near.gettimeout())
 
@@ -111,9 +110,11 @@ class Network:
     inside: End
     outside: End
     stack: ExitStack
+    sessions: list[Connection]
+    """An administrator's, one on each machine, from before the page begins."""
 
     def connection(self, port: int) -> Connection:
-        made = Connection(self.inside, self.outside, port)
+        made = Connection(self.inside, self.outside, SERVER, port)
         self.stack.callback(made.close)
         assert made.source[0] == VIRTUAL["wan"]
         return made
@@ -172,7 +173,12 @@ def network(tmp_path: Path) -> Iterator[Network]:
         outside = stack.enter_context(end(nodes[0], "outside", "wan", 10))
         inside.exec("ip", "route", "add", "default", "via", VIRTUAL["lan"])
         machines = {node.name: stack.enter_context(booted(node, places)) for node in nodes}
-        yield Network(machines, inside, outside, stack)
+        sessions = [
+            Connection(inside, node, f"{NETWORKS['lan']}.{number}", 22) for number, node in enumerate(nodes, start=2)
+        ]
+        for session in sessions:
+            stack.callback(session.close)
+        yield Network(machines, inside, outside, stack, sessions)
 
 
 def test_every_block_is_for_a_host_and_what_is_replaced_is_on_the_page() -> None:
@@ -183,6 +189,7 @@ def test_every_block_is_for_a_host_and_what_is_replaced_is_on_the_page() -> None
 
 def test_the_page_leads_to_a_takeover_that_a_connection_survives(network: Network) -> None:
     first, second = network.machines.values()
+    before = named_ftfw(network)
     connection = None
     for step in steps():
         if step.section == "Remove it" and connection:
@@ -195,13 +202,29 @@ def test_the_page_leads_to_a_takeover_that_a_connection_survives(network: Networ
             connection = network.connection(22)
         if COPY in step.commands:
             second.write("/etc/ftfw/link.key", first.path("/etc/ftfw/link.key").read_text(), 0o600)
-        if connection:
-            connection.talk()
+        for each in (*network.sessions, *([connection] if connection else [])):
+            each.talk()
     assert connection is None  # the control has been
-    for machine in network.machines.values():
-        places = ("/etc", "/opt", "/run", "/usr/bin")
-        left = machine.run("find", *places, "-path", PACKAGES, "-prune", "-o", "-name", "*ftfw*", "-print")
-        assert left.stdout == ""
+    assert named_ftfw(network) == before
+
+
+def named_ftfw(network: Network) -> list[str]:
+    """The files on each machine that may have come with ftfw."""
+    search = (
+        "find",
+        "/etc",
+        "/opt",
+        "/run",
+        "/usr/bin",
+        "-path",
+        PACKAGES,
+        "-prune",
+        "-o",
+        "-name",
+        "*ftfw*",
+        "-print",
+    )
+    return [machine.run(*search).stdout for machine in network.machines.values()]
 
 
 def without_ftfw(network: Network) -> None:
