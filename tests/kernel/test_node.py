@@ -124,18 +124,24 @@ def test_a_commit_that_breaks_off_still_ends_in_an_active_and_is_told(
     in_namespace(work)
 
 
+def hold_up_commits(monkeypatch: pytest.MonkeyPatch) -> trio.Event:
+    """Have them begin when the event is set."""
+    go_on = trio.Event()
+    real = takeover.commit
+
+    async def slow(*arguments: Any, **how: Any) -> None:
+        await go_on.wait()
+        await real(*arguments, **how)
+
+    monkeypatch.setattr(takeover, "commit", slow)
+    return go_on
+
+
 def test_a_promotion_that_is_recalled_says_so_and_leaves_the_entries_and_no_word_of_an_active(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def work(namespace: Namespace) -> None:
-        go_on = trio.Event()
-        real = takeover.commit
-
-        async def slow(*arguments: Any, **how: Any) -> None:
-            await go_on.wait()
-            await real(*arguments, **how)
-
-        monkeypatch.setattr(takeover, "commit", slow)
+        go_on = hold_up_commits(monkeypatch)
         async with running(tmp_path) as (node, link, path), trio.open_nursery() as nursery:
             standby = node._roles.standby
             assert standby is not None
@@ -163,14 +169,7 @@ def test_what_was_counted_stays_counted_once_through_changes_of_role(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def work(_: Namespace) -> None:
-        go_on = trio.Event()
-        real = takeover.commit
-
-        async def slow(*arguments: Any, **how: Any) -> None:
-            await go_on.wait()
-            await real(*arguments, **how)
-
-        monkeypatch.setattr(takeover, "commit", slow)
+        go_on = hold_up_commits(monkeypatch)
         async with running(tmp_path) as (node, _link, path), trio.open_nursery() as nursery:
             standby = node._roles.standby
             assert standby is not None
@@ -211,14 +210,7 @@ def test_a_node_in_mid_promotion_is_heard_and_ready_and_shows_what_it_holds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def work(_: Namespace) -> None:
-        go_on = trio.Event()
-        real = takeover.commit
-
-        async def slow(*arguments: Any, **how: Any) -> None:
-            await go_on.wait()
-            await real(*arguments, **how)
-
-        monkeypatch.setattr(takeover, "commit", slow)
+        go_on = hold_up_commits(monkeypatch)
         async with running(tmp_path) as (node, link, path), trio.open_nursery() as nursery:
             standby = node._roles.standby
             assert standby is not None
