@@ -75,8 +75,10 @@ async def test_ftfw_is_started_before_keepalived_or_not_at_all(
     assert [argv[-1] for argv in hosts[1].asked if argv[:3] == ("systemctl", "enable", "--now")] == started
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_a_takeover_is_done_when_role_and_all_addresses_are_there(hosts: tuple[FakeHost, FakeHost]) -> None:
+async def test_a_takeover_is_done_when_role_and_all_addresses_are_there(
+    hosts: tuple[FakeHost, FakeHost],
+    autojump_clock: object,  # noqa: ARG001
+) -> None:
     _, host = hosts
     done = trio.Event()
 
@@ -98,14 +100,18 @@ async def test_a_takeover_is_done_when_role_and_all_addresses_are_there(hosts: t
             await done.wait()
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_who_does_not_take_over_is_named(hosts: tuple[FakeHost, FakeHost]) -> None:
+async def test_who_does_not_take_over_is_named(
+    hosts: tuple[FakeHost, FakeHost],
+    autojump_clock: object,  # noqa: ARG001
+) -> None:
     with pytest.raises(LabError, match=r"^fw2 does not take over within 60 s$"):
         await KeepalivedAlone("warm", 2.0).promote(hosts[1])
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_who_is_not_in_sync_is_named_with_the_reason(hosts: tuple[FakeHost, FakeHost]) -> None:
+async def test_who_is_not_in_sync_is_named_with_the_reason(
+    hosts: tuple[FakeHost, FakeHost],
+    autojump_clock: object,  # noqa: ARG001
+) -> None:
     active, backup = hosts
     await Installed("warm", 1.0).synced(active, backup)
     backup.status = {"role": "backup", "synced": False, "why_not_synced": "no active is heard"}
