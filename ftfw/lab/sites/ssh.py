@@ -54,11 +54,11 @@ class SshHost:
         self._master: trio.Process | None = None
 
     async def connect(self, limit_s: float, alive: Callable[[], bool] = lambda: True) -> None:
-        """Wait until the machine answers, and make the work directory; LabError if it does not, or is not `alive`."""
+        """Wait until the machine answers, and give it an empty work directory; LabError if it does not, or is not `alive`."""
         with trio.move_on_after(limit_s):
             while alive():
                 if await self._reach():
-                    await self._remote(f"install -d -m 755 {WORKDIR}")
+                    await self._remote(f"rm -rf {WORKDIR} && install -d -m 755 {WORKDIR}")
                     return
                 await trio.sleep(POLL_S)
         raise LabError(f"{self.name} does not answer over ssh: {self._last_words()}")
