@@ -54,7 +54,10 @@ class SshHost:
         self._master: trio.Process | None = None
 
     async def connect(self, limit_s: float, alive: Callable[[], bool] = lambda: True) -> None:
-        """Wait until the machine answers, and give it an empty work directory; LabError if it does not, or is not `alive`."""
+        """Wait until the machine answers, and give it an empty work directory.
+
+        LabError if it does not answer in time, or is no more `alive`.
+        """
         with trio.move_on_after(limit_s):
             while alive():
                 if await self._reach():
