@@ -272,7 +272,7 @@ class Store:
         held = self.value(key)
         if held is None:
             self._repairs[key] = "missing"
-        elif digest.compared(held) != digest.compared(value):
+        elif not digest.alike(held, value):
             self._repairs[key] = "different"
 
     def end_snapshot(self) -> int:

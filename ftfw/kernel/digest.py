@@ -67,13 +67,34 @@ def compared(value: bytes) -> bytes:
     return _compared_slowly(split(value))
 
 
+def alike(one: bytes, other: bytes) -> bool:
+    """Whether two values of an entry are alike, but for what a flowtable makes of them.
+
+    A flow gets into a flowtable, and out of it, without an event; while it is there, it has no state.
+    """
+    first, second = split(one), split(other)
+    if not (_is_offloaded(first) or _is_offloaded(second)):
+        return compared(one) == compared(other)
+    return _outside_flowtable(first) == _outside_flowtable(second)
+
+
+def _outside_flowtable(attributes: dict[int, bytes]) -> bytes:
+    told = {kind: data for kind, data in attributes.items() if kind != uapi.CTA_PROTOINFO}
+    if uapi.CTA_STATUS in told:
+        told[uapi.CTA_STATUS] = u32(uapi.CTA_STATUS, entry.status_of(told) & ~_OFFLOADED)
+    return _compared_slowly(told)
+
+
+def _is_offloaded(attributes: dict[int, bytes]) -> bool:
+    return bool(entry.status_of(attributes) & _OFFLOADED)
+
+
 def _compared_slowly(attributes: dict[int, bytes]) -> bytes:
     info = attributes.pop(uapi.CTA_PROTOINFO, b"")
     attributes.pop(uapi.CTA_TIMEOUT, None)
     if attributes.get(uapi.CTA_MARK) == _NO_MARK:
         del attributes[uapi.CTA_MARK]
-    offloaded = entry.status_of(attributes) & (uapi.IPS_OFFLOAD | uapi.IPS_HW_OFFLOAD)
-    return b"".join(attributes.values()) + (b"" if offloaded else _state(info))
+    return b"".join(attributes.values()) + (b"" if _is_offloaded(attributes) else _state(info))
 
 
 def _state(info: bytes) -> bytes:
@@ -91,4 +112,5 @@ _TCP: Final = HEADER.pack(48, uapi.CTA_PROTOINFO | uapi.NLA_F_NESTED) + HEADER.p
 )
 _FLAGS: Final = (uapi.CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, uapi.CTA_PROTOINFO_TCP_FLAGS_REPLY)
 _TOLD: Final = ~uapi.TCP_FLAGS_SILENT & 0xFF
+_OFFLOADED: Final = uapi.IPS_OFFLOAD | uapi.IPS_HW_OFFLOAD
 _NO_MARK: Final = u32(uapi.CTA_MARK, 0)

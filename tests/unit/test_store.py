@@ -2,6 +2,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -459,6 +460,24 @@ def test_what_a_snapshot_repairs_is_counted_by_kind_but_for_what_events_have_tou
     store.apply([touched[0].update("mark"), touched[1].destroy(), touched[2].new()])
     store.end_snapshot()
     assert store.repaired == {"stale": 1, "different": 1, "missing": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "repaired"),
+    [({}, {}), ({"mark": 5}, {"different": 1}), ({"status": uapi.IPS_CONFIRMED}, {"different": 1})],
+)
+def test_what_a_flowtable_does_is_no_repair(change: dict[str, Any], repaired: dict[str, int]) -> None:
+    """A flow gets into it without an event, and has neither timeout nor state there."""
+    known = conn(TCP, status=uapi.IPS_CONFIRMED | uapi.IPS_SEEN_REPLY)
+    taken = replace(known, offloaded=True, **change)
+    taken = replace(taken, status=taken.status | uapi.IPS_OFFLOAD)
+    for before, after in ((known, taken), (taken, known)):
+        store = Store()
+        for there in (before, after):
+            store.begin_snapshot(repair=there is after)
+            store.add_snapshot([there.full()])
+            store.end_snapshot()
+        assert store.repaired == repaired
 
 
 def test_a_sweep_goes_in_slices_and_events_between_them_count() -> None:
