@@ -33,7 +33,7 @@ def link(segment: str) -> str:
 def files(host: str) -> dict[str, str]:
     """Return the content of each file by its path."""
     firewall = host in plan.FIREWALLS
-    sysctls = plan.SYSCTLS_FIREWALL if firewall else plan.SYSCTLS_HOST
+    sysctls = plan.SYSCTLS_INSTALLED if firewall else plan.SYSCTLS_HOST
     return {
         INTERFACES: interfaces(host),
         "/etc/sysctl.d/lab.conf": "".join(f"{key} = {value}\n" for key, value in sysctls.items()),

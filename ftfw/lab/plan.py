@@ -74,6 +74,14 @@ SYSCTLS_FIREWALL = SYSCTLS_HOST | {
     "net.netfilter.nf_conntrack_tcp_be_liberal": "0",
 }
 
+# Where a machine is emulated, minutes pass between an announcement and its takeover. And ftfw as a service may not set
+# what it needs for GRE (conf/sysctl.conf).
+SYSCTLS_INSTALLED = SYSCTLS_FIREWALL | {
+    "net.netfilter.nf_conntrack_acct": "1",
+    "net.netfilter.nf_conntrack_udp_timeout": "600",
+    "net.netfilter.nf_conntrack_udp_timeout_stream": "600",
+}
+
 MODULES = (
     "nf_conntrack",
     "nf_conntrack_netlink",

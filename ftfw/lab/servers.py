@@ -22,6 +22,10 @@ anon_root={workdir}/{files}
 secure_chroot_dir={workdir}/empty
 anon_max_rate=40000
 trans_chunk_size=4096
+accept_timeout=600
+connect_timeout=600
+data_connection_timeout=3600
+idle_session_timeout=3600
 max_per_ip=0
 max_clients=0
 seccomp_sandbox=NO
@@ -46,7 +50,7 @@ http {{
     server {{
         listen {address}:80;
         root {workdir}/{files};
-        limit_rate 400k;
+        limit_rate 64k;
         output_buffers 1 16k;
     }}
 }}

@@ -48,7 +48,8 @@ class Services:
         while True:
             message, peer = await sock.recvfrom(2048)
             await sock.sendto(message, peer)
-            self._listeners.append((sock, peer))
+            if (sock, peer) not in self._listeners:
+                self._listeners.append((sock, peer))
 
     async def _tftp_late(self, sock: trio.socket.SocketType) -> None:
         while True:

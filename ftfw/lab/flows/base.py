@@ -61,8 +61,11 @@ class Flow(ABC):
 
     async def hear_more(self, count: int) -> None:
         """Wait until `count` more useful messages have come in."""
-        target = len(self.heard) + count
-        while len(self.heard) < target:
+        await self.hear_all(len(self.heard) + count)
+
+    async def hear_all(self, count: int) -> None:
+        """Wait until `count` useful messages have come in since the beginning."""
+        while len(self.heard) < count:
             await self._more.wait()
 
     async def watch(self, work: Callable[[], Awaitable[None]]) -> None:

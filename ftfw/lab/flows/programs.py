@@ -16,7 +16,7 @@ from .base import Flow, FlowLostError, receive_exactly
 from .tcp import BLOCK_SIZE, block
 
 INTERVAL_S = 0.2
-FRESH_BLOCKS = 64
+FRESH_BLOCKS = 16  # more than is under way at the pace of the web server
 DNS_SOURCE_PORT = 5353
 
 
@@ -156,6 +156,7 @@ class Lftp(Program):
             "ftp:use-feat": "false",
             "ftp:use-size": "false",  # PORT is to be the first word: lftp shrugs at a damaged SIZE
             "net:socket-bind-ipv4": plan.SNAT4,
+            "net:idle": "never",  # no new connection would get through
             "net:max-retries": "1",
             "net:timeout": "20",
             "xfer:log": "false",
