@@ -145,8 +145,8 @@ def listen_trouble(host: str, port: int) -> str:
                 trying.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 trying.bind(address)
                 trying.listen()
-    except OSError as error:
-        return error.strerror or str(error)
+    except (OSError, UnicodeError) as error:  # the latter: a name that no resolver could be asked for
+        return getattr(error, "strerror", None) or str(error)
     return ""
 
 

@@ -273,6 +273,7 @@ class Roles:
             wire=self._wire,
             counts=self._counts,
             counted=(promoted.flow_count(), len(promoted.expectations)) if promoted else None,
+            compare_s=self._config.replication.scrub_interval_s,
         )
         self.streaming, self.standby = streaming, None
         self.member.active, self.member.backup = active, None

@@ -50,9 +50,9 @@ class Scrapes:
             try:
                 listeners = await trio.open_tcp_listeners(port, host=host)
                 break
-            except socket.gaierror as error:
+            except (socket.gaierror, UnicodeError) as error:  # the latter: a name that no resolver could be asked for
                 self._failed["unresolved"] += 1
-                self._tell(f"{host} port {port}: {error.strerror}")
+                self._tell(f"{host} port {port}: {getattr(error, 'strerror', None) or error}")
             except OSError as error:
                 self._failed[errno.errorcode.get(error.errno or 0, "other").lower()] += 1
                 self._tell(f"{host} port {port}: {error.strerror or error}")

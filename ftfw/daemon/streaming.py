@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 GATHER_S = 0.008  # events are gathered for so long: wake-ups, system calls and frames are paid per batch
 DRAIN_MAX = 2048  # events taken between two checkpoints: a few milliseconds
 TICK_S = 0.1
-COUNT_S = 60.0  # how old the counts may be for whoever does not ask for them; as often as tables are compared
+COUNT_S = 60.0  # how old the counts may be for whoever does not ask for them, unless tables are compared less often
 WINDOW_LOOK_S = 0.1  # a backup that vanished sends no acknowledgement that would wake the snapshot
 
 
@@ -38,6 +38,7 @@ class Streaming:
         wire: Wire,
         counts: Counter[str],
         counted: tuple[int, int] | None,
+        compare_s: float,
     ) -> None:
         self.active = active
         self._events = events
@@ -45,6 +46,7 @@ class Streaming:
         self._wire = wire
         self.counted: tuple[int | None, int | None] = counted or (None, None)  # flows and expectations, when last read
         self._counted_at = trio.current_time() if counted else float("-inf")
+        self._count_s = max(COUNT_S, compare_s)
         self._counts = counts  # events, overruns
         self._heard = trio.Event()  # replaced whenever a backup has said something
 
@@ -113,7 +115,7 @@ class Streaming:
                 await self._snapshot()
             elif wanted is Reading.COMPARISON:
                 await self._compare()
-            elif trio.current_time() - self._counted_at >= COUNT_S:
+            elif trio.current_time() - self._counted_at >= self._count_s:
                 async with aclosing(self._dumped()) as dumped:
                     async for _ in dumped:
                         pass  # it counts

@@ -274,7 +274,12 @@ async def test_ipv6() -> None:
 
 @pytest.mark.parametrize(
     ("host", "reason"),
-    [("198.51.100.77", "eaddrnotavail"), ("no-such-host.invalid", "unresolved"), ("127.0.0.1", "eaddrinuse")],
+    [
+        ("198.51.100.77", "eaddrnotavail"),
+        ("no-such-host.invalid", "unresolved"),
+        ("no..name", "unresolved"),
+        ("127.0.0.1", "eaddrinuse"),
+    ],
 )
 async def test_a_place_where_nobody_can_listen_is_told_once_and_tried_again(
     host: str, reason: str, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
