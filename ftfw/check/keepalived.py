@@ -15,8 +15,8 @@ CONFIGURATION = Path("/etc/keepalived/keepalived.conf")
 SUBJECT = "keepalived"
 DOCS = "docs/keepalived.md has it in full"
 ADDRESSES_REMEDY = (
-    "name keepalived's virtual_ipaddress there, so that ftfw tells when role and addresses disagree, and a daemon that is"
-    " restarted on the MASTER becomes active again"
+    "name keepalived's virtual_ipaddress there, so that ftfw tells when role and addresses disagree,"
+    " and a daemon that is restarted on the MASTER becomes active again"
 )
 DISAGREEMENT_REMEDY = "docs/keepalived.md tells the usual causes; `ftfw promote` or `ftfw demote` settles it"
 UNFOLLOWED_REMEDY = "see yourself that what it says and ftfw.toml go together; docs/keepalived.md tells what has to"

@@ -4,6 +4,7 @@
 """
 
 import sys
+from ipaddress import ip_interface
 from pathlib import Path
 
 from . import plan
@@ -20,8 +21,17 @@ def interfaces(host: str) -> str:
         for address in addresses:
             nodad = " nodad" if ":" in address else ""
             lines.append(f"    up ip address replace {address} dev {interface}{nodad}")
-        lines += [f"    up ip route replace default via {gateway}" for gateway in plan.GATEWAYS.get(host, ())]
+        lines += [f"    up ip route replace {network} via {gateway}" for network, gateway in routes(host)]
     return "\n".join(lines) + "\n"
+
+
+def routes(host: str) -> list[tuple[str, str]]:
+    """Return the networks beyond the firewalls, with the way to each; the rest of the world is reached otherwise."""
+    if host in plan.FIREWALLS:
+        return []
+    beyond = plan.WAN if plan.LAN in plan.ADDRESSES[host] else plan.LAN
+    networks = [str(ip_interface(address).network) for address in plan.ADDRESSES[plan.FW1][beyond]]
+    return list(zip(networks, plan.GATEWAYS[host], strict=True))
 
 
 def link(segment: str) -> str:

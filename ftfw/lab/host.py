@@ -40,7 +40,13 @@ async def run_here(*argv: str, stdin: str = "", cwd: str | None = None) -> str:
     """Run a command of this machine to its end and return its output; LabError with its complaint if it fails."""
     try:
         done = await trio.run_process(
-            argv, stdin=stdin.encode(), capture_stdout=True, capture_stderr=True, check=False, cwd=cwd
+            argv,
+            stdin=stdin.encode(),
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+            cwd=cwd,
+            start_new_session=True,  # Ctrl-C at the terminal is for the lab
         )
     except FileNotFoundError:
         raise LabError(f"{argv[0]} is not installed; ./dev setup installs what the lab needs") from None

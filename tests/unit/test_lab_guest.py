@@ -14,6 +14,15 @@ def test_a_guest_has_its_addresses_and_nobody_elses(host: str) -> None:
     assert set(re.findall(r"address replace (\S+) dev", guest.interfaces(host))) == own
 
 
+def test_an_end_finds_the_other_side_and_leaves_the_default_route_alone() -> None:
+    routes = guest.interfaces(plan.CLIENT)
+    assert "ip route replace 198.51.100.0/24 via 192.0.2.1\n" in routes
+    assert "ip route replace 2001:db8:2::/64 via 2001:db8:1::1\n" in routes
+    assert "default" not in routes
+    assert "ip route replace 192.0.2.0/24 via 198.51.100.1\n" in guest.interfaces(plan.SERVER)
+    assert "route" not in guest.interfaces(plan.FW1)
+
+
 def test_only_firewalls_forward_and_load_helpers() -> None:
     for host in plan.HOSTS:
         files = guest.files(host)

@@ -9,10 +9,12 @@ vagrant/provision has installed everything; and both lose their power in the mid
 
 import base64
 import os
+import shutil
+import signal
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import trio
@@ -31,6 +33,7 @@ DOOR = "203.0.113.62/26"  # the switch's own address on the sync segment: from w
 MEMORY = "512"  # MiB
 BOOT_LIMIT_S = 300
 PROBE_S = 10
+LET_GO_S = 5
 # A machine that is emulated executes each mitigation of a flaw that its CPU does not have.
 COMMAND_LINE = "root=/dev/vda rw console=ttyS0 net.ifnames=0 quiet mitigations=off"
 # Lives as long as what it starts, which ends with it, and ends when its input does, which is when the lab does.
@@ -87,10 +90,16 @@ class Firewall(ABC):
         """Begin to boot."""
 
     async def power_off(self) -> None:
-        """Pull the plug."""
+        """Pull the plug; it has let go of its cables and its disk when this returns."""
         if self._process is not None:
-            await end(self._process)
+            group = self._process.pid
+            with suppress(ProcessLookupError):  # it has ended by itself
+                os.killpg(group, signal.SIGKILL)
+            await self._process.wait()
             self._process = None
+            with trio.move_on_after(LET_GO_S):
+                while _lives(group):  # noqa: ASYNC110 - nobody tells
+                    await trio.sleep(0.02)
 
     def is_on(self) -> bool:
         """Whether it has not ended."""
@@ -115,7 +124,9 @@ class Firewall(ABC):
 class Emulated(Firewall):
     """A virtual machine."""
 
-    accelerator = "tcg"
+    def __init__(self, name: str, image: Path, network: Network, key: str, accelerator: str) -> None:
+        super().__init__(name, image, network, key)
+        self._cpu = cpu(accelerator)
 
     async def build(self) -> None:
         for segment in plan.SEGMENTS:
@@ -137,7 +148,7 @@ class Emulated(Firewall):
         self._process = await self._launch(
             *("ip", "netns", "exec", self._network.switch),
             *("qemu-system-x86_64", "-name", self.name, "-nodefaults", "-no-user-config", "-display", "none"),
-            *("-machine", "q35,usb=off,vmport=off,smm=off", *cpu(self.accelerator), "-smp", "1", "-m", MEMORY),
+            *("-machine", "q35,usb=off,vmport=off,smm=off", *self._cpu, "-smp", "1", "-m", MEMORY),
             *("-kernel", str(self._image / KERNEL), "-initrd", str(self._image / INITRD)),
             *("-append", f"{COMMAND_LINE} systemd.hostname={self.name}"),
             *("-drive", f"file={self.folder}/disk,format=qcow2,if=virtio,cache=unsafe"),
@@ -258,6 +269,15 @@ class MachinesSite:
             await firewall.close()
 
 
+def _lives(group: int) -> bool:
+    """Whether any process of a group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def cpu(accelerator: str) -> tuple[str, ...]:
     """Return what qemu is told of its CPU."""
     if accelerator == "kvm":
@@ -289,6 +309,9 @@ async def accelerator(image: Path) -> str:
 @asynccontextmanager
 async def site(image: Path, *, emulated: frozenset[str]) -> AsyncIterator[MachinesSite]:
     """Boot both firewalls, `emulated` ones and containers, hand the lab out, and remove it whatever happens."""
+    for tool in ("qemu-system-x86_64", "qemu-img", "systemd-nspawn"):
+        if shutil.which(tool) is None:
+            raise LabError(f"{tool} is not installed: ./dev setup-vm installs what machines need")
     for name in (KERNEL, INITRD, DISK):
         if not (image / name).exists():
             raise LabError(f"{image / name} is not there: vagrant/box/build and vagrant/box/install make it")
@@ -296,11 +319,12 @@ async def site(image: Path, *, emulated: frozenset[str]) -> AsyncIterator[Machin
     async with network() as built:
         key = built.workdir / "key"
         await run_here("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f", str(key))
-        Emulated.accelerator = await accelerator(image)
         public = key.with_suffix(".pub").read_text()
-        firewalls: dict[str, Firewall] = {
-            name: (Emulated if name in emulated else Contained)(name, image, built, public) for name in plan.FIREWALLS
-        }
+        by = await accelerator(image)
+        firewalls: dict[str, Firewall] = {}
+        for name in plan.FIREWALLS:
+            machine = (name, image, built, public)
+            firewalls[name] = Emulated(*machine, by) if name in emulated else Contained(*machine)
         made = MachinesSite(built, firewalls, key)
         try:
             await made.build()

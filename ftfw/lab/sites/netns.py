@@ -228,11 +228,17 @@ def claimed(lab: str) -> socket.socket:
 
 async def clean() -> list[str]:
     """Remove what labs have left that were killed; return their names."""
+    if os.geteuid():
+        raise LabError("labs belong to root: run it as root (sudo ftfw lab --clean)")
     left = {name.rpartition("-")[0] for name in await namespaces() if name.startswith(PREFIX)}
     left |= {path.name for path in await trio.Path(tempfile.gettempdir()).glob(f"{PREFIX}*")}
     removed = []
     for lab in sorted(left):
-        with suppress(LabError), claimed(lab):
+        try:
+            claim = claimed(lab)
+        except LabError:
+            continue  # it lives
+        with claim:
             network = Network(Path(tempfile.gettempdir()) / lab)
             await network.remove()
             await run_here("rm", "-rf", str(network.workdir))

@@ -22,18 +22,7 @@ OPTIONS = {
 }
 POLL_S = 0.5
 WORKDIR = "/run/ftfw-lab"
-PROBE_RULES = """
-table inet probe {
-    flowtable fast {
-        hook ingress priority filter
-        devices = { "lan", "wan" }
-    }
-    chain forward {
-        type filter hook forward priority filter
-        meta l4proto tcp flow add @fast
-    }
-}
-"""
+FLOWTABLE = (Path(__file__).parents[1] / "flowtable.nft").read_text()
 # Ends what it has started when its input ends, which is when the ssh process here does.
 HOLD = 'setsid "$@" </dev/null >>"$log" 2>&1 & child=$!; cat >/dev/null; kill -s KILL -- "-$child"'
 
@@ -64,6 +53,7 @@ class SshHost:
                     await self._remote(f"rm -rf {WORKDIR} && install -d -m 755 {WORKDIR}")
                     return
                 await trio.sleep(POLL_S)
+        await self.disconnect()
         raise LabError(f"{self.name} does not answer over ssh: {self._last_words()}")
 
     async def _reach(self) -> bool:
@@ -71,7 +61,11 @@ class SshHost:
         await self.disconnect()
         with self._log.open("wb") as log:
             self._master = await trio.lowlevel.open_process(
-                (*self._ssh, "-M", "-N", self.name), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                (*self._ssh, "-M", self.name, "cat"),  # ends with its input, which is when the lab does
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         while self._master.poll() is None:
             if self._socket.exists():
@@ -140,7 +134,7 @@ RULES_FILE = "/etc/nftables.d/lab.nft"  # which /etc/nftables.conf includes; see
 
 async def add_rules(host: SshHost, text: str) -> None:
     """Add to a firewall's ruleset, now and at each boot."""
-    await host.run("sh", "-c", f"mkdir -p /etc/nftables.d && tee -a {RULES_FILE} | nft -f -", stdin=text)
+    await host.run("sh", "-c", f"mkdir -p /etc/nftables.d && tee -a {RULES_FILE} | nft -f - && sync", stdin=text)
 
 
 async def restore_rules(host: SshHost) -> None:
@@ -149,9 +143,11 @@ async def restore_rules(host: SshHost) -> None:
 
 
 async def has_flowtables(host: SshHost) -> bool:
-    """Whether a firewall's kernel takes a flowtable."""
+    """Whether a firewall's kernel takes a flowtable, in its house ruleset."""
     try:
-        await host.run("nft", "--check", "-f", "-", stdin=PROBE_RULES)
-    except LabError:
+        await host.run("nft", "--check", "-f", "-", stdin=FLOWTABLE)
+    except LabError as error:
+        if "Error: Could not process rule" not in str(error):
+            raise
         return False
     return True

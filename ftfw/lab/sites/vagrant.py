@@ -14,11 +14,13 @@ import trio
 from .. import plan
 from ..daemons import Daemon
 from ..host import Host, LabError, run_here
-from ..installed import INSTALLED
+from ..installed import CONFIG, INSTALLED
 from . import ssh
+from .netns import PREFIX, claimed
 from .ssh import SshHost
 
 FOLDER = Path("vagrant")
+PROVISIONED = "/var/lib/ftfw-lab-provisioned"  # which Vagrantfile has made when all is done
 ANSWER_LIMIT_S = 60
 BOOT_LIMIT_S = 300
 
@@ -37,6 +39,7 @@ class VagrantSite:
         self.hosts: Mapping[str, Host] = dict(self._doors)
         self.flowtables: frozenset[str] = frozenset()
         self._without_power: set[str] = set()
+        self._configurations: dict[str, str] = {}
 
     async def build(self) -> None:
         """See that they all run, and begin from the ruleset that they were provisioned with."""
@@ -56,9 +59,17 @@ class VagrantSite:
         self._config.write_text(f"{known}\nHost *\n{options}")
         for door in self._doors.values():
             await door.connect(ANSWER_LIMIT_S)
+        await self._begin()
+        self.flowtables = frozenset([name for name in plan.FIREWALLS if await ssh.has_flowtables(self._doors[name])])
+
+    async def _begin(self) -> None:
+        """Look whether all of it is provisioned, and keep what a run changes."""
+        for name, door in self._doors.items():
+            if "no" in await door.run("sh", "-c", f"[ -e {PROVISIONED} ] || echo no"):
+                raise LabError(f"{name} is provisioned by half: `vagrant provision {name}` in {self._folder} mends it")
         for name in plan.FIREWALLS:
             await ssh.restore_rules(self._doors[name])
-        self.flowtables = frozenset([name for name in plan.FIREWALLS if await ssh.has_flowtables(self._doors[name])])
+            self._configurations[name] = await self._doors[name].run("cat", CONFIG)
 
     async def _vagrant(self, *arguments: str) -> str:
         return await run_here("vagrant", *arguments, cwd=str(self._folder))
@@ -79,16 +90,33 @@ class VagrantSite:
     async def describe(self) -> Sequence[str]:
         return [f"cd {self._folder} && vagrant ssh {name}" for name in self._doors]
 
-    async def close(self) -> None:
-        """Leave the machines as they were found: running, with the ruleset that they were provisioned with."""
-        for name in list(self._without_power):
-            await self.heal(name)
+    async def close(self) -> list[str]:
+        """Leave the machines as they were found: running, with their own rules, configuration and services.
+
+        Returns what went wrong with that.
+        """
+        troubles = []
         for name, door in self._doors.items():
-            if door.connected:
-                if name in plan.FIREWALLS:
-                    await ssh.restore_rules(door)
-                await door.clear()
+            try:
+                await self._restore(name)
+            except LabError as error:
+                troubles.append(str(error))
+            finally:
                 await door.disconnect()
+        return troubles
+
+    async def _restore(self, name: str) -> None:
+        if name in self._without_power:
+            await self.heal(name)
+        door = self._doors[name]
+        if not door.connected:
+            return  # it was never reached
+        if name in self._configurations:
+            await ssh.restore_rules(door)
+            await door.run("sh", "-c", f"cat >{CONFIG}", stdin=self._configurations[name])
+            await door.run("systemctl", "enable", "ftfw", "keepalived")
+            await door.run("systemctl", "restart", "ftfw", "keepalived")
+        await door.clear()
 
 
 @asynccontextmanager
@@ -97,11 +125,13 @@ async def site() -> AsyncIterator[VagrantSite]:
     folder = Path(await trio.Path(os.environ.get("VAGRANT_CWD", FOLDER)).resolve())
     if not (folder / "Vagrantfile").exists():
         raise LabError(f"{folder} has no Vagrantfile: go to ftfw's sources, or name the directory in VAGRANT_CWD")
-    with tempfile.TemporaryDirectory(prefix="ftfw-vagrant-") as state:
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as state, claimed(Path(state).name):
         made = VagrantSite(folder, Path(state) / "ssh_config")
         try:
             await made.build()
             yield made
         finally:
             with trio.CancelScope(shield=True):
-                await made.close()
+                troubles = await made.close()
+        if troubles:
+            raise LabError(f"the Vagrant lab is not as it was: {'; '.join(troubles)}; `vagrant provision` mends it")
