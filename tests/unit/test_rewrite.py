@@ -375,3 +375,11 @@ def test_more_states_than_are_kept_make_no_difference() -> None:
     creator = Creator(TIMEOUTS, pinned=False)
     for mark in range(1, 2 * creator._KEPT_MAX, 7):
         assert_same(conn(UDP, mark=mark), creator, 0, pinned=False)
+
+
+def test_what_is_kept_of_one_family_is_not_taken_for_the_other() -> None:
+    """A message with the size of another one ends a batch: the kernel reads on in the middle of the next."""
+    creator = Creator(TIMEOUTS, pinned=False)
+    six = End("2001:db8::1", "2001:db8::2", 40001, 53, uapi.IPPROTO_UDP)
+    for tuple_ in (UDP, six, UDP):
+        assert_same(conn(tuple_, timeout=600), creator, 0, pinned=False)
