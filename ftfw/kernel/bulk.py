@@ -35,14 +35,12 @@ class Creator:
         place = _PLACES.get(key[:12])
         if place is None:
             return self.slow_parts(key, value, sequence)
-        state = (
-            b"%b%c%b%b"
-            % (
-                place.family,  # what is kept has the size of an IPv4 flow's message, or of an IPv6 flow's
-                key[place.protocol],
-                value[place.status_header : place.timeout + _TOLD],
-                value[place.rest :],
-            )
+        # With the family: what is kept has the size of one family's message.
+        state = b"%b%c%b%b" % (
+            place.family,
+            key[place.protocol],
+            value[place.status_header : place.timeout + _TOLD],
+            value[place.rest :],
         )
         kept = self._kept[state] if state in self._kept else self._keep(key, value, place, state)
         if kept is None:
