@@ -76,13 +76,9 @@ class Installed(KeepalivedAlone):
 
     async def configure(self, host: Host, first: Host) -> None:
         config = await host.run("cat", CONFIG)
-        await self._replace(host, CONFIG, re.sub(r'^mode = ".*"', f'mode = "{self.mode}"', config, flags=re.MULTILINE))
+        await replace(host, CONFIG, re.sub(r'^mode = ".*"', f'mode = "{self.mode}"', config, flags=re.MULTILINE))
         if host is not first:
-            await self._replace(host, KEY, await first.run("cat", KEY))
-
-    async def _replace(self, host: Host, path: str, content: str) -> None:
-        """Change what a file has, and neither its owner nor its mode."""
-        await host.run("sh", "-c", f"cat >{path}", stdin=content)
+            await replace(host, KEY, await first.run("cat", KEY))
 
     async def start(self, host: Host, role: str) -> None:
         await super().start(host, role)
@@ -122,6 +118,11 @@ class Installed(KeepalivedAlone):
 
     async def _last_commit(self, host: Host) -> dict[str, Any]:
         return (await self._status(host)).get("last_commit") or {}
+
+
+async def replace(host: Host, path: str, content: str) -> None:
+    """Change what a file of a host has, and neither its owner nor its mode."""
+    await host.run("sh", "-c", f"cat >{path}", stdin=content)
 
 
 INSTALLED: dict[str, type[Daemon]] = {kind.name: kind for kind in (Installed, KeepalivedAlone)}

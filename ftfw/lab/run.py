@@ -18,9 +18,9 @@ from .host import Host, LabError
 from .judge import Outcome, Row, Verdict, lost
 from .remote import Remote, agent
 from .servers import real_servers
-from .site import Site
+from .site import FLOWTABLE_RULES, Site
 
-RULES, FLOWTABLE_RULES = (Path(__file__).with_name(name).read_text() for name in ("lab.nft", "flowtable.nft"))
+RULES = Path(__file__).with_name("lab.nft").read_text()
 TAKEOVERS = 2
 OPEN_LIMIT_S, ARM_LIMIT_S, PROVE_LIMIT_S = 20.0, 10.0, 10.0  # in namespaces; elsewhere times the site's patience
 ERROR_COUNTERS = ("TcpOutRsts", "IcmpOutDestUnreachs", "Icmp6OutDestUnreachs")

@@ -1,10 +1,13 @@
 """What the lab asks of the place that its machines are in: how a firewall is made and killed differs, nothing else."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from .daemons import Daemon
 from .host import Host
+
+FLOWTABLE_RULES = Path(__file__).with_name("flowtable.nft").read_text()
 
 
 class Site(Protocol):

@@ -12,6 +12,7 @@ from pathlib import Path
 import trio
 
 from ..host import LabError, end, run_here
+from ..site import FLOWTABLE_RULES
 
 OPTIONS = {
     "StrictHostKeyChecking": "no",
@@ -22,7 +23,6 @@ OPTIONS = {
 }
 POLL_S = 0.5
 WORKDIR = "/run/ftfw-lab"
-FLOWTABLE = (Path(__file__).parents[1] / "flowtable.nft").read_text()
 # Ends what it has started when its input ends, which is when the ssh process here does.
 HOLD = 'setsid "$@" </dev/null >>"$log" 2>&1 & child=$!; cat >/dev/null; kill -s KILL -- "-$child"'
 
@@ -145,7 +145,7 @@ async def restore_rules(host: SshHost) -> None:
 async def has_flowtables(host: SshHost) -> bool:
     """Whether a firewall's kernel takes a flowtable, in its house ruleset."""
     try:
-        await host.run("nft", "--check", "-f", "-", stdin=FLOWTABLE)
+        await host.run("nft", "--check", "-f", "-", stdin=FLOWTABLE_RULES)
     except LabError as error:
         if "Error: Could not process rule" not in str(error):
             raise

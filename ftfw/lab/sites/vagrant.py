@@ -14,7 +14,7 @@ import trio
 from .. import plan
 from ..daemons import Daemon
 from ..host import Host, LabError, run_here
-from ..installed import CONFIG, INSTALLED
+from ..installed import CONFIG, INSTALLED, replace
 from . import ssh
 from .netns import PREFIX, claimed
 from .ssh import SshHost
@@ -113,7 +113,7 @@ class VagrantSite:
             return  # it was never reached
         if name in self._configurations:
             await ssh.restore_rules(door)
-            await door.run("sh", "-c", f"cat >{CONFIG}", stdin=self._configurations[name])
+            await replace(door, CONFIG, self._configurations[name])
             await door.run("systemctl", "enable", "ftfw", "keepalived")
             await door.run("systemctl", "restart", "ftfw", "keepalived")
         await door.clear()
