@@ -59,7 +59,7 @@ http {{
 SSHD = """\
 ListenAddress {address}
 HostKey {workdir}/ssh-host-key
-AuthorizedKeysFile {workdir}/authorized-keys
+AuthorizedKeysFile {workdir}/{authorized_keys}
 PidFile none
 StrictModes no
 UsePAM no
@@ -90,9 +90,9 @@ async def _nginx(host: Host) -> list[str]:
 async def _sshd(host: Host, client: Host) -> list[str]:
     await host.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "ssh-host-key")
     await client.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", plan.SSH_KEY_FILE)
-    await host.write("authorized-keys", await client.read(f"{plan.SSH_KEY_FILE}.pub"))
+    await host.write(plan.AUTHORIZED_KEYS_FILE, await client.read(f"{plan.SSH_KEY_FILE}.pub"))
     await host.run("mkdir", "-p", "/run/sshd")  # where Debian's sshd insists on its empty directory
-    content = SSHD.format(workdir=host.workdir, address=plan.SERVER4)
+    content = SSHD.format(workdir=host.workdir, address=plan.SERVER4, authorized_keys=plan.AUTHORIZED_KEYS_FILE)
     return ["/usr/sbin/sshd", "-D", "-e", "-f", await host.write("sshd.conf", content)]
 
 

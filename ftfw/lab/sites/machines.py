@@ -13,8 +13,8 @@ import shutil
 import signal
 import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import trio
@@ -63,7 +63,8 @@ exec sleep infinity
 class Firewall(ABC):
     """One firewall; its power is on or off."""
 
-    def __init__(self, name: str, image: Path, network: Network, key: str) -> None:
+    def __init__(self, name: str, image: Mapping[str, str], network: Network, key: str) -> None:
+        """`image` has the paths of what it boots, `key` is the one that it lets in."""
         self.name = name
         self.folder = network.workdir / name
         self.folder.mkdir()
@@ -124,7 +125,7 @@ class Firewall(ABC):
 class Emulated(Firewall):
     """A virtual machine."""
 
-    def __init__(self, name: str, image: Path, network: Network, key: str, accelerator: str) -> None:
+    def __init__(self, name: str, image: Mapping[str, str], network: Network, key: str, accelerator: str) -> None:
         super().__init__(name, image, network, key)
         self._cpu = cpu(accelerator)
 
@@ -137,8 +138,8 @@ class Emulated(Firewall):
                     f"link set {self.name}-{segment} master {segment} up",
                 ],
             )
-        disk = str(self._image / DISK)
-        await run_here("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", disk, str(self.folder / "disk"))
+        base = ("-F", "raw", "-b", self._image[DISK])
+        await run_here("qemu-img", "create", "-q", "-f", "qcow2", *base, str(self.folder / "disk"))
 
     async def power_on(self) -> None:
         cards = []
@@ -149,7 +150,7 @@ class Emulated(Firewall):
             *("ip", "netns", "exec", self._network.switch),
             *("qemu-system-x86_64", "-name", self.name, "-nodefaults", "-no-user-config", "-display", "none"),
             *("-machine", "q35,usb=off,vmport=off,smm=off", *self._cpu, "-smp", "1", "-m", MEMORY),
-            *("-kernel", str(self._image / KERNEL), "-initrd", str(self._image / INITRD)),
+            *("-kernel", self._image[KERNEL], "-initrd", self._image[INITRD]),
             *("-append", f"{COMMAND_LINE} systemd.hostname={self.name}"),
             *("-drive", f"file={self.folder}/disk,format=qcow2,if=virtio,cache=unsafe"),
             *("-fw_cfg", f"name=opt/io.systemd.credentials/tmpfiles.extra,file={self._credential}"),
@@ -172,7 +173,7 @@ class Contained(Firewall):
             (self.folder / name).mkdir()
         # Namespaces that come later are seen in there, too.
         apart = ("unshare", "--mount", "--propagation", "slave")
-        self._room = await self._launch(*apart, "sh", "-c", ROOM, "room", str(self._image / DISK), str(self.folder))
+        self._room = await self._launch(*apart, "sh", "-c", ROOM, "room", self._image[DISK], str(self.folder))
         while not (self.folder / "pid").exists():
             if self._room.poll() is not None:
                 complaint = (self.folder / "console").read_text(errors="replace").strip()
@@ -285,7 +286,7 @@ def cpu(accelerator: str) -> tuple[str, ...]:
     return "-accel", "tcg,thread=multi", "-cpu", "qemu64"
 
 
-async def accelerator(image: Path) -> str:
+async def accelerator(kernel: str) -> str:
     """Return `kvm` if a kernel gets through its boot with it, and `tcg` otherwise: /dev/kvm alone proves nothing.
 
     The kernel finds no root, panics and reboots, upon which qemu ends.
@@ -296,7 +297,7 @@ async def accelerator(image: Path) -> str:
         done = await trio.run_process(
             [
                 *("qemu-system-x86_64", "-nodefaults", "-display", "none", *cpu("kvm"), "-m", MEMORY, "-no-reboot"),
-                *("-kernel", str(image / KERNEL), "-append", "panic=-1"),
+                *("-kernel", kernel, "-append", "panic=-1"),
             ],
             capture_stdout=True,
             capture_stderr=True,
@@ -306,29 +307,40 @@ async def accelerator(image: Path) -> str:
     return "tcg"
 
 
+@contextmanager
+def opened(image: Path) -> Iterator[Mapping[str, str]]:
+    """Keep what the machines boot open, and return its paths: an image that is made meanwhile is for the next lab."""
+    with ExitStack() as stack:
+        paths = {}
+        for name in (KERNEL, INITRD, DISK):
+            try:
+                file = stack.enter_context((image / name).open("rb"))
+            except FileNotFoundError:
+                raise LabError(f"{image / name} is not there: vagrant/box/install makes it") from None
+            paths[name] = f"/proc/{os.getpid()}/fd/{file.fileno()}"
+        yield paths
+
+
 @asynccontextmanager
 async def site(image: Path, *, emulated: frozenset[str]) -> AsyncIterator[MachinesSite]:
     """Boot both firewalls, `emulated` ones and containers, hand the lab out, and remove it whatever happens."""
     for tool in ("qemu-system-x86_64", "qemu-img", "systemd-nspawn"):
         if shutil.which(tool) is None:
             raise LabError(f"{tool} is not installed: ./dev setup-vm installs what machines need")
-    for name in (KERNEL, INITRD, DISK):
-        if not (image / name).exists():
-            raise LabError(f"{image / name} is not there: vagrant/box/build and vagrant/box/install make it")
-    image = await trio.to_thread.run_sync(image.resolve)
-    async with network() as built:
-        key = built.workdir / "key"
-        await run_here("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f", str(key))
-        public = key.with_suffix(".pub").read_text()
-        by = await accelerator(image)
-        firewalls: dict[str, Firewall] = {}
-        for name in plan.FIREWALLS:
-            machine = (name, image, built, public)
-            firewalls[name] = Emulated(*machine, by) if name in emulated else Contained(*machine)
-        made = MachinesSite(built, firewalls, key)
-        try:
-            await made.build()
-            yield made
-        finally:
-            with trio.CancelScope(shield=True):
-                await made.close()
+    with opened(image) as files:
+        async with network() as built:
+            key = built.workdir / "key"
+            await run_here("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f", str(key))
+            public = key.with_suffix(".pub").read_text()
+            by = await accelerator(files[KERNEL])
+            firewalls: dict[str, Firewall] = {}
+            for name in plan.FIREWALLS:
+                machine = (name, files, built, public)
+                firewalls[name] = Emulated(*machine, by) if name in emulated else Contained(*machine)
+            made = MachinesSite(built, firewalls, key)
+            try:
+                await made.build()
+                yield made
+            finally:
+                with trio.CancelScope(shield=True):
+                    await made.close()

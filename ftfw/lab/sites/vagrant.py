@@ -134,4 +134,6 @@ async def site() -> AsyncIterator[VagrantSite]:
             with trio.CancelScope(shield=True):
                 troubles = await made.close()
         if troubles:
-            raise LabError(f"the Vagrant lab is not as it was: {'; '.join(troubles)}; `vagrant provision` mends it")
+            raise LabError(
+                f"the Vagrant lab is not as it was: {'; '.join(troubles)}; `vagrant up --provision` mends it"
+            )
