@@ -18,7 +18,7 @@ from . import entry, expectation, rewrite, uapi
 from .attributes import BODY, message, split
 from .bulk import BATCH, Creator
 from .entry import family_of, helper_of, protocol_of
-from .netlink import RequestSocket, errno_name
+from .netlink import CutShortError, RequestSocket, errno_name
 from .rewrite import Timeouts
 
 QUEUED_MAX = 3  # batches put together and not yet with the kernel
@@ -86,7 +86,7 @@ class Injector:
             rest = batches(flows, BATCH)
             first = next(rest, [])
             if len(first) < BATCH:
-                self._send(first, self._joined(first, pinned=pinned), outcome, troubled)
+                self._send(first, self._joined(first, pinned=pinned), outcome, troubled, pinned=pinned)
                 await report(len(first))
             else:
                 await self._pipeline(chain([first], rest), outcome, troubled, pinned=pinned, report=report)
@@ -118,7 +118,7 @@ class Injector:
 
         def hand_over() -> None:
             while (work := waiting.get()) is not None:
-                self._send(*work, outcome, troubled)
+                self._send(*work, outcome, troubled, pinned=pinned)
 
         tried = 0
         async with trio.open_nursery() as nursery:
@@ -137,10 +137,22 @@ class Injector:
         parts = self._creators[pinned].message_parts
         return b"".join(chain.from_iterable([parts(key, value, index) for index, (key, value) in enumerate(batch)]))
 
-    def _send(self, batch: list[Flow], data: bytes, outcome: Outcome, troubled: list[tuple[int, Flow]]) -> None:
-        errors = self._requests.send(data)
+    def _send(
+        self, batch: list[Flow], data: bytes, outcome: Outcome, troubled: list[tuple[int, Flow]], *, pinned: bool
+    ) -> None:
+        try:
+            errors = self._requests.send(data)
+        except CutShortError:
+            errors = self._one_by_one(batch, outcome, pinned=pinned)
         outcome.created += len(batch) - len(errors)
         troubled.extend((code, batch[index]) for index, code in errors)
+
+    def _one_by_one(self, batch: list[Flow], outcome: Outcome, *, pinned: bool) -> list[tuple[int, int]]:
+        """Create what the kernel has not come to, and put nothing together in bulk; the errors as `send` has them."""
+        outcome.remedied["one_by_one"] += len(batch)
+        bodies = [rewrite.create(key, value, timeouts=self._timeouts, pinned=pinned) for key, value in batch]
+        codes = [self._try(key, body) for (key, _), body in zip(batch, bodies, strict=True)]
+        return [(index, code) for index, code in enumerate(codes) if code]
 
     async def _renew(
         self, troubled: list[tuple[int, Flow]], outcome: Outcome, *, pinned: bool
@@ -150,8 +162,9 @@ class Injector:
         for batch in batches((flow for code, flow in troubled if code == errno.EEXIST), BATCH):
             again = Outcome()
             self._requests.send(b"".join(_delete(key, index) for index, (key, _) in enumerate(batch)))
-            self._send(batch, self._joined(batch, pinned=pinned), again, still)
+            self._send(batch, self._joined(batch, pinned=pinned), again, still, pinned=pinned)
             outcome.updated += again.created
+            outcome.remedied += again.remedied
             await trio.lowlevel.checkpoint()
         return still
 

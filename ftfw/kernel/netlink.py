@@ -29,6 +29,13 @@ class OverrunError(Exception):
     """The kernel had more events than the socket's buffer: some are lost (ENOBUFS)."""
 
 
+class CutShortError(Exception):
+    """The kernel has stopped at a message that says a wrong length: those behind it are not carried out."""
+
+    def __init__(self) -> None:
+        super().__init__("the kernel did not come to the end of a batch of requests: one of them says a wrong length")
+
+
 def _open() -> socket.socket:
     return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, uapi.NETLINK_NETFILTER)
 
@@ -187,13 +194,17 @@ class RequestSocket:
     def send(self, requests: bytes) -> list[tuple[int, int]]:
         """Have the kernel carry out all of `requests`; (sequence, errno) of those that failed.
 
-        One error does not stop the rest.  All have been tried when this returns.
+        One error does not stop the rest.  All have been tried when this returns.  Raises CutShortError if the kernel
+        has not come to the end, which it does not tell by itself (netlink_rcv_skb).
         """
         if not requests:
             return []
-        self._socket.send(requests)
+        self._socket.sendmsg((requests, _END))
         answers = _answers(self._socket)
-        return [(sequence, _error(answer)) for sequence, answer in answers if _kind(answer) == uapi.NLMSG_ERROR]
+        errors = [(sequence, _error(answer)) for sequence, answer in answers if _kind(answer) == uapi.NLMSG_ERROR]
+        if not errors or errors.pop() != (_END_SEQUENCE, 0):
+            raise CutShortError
+        return errors
 
     def get(self, requests: bytes) -> dict[int, bytes]:
         """The answers to GET requests by sequence; what does not exist is left out."""
@@ -206,6 +217,11 @@ class RequestSocket:
         """Close the sockets."""
         self._socket.close()
         self._reader.close()
+
+
+# Does nothing, and has that acknowledged.
+_END_SEQUENCE = 0xFFFFFFFF
+_END = MESSAGE.pack(MESSAGE_SIZE, uapi.NLMSG_NOOP, uapi.NLM_F_REQUEST | uapi.NLM_F_ACK, _END_SEQUENCE, 0)
 
 
 def _answers(asked: socket.socket) -> Iterable[tuple[int, bytes]]:

@@ -6,10 +6,11 @@ import pytest
 
 from ftfw.kernel import decode, entry, uapi
 from ftfw.kernel.attributes import BODY, message, split
+from ftfw.kernel.bulk import Creator
 from ftfw.kernel.inject import Outcome, in_order
 from ftfw.kernel.layout import PREFIX, SHAPES, dumped_value
-from ftfw.kernel.netlink import OverrunError
-from ftfw.kernel.rewrite import PINNED_S, Timeouts
+from ftfw.kernel.netlink import CutShortError, OverrunError
+from ftfw.kernel.rewrite import CREATE, PINNED_S, Timeouts
 from ftfw.model import Flow
 from ftfw.store import Store
 from tests.kernel.entries import (
@@ -587,6 +588,40 @@ async def test_many_at_once(pair: Pair) -> None:
     assert {str(comparable(flow)) for flow in (await backup.snapshot()).flows()} == {
         str(comparable(flow)) for flow in store.flows()
     }
+
+
+async def test_that_the_kernel_has_stopped_in_the_middle_is_said(pair: Pair) -> None:
+    _, backup = pair
+    first, last = (message(uapi.CT_NEW, CREATE, uapi.AF_INET, both(UDP, port, 53) + alive()) for port in (1, 2))
+    with pytest.raises(CutShortError):
+        backup.requests.send(first + b"\xff" + last[1:])
+    assert [flow.original["sport"] for flow in (await backup.snapshot()).flows()] == [1]
+    assert backup.requests.send(last) == []
+
+
+@pytest.mark.parametrize("count", [9, 400])
+@pytest.mark.parametrize("renew", [False, True])
+async def test_a_malformed_message_costs_no_flow(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, count: int, *, renew: bool
+) -> None:
+    """As when a header was kept for messages of another size: the kernel stops there, and does not tell."""
+    active, backup = pair
+    for port in range(count):
+        active.put(both(UDP, port, 53) + alive())
+    store = await active.snapshot()
+    right = Creator.message_parts
+
+    def wrong(self: Creator, key: bytes, value: bytes, sequence: int) -> tuple[bytes, ...]:
+        header, *rest = right(self, key, value, sequence)
+        return (header if sequence != 4 else b"\xff" + header[1:], *rest)
+
+    monkeypatch.setattr(Creator, "message_parts", wrong)
+    outcome = Outcome()
+    await backup.injector.create(store.plain.items(), outcome, renew=renew)
+    assert not outcome.failed
+    assert outcome.created + outcome.updated == count
+    assert outcome.remedied["one_by_one"] >= count
+    assert len(list((await backup.snapshot()).flows())) == count
 
 
 @pytest.mark.parametrize(("whole", "one_way"), [(None, None), (4, None), (None, 5)], ids=["no zone", "zone", "one way"])
