@@ -195,16 +195,20 @@ class RequestSocket:
         """Have the kernel carry out all of `requests`; (sequence, errno) of those that failed.
 
         One error does not stop the rest.  All have been tried when this returns.  Raises CutShortError if the kernel
-        has not come to the end, which it does not tell by itself (netlink_rcv_skb).
+        has not come to the end, which it does not tell by itself (netlink_rcv_skb), and PermissionError without
+        CAP_NET_ADMIN.
         """
         if not requests:
             return []
         self._socket.sendmsg((requests, _END))
         answers = _answers(self._socket)
         errors = [(sequence, _error(answer)) for sequence, answer in answers if _kind(answer) == uapi.NLMSG_ERROR]
-        if not errors or errors.pop() != (_END_SEQUENCE, 0):
-            raise CutShortError
-        return errors
+        last = errors.pop() if errors else None
+        if last == (_END_SEQUENCE, 0):
+            return errors
+        if last is not None and last[1] == errno.EPERM:  # which nfnetlink_rcv says once for all of it
+            raise PermissionError(errno.EPERM, "the kernel takes no requests: CAP_NET_ADMIN is missing")
+        raise CutShortError
 
     def get(self, requests: bytes) -> dict[int, bytes]:
         """The answers to GET requests by sequence; what does not exist is left out."""

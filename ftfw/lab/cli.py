@@ -13,7 +13,7 @@ import click
 import trio
 from rich.console import Console
 
-from .daemons import DAEMONS
+from .daemons import DAEMONS, Daemon
 from .host import LabError
 from .judge import lost
 from .report import JsonPrinter, Printer
@@ -41,6 +41,7 @@ class Wanted:
 
     name: str
     place: AbstractAsyncContextManager[Site]
+    daemon: type[Daemon]
     mode: str
 
 
@@ -87,11 +88,17 @@ def lab(  # noqa: PLR0917 - click calls it by name
     """
     # The modes are ftfw's own: the others run once.
     modes = (mode,) if mode else MODES if daemon == "ftfw" else MODES[:1]
-    runs = [Wanted(name=name, place=SITES[name](image), mode=each) for name, each in itertools.product(sites, modes)]
+    for name in sites:
+        if daemon not in (there := SITES[name].daemons):
+            raise click.UsageError(f"--daemon {daemon} is not to be had at --site {name}; there are {', '.join(there)}")
+    runs = [
+        Wanted(name=name, place=SITES[name].site(image), daemon=SITES[name].daemons[daemon], mode=each)
+        for name, each in itertools.product(sites, modes)
+    ]
     observer = JsonPrinter() if as_data else Printer(Console())
     error = ""
     try:
-        trio.run(partial(_run_all, runs, daemon=daemon, only=only, observer=observer, keep=keep))
+        trio.run(partial(_run_all, runs, only=only, observer=observer, keep=keep))
     except* LabError as errors:
         error = str(first_of(errors))
     if isinstance(observer, JsonPrinter):
@@ -104,7 +111,7 @@ def lab(  # noqa: PLR0917 - click calls it by name
         sys.exit(1)
 
 
-async def _run_all(runs: Sequence[Wanted], *, daemon: str, only: str, observer: Observer, keep: bool) -> None:
+async def _run_all(runs: Sequence[Wanted], *, only: str, observer: Observer, keep: bool) -> None:
     """Run each; a signal releases a lab that is kept, and cancels what is under way, which then removes itself."""
     released = trio.Event()
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
@@ -124,7 +131,7 @@ async def _run_all(runs: Sequence[Wanted], *, daemon: str, only: str, observer: 
                     name=wanted.name,
                     place=wanted.place,
                     mode=wanted.mode,
-                    daemon=daemon,
+                    daemon=wanted.daemon,
                     observer=observer,
                     only=only,
                     keep=kept,

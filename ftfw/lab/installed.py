@@ -30,6 +30,9 @@ class KeepalivedAlone(Daemon):
         """Begin from the beginning, whatever ran there before."""
         for host in hosts:
             await host.run("systemctl", "disable", "--now", "keepalived", "ftfw")
+            # What a run that broke off has left would survive by itself. (TCP is not in the way, and ssh is TCP.)
+            for protocol in ("udp", "gre"):
+                await host.run("sh", "-c", f"conntrack -D -p {protocol} >/dev/null 2>&1 || true")
             await self.configure(host, hosts[0])
 
     async def configure(self, host: Host, first: Host) -> None:

@@ -143,7 +143,7 @@ async def run_lab(
     *,
     name: str,
     place: AbstractAsyncContextManager[Site],
-    daemon: str,
+    daemon: type[Daemon],
     mode: str,
     observer: Observer,
     only: str = "*",
@@ -155,12 +155,12 @@ async def run_lab(
     """
     begun = time.monotonic()
     select(only, flowtables=True)
-    run = Run(site=name, daemon=daemon, mode=mode, rows=[])
+    run = Run(site=name, daemon=daemon.name, mode=mode, rows=[])
     async with AsyncExitStack() as stack:
         observer.step("building client, server and two firewalls")
         site = await stack.enter_async_context(place)
         try:
-            await _play(await _built(stack, site, run, only, observer))
+            await _play(await _built(stack, site, daemon(mode, site.patience), run, only=only, observer=observer))
             run.seconds = time.monotonic() - begun
             observer.finished(run)
         except Exception as error:
@@ -194,11 +194,8 @@ async def _play(lab: Lab) -> None:
         await _take_over(lab, active, backup)
 
 
-async def _built(stack: AsyncExitStack, site: Site, run: Run, only: str, observer: Observer) -> Lab:
+async def _built(stack: AsyncExitStack, site: Site, daemon: Daemon, run: Run, *, only: str, observer: Observer) -> Lab:
     """Start everything up to daemons and servers, which `stack` ends; the first firewall is active."""
-    if run.daemon not in site.daemons:
-        raise LabError(f"{run.daemon} is not to be had there; there are {', '.join(site.daemons)}")
-    daemon = site.daemons[run.daemon](run.mode, site.patience)
     stack.push_async_callback(_shielded, daemon.kill_all)
     firewalls = tuple(site.hosts[name] for name in plan.FIREWALLS)
     flows = select(only, flowtables=bool(site.flowtables))
@@ -215,7 +212,7 @@ async def _built(stack: AsyncExitStack, site: Site, run: Run, only: str, observe
         await remotes[name].do("publish")
         await remotes[name].do("serve")
     await stack.enter_async_context(real_servers(site.hosts, site.patience))
-    observer.step(f"starting {daemon.name} on both firewalls" if run.daemon != "none" else "no daemon")
+    observer.step(f"starting {daemon.name} on both firewalls" if daemon.name != "none" else "no daemon")
     await daemon.prepare(firewalls)
     for host, role in zip(firewalls, ("active", "backup"), strict=True):
         await daemon.start(host, role)

@@ -1,6 +1,8 @@
 """What the lab asks of the place that its machines are in: how a firewall is made and killed differs, nothing else."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -14,8 +16,6 @@ class Site(Protocol):
     """The machines, cabled up: client, lan, firewalls, wan, server; and sync between the firewalls."""
 
     hosts: Mapping[str, Host]
-    daemons: Mapping[str, type[Daemon]]
-    """Who may replicate there, by name."""
     patience: float
     """How many times longer than in namespaces things may take."""
     missing_rules: str
@@ -34,3 +34,13 @@ class Site(Protocol):
 
     async def describe(self) -> Sequence[str]:
         """Tell how to look around by hand, one command per line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where the lab can be built."""
+
+    daemons: Mapping[str, type[Daemon]]
+    """Who may replicate there, by name."""
+    site: Callable[[Path], AbstractAsyncContextManager[Site, bool | None]]
+    """Builds it, given what virtual machines boot, and removes it afterwards."""

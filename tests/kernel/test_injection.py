@@ -1,6 +1,9 @@
 """What a backup does when its kernel is not empty, lacks something, or has seen the flow before."""
 
+import ctypes
+import struct
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -597,6 +600,19 @@ async def test_that_the_kernel_has_stopped_in_the_middle_is_said(pair: Pair) -> 
         backup.requests.send(first + b"\xff" + last[1:])
     assert [flow.original["sport"] for flow in (await backup.snapshot()).flows()] == [1]
     assert backup.requests.send(last) == []
+
+
+async def test_a_lack_of_rights_is_said(pair: Pair) -> None:
+    _, backup = pair
+
+    def powerless() -> None:
+        """A thread has capabilities of its own (capset(2), version 3): here none."""
+        ctypes.CDLL(None).capset(struct.pack("=Ii", 0x20080522, 0), bytes(24))
+        with pytest.raises(PermissionError, match="CAP_NET_ADMIN is missing"):
+            backup.requests.send(message(uapi.CT_NEW, CREATE, uapi.AF_INET, both(UDP, 1, 53) + alive()))
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(powerless).result()
 
 
 @pytest.mark.parametrize("count", [9, 400])

@@ -11,7 +11,7 @@ import pytest
 
 from ftfw.lab import plan
 from ftfw.lab.host import LabError
-from ftfw.lab.sites import ssh
+from ftfw.lab.sites import netns, ssh
 from ftfw.lab.sites import vagrant as vagrant_site
 
 ROOT = Path(__file__).parents[2]
@@ -43,10 +43,17 @@ def test_the_vagrantfile_is_valid(tmp_path: Path, provider: str, more: list[str]
     assert done.stdout.endswith("Vagrantfile validated successfully.\n")
 
 
-def test_a_driver_that_does_not_exist_is_refused(tmp_path: Path) -> None:
-    done = vagrant("validate", home=tmp_path, FTFW_LIBVIRT_DRIVER="xen")
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("FTFW_LIBVIRT_DRIVER", "xen", "kvm or qemu"),
+        ("FTFW_MANAGEMENT", "home", "a network such as 203.0.113.64/26"),
+    ],
+)
+def test_a_wrong_setting_is_refused(tmp_path: Path, name: str, value: str, expected: str) -> None:
+    done = vagrant("validate", home=tmp_path, edits=(), **{name: value})
     assert done.returncode == 1
-    assert 'FTFW_LIBVIRT_DRIVER: found "xen", expected kvm or qemu' in done.stderr + done.stdout
+    assert f'{name}: found "{value}", expected {expected}' in done.stderr + done.stdout
 
 
 @pytest.mark.parametrize(
@@ -60,7 +67,7 @@ def test_a_driver_that_does_not_exist_is_refused(tmp_path: Path) -> None:
         (
             ('"/dev/kvm"', '"/nowhere"'),
             {"FTFW_LIBVIRT_DRIVER": "kvm"},
-            "/dev/kvm is not there: FTFW_LIBVIRT_DRIVER=qemu has the machines emulated",
+            "/nowhere is not there: FTFW_LIBVIRT_DRIVER=qemu has the machines emulated",
         ),
         (
             ("", ""),
@@ -68,12 +75,17 @@ def test_a_driver_that_does_not_exist_is_refused(tmp_path: Path) -> None:
             "the box ftfw/debian12 is not there: vagrant/box/build box makes it",
         ),
         (
-            ("203.0.113.64/26", "127.0.0.0/26"),
+            ("", ""),
+            {"FTFW_MANAGEMENT": "127.0.0.0/26"},
+            "127.0.0.0/26 is in use on lo: name another network in FTFW_MANAGEMENT",
+        ),
+        (
+            ("/run/netns/ftfw-vagrant", "/proc/self/ns/uts"),
             {},
-            "127.0.0.0/26 is in use on lo: use `vagrant/with-libvirt vagrant up`",
+            "libvirtd runs in a network namespace of its own: use `vagrant/with-libvirt vagrant up`",
         ),
     ],
-    ids=["libvirtd", "kvm", "box", "range"],
+    ids=["libvirtd", "kvm", "box", "range", "namespace"],
 )
 def test_what_is_in_the_way_is_said_once_with_its_remedy(
     tmp_path: Path, edit: tuple[str, str], settings: dict[str, str], told: str
@@ -81,7 +93,11 @@ def test_what_is_in_the_way_is_said_once_with_its_remedy(
     with socket.socket(socket.AF_UNIX) as libvirtd:
         libvirtd.bind(str(tmp_path / "libvirtd"))
         libvirtd.listen()
-        edits = (edit, ("/run/libvirt/libvirt-sock", str(tmp_path / "libvirtd")))
+        edits = (
+            edit,
+            ("/run/libvirt/libvirt-sock", str(tmp_path / "libvirtd")),
+            ("/run/netns/ftfw-vagrant", "/nowhere"),
+        )
         usual = {"VAGRANT_DEFAULT_PROVIDER": "libvirt", "FTFW_LIBVIRT_DRIVER": "qemu"}
         done = vagrant("up", home=tmp_path, edits=edits, **usual | settings)
     assert done.returncode == 1
@@ -106,6 +122,33 @@ def test_without_an_image_the_remedy_is_named(tmp_path: Path) -> None:
     assert said == f"Error: {tmp_path}/vmlinuz is not there: vagrant/box/install makes it"
 
 
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program that is asked instead of Vagrant, to be written; no libvirtd of vagrant/with-libvirt."""
+    fake = tmp_path / "bin/vagrant"
+    fake.parent.mkdir()
+    answer(fake, "")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
+    folder = tmp_path / "vagrant"
+    folder.mkdir()
+    (folder / "Vagrantfile").touch()
+    monkeypatch.setenv("VAGRANT_CWD", str(folder))
+    monkeypatch.setattr(vagrant_site, "LIBVIRT", tmp_path / "namespace")
+    return fake
+
+
+def answer(fake: Path, text: str, then: str = "") -> None:
+    fake.write_text(f"#!/bin/sh\nprintf '{text}'\n{then}\n")
+
+
+async def refusal() -> str:
+    with pytest.raises(LabError) as refused:
+        async with vagrant_site.site():
+            pass
+    return str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("states", "told"),
     [
@@ -113,19 +156,50 @@ def test_without_an_image_the_remedy_is_named(tmp_path: Path) -> None:
         ("", "fw1 is unknown, fw2 is unknown, client is unknown, server is unknown"),
     ],
 )
-def test_a_vagrant_lab_that_does_not_stand(tmp_path: Path, states: str, told: str) -> None:
-    fake = tmp_path / "bin/vagrant"
-    fake.parent.mkdir()
-    fake.write_text(f"#!/bin/sh\nprintf '{states}'\n")
-    fake.chmod(0o755)
-    folder = ROOT / "vagrant"
-    said = complaint_of(lab("--site", "vagrant", PATH=f"{fake.parent}:{os.environ['PATH']}", VAGRANT_CWD=str(folder)))
-    assert said == f"Error: the Vagrant lab does not stand: {told}; `vagrant up` in {folder} builds it"
+async def test_a_lab_that_does_not_stand(asked: Path, states: str, told: str) -> None:
+    answer(asked, states)
+    up = f"cd {os.environ['VAGRANT_CWD']} && vagrant up"
+    assert await refusal() == f"the Vagrant lab does not stand: {told}; `{up}` builds it"
 
 
-def test_a_directory_without_a_vagrantfile(tmp_path: Path) -> None:
-    said = complaint_of(lab("--site", "vagrant", VAGRANT_CWD=str(tmp_path)))
-    assert said.startswith(f"Error: {tmp_path} has no Vagrantfile: go to ftfw's sources")
+async def test_without_libvirtd_the_lab_says_what_starts_one(asked: Path) -> None:
+    answer(asked, "", "echo Failed to connect socket >&2; exit 1")
+    told = await refusal()
+    assert told.startswith("Vagrant cannot tell of the lab: ")
+    assert told.endswith(
+        "Failed to connect socket; where no libvirtd runs, "
+        f"`{os.environ['VAGRANT_CWD']}/with-libvirt ./failover` starts one"
+    )
+
+
+async def test_a_lab_that_another_one_uses(asked: Path) -> None:
+    answer(asked, "")
+    with netns.claimed("ftfw-vagrant" + os.environ["VAGRANT_CWD"].replace("/", "-")):
+        assert (await refusal()).endswith("-vagrant is under way")
+    assert "does not stand" in await refusal()
+
+
+@pytest.mark.usefixtures("asked")
+async def test_a_lab_in_a_namespace_is_entered_from_there() -> None:
+    vagrant_site.LIBVIRT.touch()
+    enter = f"{os.environ['VAGRANT_CWD']}/with-libvirt ./failover"
+    told = f"the machines are in a network namespace of their own: use `{enter}`"
+    assert await refusal() == told
+
+
+async def test_a_directory_without_a_vagrantfile(asked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VAGRANT_CWD", str(asked.parent))
+    assert (await refusal()).startswith(f"{asked.parent} has no Vagrantfile: go to ftfw's sources")
+
+
+async def test_a_shutdown_is_no_power_cut(asked: Path) -> None:
+    answer(asked, "")
+    site = vagrant_site.VagrantSite(asked.parent, asked.parent / "ssh_config")
+    door = Door(said="removed '/var/lib/ftfw-lab-shut-down'\n")
+    site._doors = {plan.FW1: door}  # type: ignore[dict-item]
+    await site.cut(plan.FW1)
+    with pytest.raises(LabError, match="`vagrant halt --force fw1` has shut it down, which is no power cut"):
+        await site.heal(plan.FW1)
 
 
 class Door:
@@ -133,12 +207,16 @@ class Door:
 
     connected = True
 
-    def __init__(self) -> None:
+    def __init__(self, said: str = "") -> None:
         self.ran: list[tuple[str, ...]] = []
+        self._said = said
 
     async def run(self, *argv: str, stdin: str = "") -> str:  # noqa: ARG002 - as Host has it
         self.ran.append(argv)
-        return ""
+        return self._said
+
+    async def connect(self, limit_s: float) -> None:  # noqa: ARG002 - likewise
+        self.connected = True
 
     async def disconnect(self) -> None:
         self.connected = False
@@ -166,6 +244,11 @@ async def test_a_firewall_that_does_not_come_back_is_told_and_the_others_are_res
     assert not any(door.connected for door in doors.values())
 
 
+def test_the_servers_that_make_room_are_those_that_are_provisioned() -> None:
+    provision = (ROOT / "vagrant/provision").read_text()
+    assert f"\nservers=({' '.join(vagrant_site.SERVICES)})\n" in provision
+
+
 def test_the_key_that_a_server_is_told_to_take_is_where_the_lab_puts_it() -> None:
     provision = (ROOT / "vagrant/provision").read_text()
     assert f" {ssh.WORKDIR}/{plan.AUTHORIZED_KEYS_FILE}'" in provision
@@ -186,8 +269,13 @@ def test_cleaning_removes_the_image_and_installs_nothing(tmp_path: Path) -> None
     assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["dev", "vagrant", "box"]
 
 
-def test_libvirt_needs_root() -> None:
-    command = ["setpriv", "--reuid", "65534", "--clear-groups", str(ROOT / "vagrant/with-libvirt"), "true"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr == "with-libvirt: it makes a network namespace: run it as root\n"
+@pytest.mark.parametrize("script", ["with-libvirt", "box/build"])
+def test_what_needs_root_asks_for_it(tmp_path: Path, script: str) -> None:
+    sudo = tmp_path / "sudo"
+    sudo.write_text('#!/bin/sh\nprintf "%s " "$@"\n')
+    for path in (sudo, *tmp_path.parents[:-2], tmp_path):
+        path.chmod(0o755)
+    command = ["setpriv", "--reuid", "65534", "--clear-groups", str(ROOT / "vagrant" / script), "box"]
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.endswith(f"-- {ROOT}/vagrant/{script} box ")

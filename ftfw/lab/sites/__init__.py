@@ -1,17 +1,13 @@
 """The places that the lab can be built in."""
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
-from pathlib import Path
-
-from ..site import Site
+from ..daemons import DAEMONS
+from ..installed import INSTALLED
+from ..site import Place
 from . import machines, netns, vagrant
 
-Place = AbstractAsyncContextManager[Site, bool | None]
-
-SITES: dict[str, Callable[[Path], Place]] = {
-    "namespaces": lambda _: netns.site(),
-    "machines": lambda image: machines.site(image, emulated=machines.BOTH),
-    "mixed": lambda image: machines.site(image, emulated=machines.ONE),
-    "vagrant": lambda _: vagrant.site(),
+SITES: dict[str, Place] = {
+    "namespaces": Place(daemons=DAEMONS, site=lambda _: netns.site()),
+    "machines": Place(daemons=INSTALLED, site=lambda image: machines.site(image, emulated=machines.BOTH)),
+    "mixed": Place(daemons=INSTALLED, site=lambda image: machines.site(image, emulated=machines.ONE)),
+    "vagrant": Place(daemons=INSTALLED, site=lambda _: vagrant.site()),
 }

@@ -20,9 +20,7 @@ from pathlib import Path
 import trio
 
 from .. import guest, plan
-from ..daemons import Daemon
 from ..host import Host, LabError, end, run_here
-from ..installed import INSTALLED
 from . import ssh
 from .netns import SWITCH, Network, network
 from .ssh import SshHost
@@ -207,7 +205,6 @@ class Contained(Firewall):
 class MachinesSite:
     """Firewalls that boot, between namespaces."""
 
-    daemons: Mapping[str, type[Daemon]] = INSTALLED
     patience = 3.0
     missing_rules = ""
 
@@ -296,7 +293,21 @@ async def accelerator(kernel: str) -> str:
     with trio.move_on_after(PROBE_S):
         done = await trio.run_process(
             [
-                *("qemu-system-x86_64", "-nodefaults", "-display", "none", *cpu("kvm"), "-m", MEMORY, "-no-reboot"),
+                # Which ends it even if nobody lives to do so.
+                *(
+                    "timeout",
+                    "-s",
+                    "KILL",
+                    str(PROBE_S),
+                    "qemu-system-x86_64",
+                    "-nodefaults",
+                    "-display",
+                    "none",
+                    *cpu("kvm"),
+                    "-m",
+                    MEMORY,
+                    "-no-reboot",
+                ),
                 *("-kernel", kernel, "-append", "panic=-1"),
             ],
             capture_stdout=True,

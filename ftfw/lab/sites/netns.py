@@ -3,24 +3,24 @@
 # What the methods promise stands at Host and Site.
 # ruff: noqa: D102
 
+import fcntl
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import trio
 
 from .. import plan
-from ..daemons import DAEMONS, Daemon
 from ..host import Host, LabError, run_here
 
 SWITCH = "switch"
 PREFIX = "ftfw-lab-"
+LOCKS = Path("/run/lock")
 HOUSE = (Path(__file__).parents[1] / "nftables.conf").read_text()
 
 
@@ -159,7 +159,6 @@ class NetnsSite:
     """Every host is a namespace; daemons and addresses are the lab's to start, kill and move."""
 
     patience = 1.0
-    daemons: Mapping[str, type[Daemon]] = DAEMONS
     missing_rules = HOUSE
     flowtables: frozenset[str] = frozenset()  # what offloads is the same kernel on both sides here, if any
 
@@ -212,18 +211,23 @@ async def site() -> AsyncIterator[NetnsSite]:
 # A lab that was killed cannot remove itself
 
 
-def claimed(lab: str) -> socket.socket:
-    """Tell that a lab lives, for as long as the socket is open or the process lives; LabError if one of its name does.
+@contextmanager
+def claimed(lab: str) -> Iterator[None]:
+    """Tell that a lab lives, in whatever namespace, for as long as this is open; LabError if one of its name does.
 
-    The socket's address is abstract: the kernel takes it away with the process.
+    The kernel lets the lock go with the process.
     """
-    claim = socket.socket(socket.AF_UNIX)
-    try:
-        claim.bind(f"\0{lab}")
-    except OSError:
-        claim.close()
-        raise LabError(f"{lab} is under way") from None
-    return claim
+    LOCKS.mkdir(exist_ok=True)
+    path = LOCKS / lab
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LabError(f"{lab} is under way") from None
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 async def clean() -> list[str]:
@@ -231,14 +235,15 @@ async def clean() -> list[str]:
     if os.geteuid():
         raise LabError("labs belong to root: run it as root (sudo ftfw lab --clean)")
     left = {name.rpartition("-")[0] for name in await namespaces() if name.startswith(PREFIX)}
-    left |= {path.name for path in await trio.Path(tempfile.gettempdir()).glob(f"{PREFIX}*")}
+    for folder in (Path(tempfile.gettempdir()), LOCKS):
+        left |= {path.name for path in folder.glob(f"{PREFIX}*")}
     removed = []
     for lab in sorted(left):
-        try:
-            claim = claimed(lab)
-        except LabError:
-            continue  # it lives
-        with claim:
+        with ExitStack() as claim:
+            try:
+                claim.enter_context(claimed(lab))
+            except LabError:
+                continue  # it lives
             network = Network(Path(tempfile.gettempdir()) / lab)
             await network.remove()
             await run_here("rm", "-rf", str(network.workdir))

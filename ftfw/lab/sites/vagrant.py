@@ -12,15 +12,19 @@ from pathlib import Path
 import trio
 
 from .. import plan
-from ..daemons import Daemon
 from ..host import Host, LabError, run_here
-from ..installed import CONFIG, INSTALLED, replace
+from ..installed import CONFIG, replace
 from . import ssh
 from .netns import PREFIX, claimed
 from .ssh import SshHost
 
 FOLDER = Path("vagrant")
+LIBVIRT = Path("/run/netns/ftfw-vagrant")  # where vagrant/with-libvirt has libvirtd, and the machines' network
 PROVISIONED = "/var/lib/ftfw-lab-provisioned"  # which Vagrantfile has made when all is done
+SERVICES = ("vsftpd", "nginx", "ftfw-lab-dns")  # the server's own, which have the ports that the lab's need
+# Left by a firewall that shuts down, and by none whose power is cut.
+WITNESS = "/var/lib/ftfw-lab-shut-down"
+FORGET = f"systemctl stop ftfw-lab-witness 2>/dev/null; rm -f {WITNESS}"
 ANSWER_LIMIT_S = 60
 BOOT_LIMIT_S = 300
 
@@ -28,7 +32,6 @@ BOOT_LIMIT_S = 300
 class VagrantSite:
     """Four machines of Vagrant's; only the firewalls lose their power."""
 
-    daemons: Mapping[str, type[Daemon]] = INSTALLED
     patience = 8.0
     missing_rules = ""
 
@@ -43,17 +46,16 @@ class VagrantSite:
 
     async def build(self) -> None:
         """See that they all run, and begin from the ruleset that they were provisioned with."""
-        states = dict(
-            line.split(",")[1:4:2]
-            for line in (await self._vagrant("status", "--machine-readable")).splitlines()
-            if line.split(",")[2:3] == ["state"]
-        )
+        try:
+            told = await self._vagrant("status", "--machine-readable")
+        except LabError as error:
+            start = f"where no libvirtd runs, `{self._folder}/with-libvirt ./failover` starts one"
+            raise LabError(f"Vagrant cannot tell of the lab: {error}; {start}") from None
+        states = dict(line.split(",")[1:4:2] for line in told.splitlines() if line.split(",")[2:3] == ["state"])
         if missing := [
             f"{name} is {states.get(name, 'unknown')}" for name in plan.HOSTS if states.get(name) != "running"
         ]:
-            raise LabError(
-                f"the Vagrant lab does not stand: {', '.join(missing)}; `vagrant up` in {self._folder} builds it"
-            )
+            raise LabError(f"the Vagrant lab does not stand: {', '.join(missing)}; `{self._command('up')}` builds it")
         known = await self._vagrant("ssh-config")
         options = "".join(f"  {option} {value}\n" for option, value in ssh.OPTIONS.items())
         self._config.write_text(f"{known}\nHost *\n{options}")
@@ -66,16 +68,30 @@ class VagrantSite:
         """Look whether all of it is provisioned, and keep what a run changes."""
         for name, door in self._doors.items():
             if "no" in await door.run("sh", "-c", f"[ -e {PROVISIONED} ] || echo no"):
-                raise LabError(f"{name} is provisioned by half: `vagrant provision {name}` in {self._folder} mends it")
+                raise LabError(f"{name} is provisioned by half: `{self._command(f'provision {name}')}` mends it")
         for name in plan.FIREWALLS:
             await ssh.restore_rules(self._doors[name])
             self._configurations[name] = await self._doors[name].run("cat", CONFIG)
+            await self._watch(name)
+        await self._doors[plan.SERVER].run("systemctl", "stop", *SERVICES)
 
     async def _vagrant(self, *arguments: str) -> str:
         return await run_here("vagrant", *arguments, cwd=str(self._folder))
 
+    def _command(self, arguments: str) -> str:
+        """Return the shell's command that runs Vagrant as the lab does."""
+        if LIBVIRT.exists():
+            return f"{self._folder}/with-libvirt vagrant {arguments}"
+        return f"cd {self._folder} && vagrant {arguments}"
+
     async def add_rules(self, name: str, text: str) -> None:
         await ssh.add_rules(self._doors[name], text)
+
+    async def _watch(self, name: str) -> None:
+        """Have the firewall leave WITNESS, should it shut down."""
+        await self._doors[name].run("sh", "-c", FORGET)  # of a lab that was interrupted
+        settings = ("--property=RemainAfterExit=yes", f"--property=ExecStop=touch {WITNESS}")
+        await self._doors[name].run("systemd-run", "--quiet", "--unit=ftfw-lab-witness", *settings, "true")
 
     async def cut(self, name: str) -> None:
         self._without_power.add(name)
@@ -86,9 +102,12 @@ class VagrantSite:
         await self._vagrant("up", "--no-provision", name)
         await self._doors[name].connect(BOOT_LIMIT_S)
         self._without_power.remove(name)
+        if await self._doors[name].run("sh", "-c", f"[ ! -e {WITNESS} ] || rm -v {WITNESS}"):
+            raise LabError(f"`vagrant halt --force {name}` has shut it down, which is no power cut")
+        await self._watch(name)
 
     async def describe(self) -> Sequence[str]:
-        return [f"cd {self._folder} && vagrant ssh {name}" for name in self._doors]
+        return [self._command(f"ssh {name}") for name in self._doors]
 
     async def close(self) -> list[str]:
         """Leave the machines as they were found: running, with their own rules, configuration and services.
@@ -112,11 +131,19 @@ class VagrantSite:
         if not door.connected:
             return  # it was never reached
         if name in self._configurations:
+            await door.run("sh", "-c", FORGET)
             await ssh.restore_rules(door)
             await replace(door, CONFIG, self._configurations[name])
             await door.run("systemctl", "enable", "ftfw", "keepalived")
             await door.run("systemctl", "restart", "ftfw", "keepalived")
+        if name == plan.SERVER:
+            await door.run("systemctl", "start", *SERVICES)
         await door.clear()
+
+
+def _out_of_reach() -> bool:
+    """Whether the machines are in a network namespace, and this process is not."""
+    return LIBVIRT.exists() and not LIBVIRT.samefile("/proc/self/ns/net")
 
 
 @asynccontextmanager
@@ -125,7 +152,13 @@ async def site() -> AsyncIterator[VagrantSite]:
     folder = Path(await trio.Path(os.environ.get("VAGRANT_CWD", FOLDER)).resolve())
     if not (folder / "Vagrantfile").exists():
         raise LabError(f"{folder} has no Vagrantfile: go to ftfw's sources, or name the directory in VAGRANT_CWD")
-    with tempfile.TemporaryDirectory(prefix=PREFIX) as state, claimed(Path(state).name):
+    if _out_of_reach():
+        raise LabError(f"the machines are in a network namespace of their own: use `{folder}/with-libvirt ./failover`")
+    with (
+        claimed(f"ftfw-vagrant{str(folder).replace('/', '-')}"),  # one at a time
+        tempfile.TemporaryDirectory(prefix=PREFIX) as state,
+        claimed(Path(state).name),
+    ):
         made = VagrantSite(folder, Path(state) / "ssh_config")
         try:
             await made.build()
