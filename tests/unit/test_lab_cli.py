@@ -35,3 +35,13 @@ def test_a_lab_that_stood_because_it_lost_a_flow_is_the_last(monkeypatch: pytest
     monkeypatch.setattr(cli, "run_lab", run_lab)
     result = CliRunner().invoke(cli.lab, ["--keep"])
     assert (modes, result.exit_code) == (["warm"], 1)
+
+
+@pytest.mark.parametrize("site", ["machines", "mixed", "vagrant"])
+def test_a_daemon_that_is_not_to_be_had_is_said_before_anything_is_built(
+    monkeypatch: pytest.MonkeyPatch, site: str
+) -> None:
+    monkeypatch.setattr(cli, "run_lab", None)
+    result = CliRunner().invoke(cli.lab, ["--site", site, "--daemon", "conntrackd"])
+    assert result.exit_code == 2
+    assert f"--daemon conntrackd is not to be had at --site {site}; there are ftfw, none" in result.output
