@@ -247,7 +247,10 @@ class Injector:
 
     def _try(self, key: bytes, body: bytes) -> int:
         """The errno of one creation, 0 if it was carried out."""
-        errors = self._requests.send(message(uapi.CT_NEW, rewrite.CREATE, family_of(key), body))
+        try:
+            errors = self._requests.send(message(uapi.CT_NEW, rewrite.CREATE, family_of(key), body))
+        except CutShortError:
+            return errno.EINVAL
         return errors[0][1] if errors else 0
 
     async def verify_helpers(self, flows: Iterable[Flow], outcome: Outcome, *, pinned: bool = False) -> list[bytes]:

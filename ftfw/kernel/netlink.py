@@ -8,6 +8,7 @@ import errno
 import socket
 import struct
 from collections.abc import AsyncGenerator, Iterable
+from contextlib import suppress
 
 import trio
 
@@ -201,12 +202,17 @@ class RequestSocket:
         if not requests:
             return []
         self._socket.sendmsg((requests, _END))
-        answers = _answers(self._socket)
+        try:
+            answers = list(_answers(self._socket))
+        except OSError:
+            with suppress(OSError):  # what is left is no answer to the next batch
+                list(_answers(self._socket))
+            raise
         errors = [(sequence, _error(answer)) for sequence, answer in answers if _kind(answer) == uapi.NLMSG_ERROR]
         last = errors.pop() if errors else None
         if last == (_END_SEQUENCE, 0):
             return errors
-        if last is not None and last[1] == errno.EPERM:  # which nfnetlink_rcv says once for all of it
+        if last is not None and last[1] == errno.EPERM and not errors:  # nfnetlink_rcv says it once for all of it
             raise PermissionError(errno.EPERM, "the kernel takes no requests: CAP_NET_ADMIN is missing")
         raise CutShortError
 

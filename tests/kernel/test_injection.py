@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ftfw.kernel import decode, entry, uapi
+from ftfw.kernel import decode, entry, inject, uapi
 from ftfw.kernel.attributes import BODY, message, split
 from ftfw.kernel.bulk import Creator
 from ftfw.kernel.inject import Outcome, in_order
@@ -638,6 +638,28 @@ async def test_a_malformed_message_costs_no_flow(
     assert outcome.created + outcome.updated == count
     assert outcome.remedied["one_by_one"] >= count
     assert len(list((await backup.snapshot()).flows())) == count
+
+
+async def test_what_stays_malformed_is_counted(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    active, backup = pair
+    for port in range(9):
+        active.put(both(UDP, port, 53) + alive())
+    store = await active.snapshot()
+    poison = list(store.plain)[4]
+
+    def wrong(kind: int, flags: int, family: int, attributes: bytes, sequence: int = 0) -> bytes:
+        right = message(kind, flags, family, attributes, sequence)
+        return bytes(4) + right[4:] if attributes.startswith(poison) else right
+
+    monkeypatch.setattr(
+        Creator, "message_parts", lambda _, key, value, at: (wrong(uapi.CT_NEW, CREATE, 2, key + value, at),)
+    )
+    monkeypatch.setattr(inject, "message", wrong)
+    outcome = Outcome()
+    await backup.injector.create(store.plain.items(), outcome)
+    assert outcome.failed == {"invalid": 1}
+    assert outcome.refused == {poison}
+    assert set((await backup.snapshot()).plain) == set(store.plain) - {poison}
 
 
 @pytest.mark.parametrize(("whole", "one_way"), [(None, None), (4, None), (None, 5)], ids=["no zone", "zone", "one way"])

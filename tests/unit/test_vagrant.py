@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -82,7 +83,8 @@ def test_a_wrong_setting_is_refused(tmp_path: Path, name: str, value: str, expec
         (
             ("/run/netns/ftfw-vagrant", "/proc/self/ns/uts"),
             {},
-            "libvirtd runs in a network namespace of its own: use `vagrant/with-libvirt vagrant up`",
+            "libvirtd runs in a network namespace of its own: use `vagrant/with-libvirt vagrant up`, or end it by "
+            "`vagrant/with-libvirt --stop`",
         ),
     ],
     ids=["libvirtd", "kvm", "box", "range", "namespace"],
@@ -174,7 +176,7 @@ async def test_without_libvirtd_the_lab_says_what_starts_one(asked: Path) -> Non
 
 async def test_a_lab_that_another_one_uses(asked: Path) -> None:
     answer(asked, "")
-    with netns.claimed("ftfw-vagrant" + os.environ["VAGRANT_CWD"].replace("/", "-")):
+    with netns.claimed("ftfw-lab-vagrant" + os.environ["VAGRANT_CWD"].replace("/", "-")):
         assert (await refusal()).endswith("-vagrant is under way")
     assert "does not stand" in await refusal()
 
@@ -198,8 +200,10 @@ async def test_a_shutdown_is_no_power_cut(asked: Path) -> None:
     door = Door(said="removed '/var/lib/ftfw-lab-shut-down'\n")
     site._doors = {plan.FW1: door}  # type: ignore[dict-item]
     await site.cut(plan.FW1)
-    with pytest.raises(LabError, match="`vagrant halt --force fw1` has shut it down, which is no power cut"):
+    with pytest.raises(LabError, match="`vagrant halt --force fw1` has shut it down"):
         await site.heal(plan.FW1)
+    await site.cut(plan.FW1)
+    assert await site.close() == [vagrant_site.NO_CUT.format(name=plan.FW1)]
 
 
 class Door:
@@ -238,7 +242,9 @@ async def test_a_firewall_that_does_not_come_back_is_told_and_the_others_are_res
     await site._begin()
     await site.cut(plan.FW1)
     begun = len(doors[plan.FW2].ran)
-    assert await site.close() == ["vagrant up --no-provision fw1 failed: no space left"]
+    (told,) = await site.close()
+    assert told.startswith("fw1 is not as it was: vagrant up --no-provision fw1 failed: no space left; `")
+    assert told.endswith("vagrant up --provision` mends it")
     assert ("systemctl", "restart", "ftfw", "keepalived") in doors[plan.FW2].ran[begun:]
     assert all(door.ran[-1] == ("clear",) for name, door in doors.items() if name != plan.FW1)
     assert not any(door.connected for door in doors.values())
@@ -270,12 +276,13 @@ def test_cleaning_removes_the_image_and_installs_nothing(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("script", ["with-libvirt", "box/build"])
-def test_what_needs_root_asks_for_it(tmp_path: Path, script: str) -> None:
-    sudo = tmp_path / "sudo"
-    sudo.write_text('#!/bin/sh\nprintf "%s " "$@"\n')
-    for path in (sudo, *tmp_path.parents[:-2], tmp_path):
-        path.chmod(0o755)
-    command = ["setpriv", "--reuid", "65534", "--clear-groups", str(ROOT / "vagrant" / script), "box"]
-    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+def test_what_needs_root_asks_for_it(script: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # tmp_path is root's alone
+        sudo = Path(folder) / "sudo"
+        sudo.write_text('#!/bin/sh\nprintf "%s " "$@"\n')
+        for path in (sudo, sudo.parent):
+            path.chmod(0o755)
+        command = ["setpriv", "--reuid", "65534", "--clear-groups", str(ROOT / "vagrant" / script), "box"]
+        environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.endswith(f"-- {ROOT}/vagrant/{script} box ")

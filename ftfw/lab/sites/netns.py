@@ -217,17 +217,38 @@ def claimed(lab: str) -> Iterator[None]:
 
     The kernel lets the lock go with the process.
     """
-    LOCKS.mkdir(exist_ok=True)
     path = LOCKS / lab
-    with path.open("w") as lock:
+    lock = _locked(path)
+    try:
+        if lock is None:
+            raise LabError(f"{lab} is under way")
+        yield
+    finally:
+        if lock is not None:
+            with suppress(OSError):  # it was root's, left behind, and this is somebody else's
+                path.unlink()
+            os.close(lock)
+
+
+def _locked(path: Path) -> int | None:
+    """Open and lock a file, made if need be; None if it is locked already."""
+    LOCKS.mkdir(exist_ok=True)
+    while True:
+        try:  # not by one call: O_CREAT is refused where another's file is in a sticky directory (fs.protected_regular)
+            lock = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            with suppress(FileExistsError):
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o644))
+            continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(FileNotFoundError):
+                if path.stat().st_ino == os.fstat(lock).st_ino:
+                    return lock
         except BlockingIOError:
-            raise LabError(f"{lab} is under way") from None
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+            os.close(lock)
+            return None
+        os.close(lock)  # whoever had it has removed it meanwhile
 
 
 async def clean() -> list[str]:

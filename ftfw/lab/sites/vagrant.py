@@ -24,6 +24,7 @@ PROVISIONED = "/var/lib/ftfw-lab-provisioned"  # which Vagrantfile has made when
 SERVICES = ("vsftpd", "nginx", "ftfw-lab-dns")  # the server's own, which have the ports that the lab's need
 # Left by a firewall that shuts down, and by none whose power is cut.
 WITNESS = "/var/lib/ftfw-lab-shut-down"
+NO_CUT = "`vagrant halt --force {name}` has shut it down: that takeover was none of a power cut"
 FORGET = f"systemctl stop ftfw-lab-witness 2>/dev/null; rm -f {WITNESS}"
 ANSWER_LIMIT_S = 60
 BOOT_LIMIT_S = 300
@@ -99,12 +100,18 @@ class VagrantSite:
         await self._doors[name].disconnect()
 
     async def heal(self, name: str) -> None:
+        await self._power_on(name)
+        if await self._was_shut_down(name):
+            raise LabError(NO_CUT.format(name=name))
+        await self._watch(name)
+
+    async def _power_on(self, name: str) -> None:
         await self._vagrant("up", "--no-provision", name)
         await self._doors[name].connect(BOOT_LIMIT_S)
         self._without_power.remove(name)
-        if await self._doors[name].run("sh", "-c", f"[ ! -e {WITNESS} ] || rm -v {WITNESS}"):
-            raise LabError(f"`vagrant halt --force {name}` has shut it down, which is no power cut")
-        await self._watch(name)
+
+    async def _was_shut_down(self, name: str) -> bool:
+        return bool(await self._doors[name].run("sh", "-c", f"[ ! -e {WITNESS} ] || rm -v {WITNESS}"))
 
     async def describe(self) -> Sequence[str]:
         return [self._command(f"ssh {name}") for name in self._doors]
@@ -112,24 +119,29 @@ class VagrantSite:
     async def close(self) -> list[str]:
         """Leave the machines as they were found: running, with their own rules, configuration and services.
 
-        Returns what went wrong with that.
+        Returns what went wrong.
         """
         troubles = []
         for name, door in self._doors.items():
             try:
-                await self._restore(name)
+                if await self._restore(name):
+                    troubles.append(NO_CUT.format(name=name))
             except LabError as error:
-                troubles.append(str(error))
+                mend = self._command("up --provision")
+                troubles.append(f"{name} is not as it was: {error}; `{mend}` mends it")
             finally:
                 await door.disconnect()
         return troubles
 
-    async def _restore(self, name: str) -> None:
+    async def _restore(self, name: str) -> bool:
+        """Restore one; whether it had been shut down and not cut off."""
+        shut_down = False
         if name in self._without_power:
-            await self.heal(name)
+            await self._power_on(name)
+            shut_down = await self._was_shut_down(name)
         door = self._doors[name]
         if not door.connected:
-            return  # it was never reached
+            return shut_down  # it was never reached
         if name in self._configurations:
             await door.run("sh", "-c", FORGET)
             await ssh.restore_rules(door)
@@ -139,6 +151,7 @@ class VagrantSite:
         if name == plan.SERVER:
             await door.run("systemctl", "start", *SERVICES)
         await door.clear()
+        return shut_down
 
 
 def _out_of_reach() -> bool:
@@ -155,7 +168,7 @@ async def site() -> AsyncIterator[VagrantSite]:
     if _out_of_reach():
         raise LabError(f"the machines are in a network namespace of their own: use `{folder}/with-libvirt ./failover`")
     with (
-        claimed(f"ftfw-vagrant{str(folder).replace('/', '-')}"),  # one at a time
+        claimed(f"{PREFIX}vagrant{str(folder).replace('/', '-')}"),  # one at a time
         tempfile.TemporaryDirectory(prefix=PREFIX) as state,
         claimed(Path(state).name),
     ):
