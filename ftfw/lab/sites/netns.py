@@ -219,15 +219,14 @@ def claimed(lab: str) -> Iterator[None]:
     """
     path = LOCKS / lab
     lock = _locked(path)
+    if lock is None:
+        raise LabError(f"{lab} is under way")
     try:
-        if lock is None:
-            raise LabError(f"{lab} is under way")
         yield
     finally:
-        if lock is not None:
-            with suppress(OSError):  # it was root's, left behind, and this is somebody else's
-                path.unlink()
-            os.close(lock)
+        with suppress(OSError):  # it may be root's, left behind, and this process not
+            path.unlink()
+        os.close(lock)
 
 
 def _locked(path: Path) -> int | None:
