@@ -7,11 +7,20 @@ from pathlib import Path
 import pytest
 
 from ftfw.lab import plan
-from ftfw.lab.sites import machines
+from ftfw.lab.sites import machines, netns
 
 pytestmark = pytest.mark.kernel
 
 BOX = Path(__file__).parents[2] / "vagrant/box"
+
+
+async def test_a_host_may_come_back_as_soon_as_it_has_gone() -> None:
+    """A namespace's own interfaces go some time after it."""
+    async with netns.network() as built:
+        for _ in range(20):
+            await built.add(plan.FW2)
+            await built.delete(plan.FW2)
+
 
 # Not a mark: a run that has skipped tests has failed.
 if shutil.which("qemu-system-x86_64"):

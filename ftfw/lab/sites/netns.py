@@ -127,7 +127,9 @@ class Network:
         await self.batch(SWITCH, [f"link set {name}-{segment} {state}" for segment in plan.ADDRESSES[name]])
 
     async def delete(self, name: str) -> None:
-        """End what runs in a host's namespace, and delete it with its cables."""
+        """Delete a host's cables, end what runs in its namespace, and delete that."""
+        # With the namespace they would go as well, but some time later, and `add` may be called before.
+        await self.batch(SWITCH, [f"link delete {name}-{segment}" for segment in plan.ADDRESSES[name]])
         await delete_namespace(self.namespace(name))
 
     async def remove(self) -> None:
