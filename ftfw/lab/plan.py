@@ -98,4 +98,4 @@ DNS_NAME, DNS_ANSWER = "lab.example", "192.0.2.53"
 FILES, BIG_FILE, SMALL_FILE = "files", "big", "small"
 SMALL_TEXT = "A file worth a firewall's trouble."
 SSH_KEY_FILE = "ssh-key"
-AUTHORIZED_KEYS_FILE = "authorized-keys"  # which vagrant/provision tells a machine\'s own sshd
+AUTHORIZED_KEYS_FILE = "authorized-keys"  # which vagrant/provision tells a machine's own sshd

@@ -290,32 +290,17 @@ async def accelerator(kernel: str) -> str:
     """
     if not os.access("/dev/kvm", os.W_OK):
         return "tcg"
-    with trio.move_on_after(PROBE_S):
-        done = await trio.run_process(
-            [
-                # Which ends it even if nobody lives to do so.
-                *(
-                    "timeout",
-                    "-s",
-                    "KILL",
-                    str(PROBE_S),
-                    "qemu-system-x86_64",
-                    "-nodefaults",
-                    "-display",
-                    "none",
-                    *cpu("kvm"),
-                    "-m",
-                    MEMORY,
-                    "-no-reboot",
-                ),
-                *("-kernel", kernel, "-append", "panic=-1"),
-            ],
-            capture_stdout=True,
-            capture_stderr=True,
-            check=False,
-        )
-        return "tcg" if done.returncode else "kvm"
-    return "tcg"
+    done = await trio.run_process(
+        [
+            *("timeout", "-s", "KILL", str(PROBE_S)),  # which ends it even if nobody lives to do so
+            *("qemu-system-x86_64", "-nodefaults", "-display", "none", *cpu("kvm"), "-m", MEMORY, "-no-reboot"),
+            *("-kernel", kernel, "-append", "panic=-1"),
+        ],
+        capture_stdout=True,
+        capture_stderr=True,
+        check=False,
+    )
+    return "tcg" if done.returncode else "kvm"
 
 
 @contextmanager
