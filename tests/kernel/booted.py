@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ftfw import control
+from ftfw.lab.sites import cgroup
 from tests.kernel.pair import LIMIT_S, Node, run, until
 
 ROOT = Path(__file__).parents[2]
@@ -126,6 +127,7 @@ def booted(node: Node, places: Mapping[Path, str] = PLACES) -> Iterator[Machine]
     with console.open("wb") as written:
         container = subprocess.Popen(
             [
+                *cgroup.entering(name),
                 *("unshare", "--mount", "sh", "-c", BOOT, "boot", str(top)),
                 *(
                     "--quiet",
@@ -154,6 +156,7 @@ def booted(node: Node, places: Mapping[Path, str] = PLACES) -> Iterator[Machine]
             container.wait(LIMIT_S)
         container.kill()
         container.wait()
+        until(lambda: cgroup.remove(name), "nothing is left in its control group")
 
 
 def _children(pid: int) -> list[int]:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from ftfw.lab import plan
-from ftfw.lab.sites import machines, netns
+from ftfw.lab.sites import cgroup, machines, netns
+from tests.kernel.pair import until
 
 pytestmark = pytest.mark.kernel
 
@@ -20,6 +21,27 @@ async def test_a_host_may_come_back_as_soon_as_it_has_gone() -> None:
         for _ in range(20):
             await built.add(plan.FW2)
             await built.delete(plan.FW2)
+
+
+def test_what_has_a_control_group_of_its_own_is_in_it_and_leaves_nothing(tmp_path: Path) -> None:
+    name = netns.PREFIX + tmp_path.name
+    own = Path("/proc/self/cgroup").read_text().splitlines()
+    hierarchies = [line for line in own if line.startswith("0::") or ":name=systemd:" in line]
+    assert hierarchies
+    with subprocess.Popen([*cgroup.entering(f"{name}-fw1"), "cat"], stdin=subprocess.PIPE) as process:
+        try:
+            groups = Path(f"/proc/{process.pid}/cgroup")
+            entered = {f"{line.rstrip('/')}/{name}-fw1" for line in hierarchies}
+            until(lambda: entered <= set(groups.read_text().splitlines()), "it has entered them")
+            assert not cgroup.remove(name)
+        finally:
+            process.kill()
+    assert cgroup.remove(name)
+    with subprocess.Popen(
+        [*cgroup.entering(f"{name}-fw2"), "cat", "/proc/self/cgroup"], stdout=subprocess.PIPE
+    ) as other:
+        assert f"/{name}-fw2\n" in other.communicate()[0].decode()
+    assert cgroup.remove(name)
 
 
 # Not a mark: a run that has skipped tests has failed.

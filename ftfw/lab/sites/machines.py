@@ -21,7 +21,7 @@ import trio
 
 from .. import guest, plan
 from ..host import Host, LabError, end, run_here
-from . import ssh
+from . import cgroup, ssh
 from .netns import SWITCH, Network, network
 from .ssh import SshHost
 
@@ -182,6 +182,7 @@ class Contained(Firewall):
         room = (self.folder / "pid").read_text().strip()
         await self._network.add(self.name)
         self._process = await self._launch(
+            *cgroup.entering(self._network.namespace(self.name)),
             *("nsenter", f"--mount=/proc/{room}/ns/mnt"),
             *("env", "SYSTEMD_NSPAWN_API_VFS_WRITABLE=network"),  # sysctls
             *("systemd-nspawn", "--quiet", f"--directory={self.folder}/over/root"),
@@ -195,6 +196,9 @@ class Contained(Firewall):
         if self._process is not None:
             await super().power_off()
             await self._network.delete(self.name)
+            with trio.move_on_after(LET_GO_S):
+                while not cgroup.remove(self._network.namespace(self.name)):  # noqa: ASYNC110 - nobody tells
+                    await trio.sleep(0.02)
 
     async def close(self) -> None:
         await super().close()

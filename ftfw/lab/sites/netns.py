@@ -17,6 +17,7 @@ import trio
 
 from .. import plan
 from ..host import Host, LabError, run_here
+from . import cgroup
 
 SWITCH = "switch"
 PREFIX = "ftfw-lab-"
@@ -268,6 +269,7 @@ async def clean() -> list[str]:
                 continue  # it lives
             network = Network(Path(tempfile.gettempdir()) / lab)
             await network.remove()
+            cgroup.remove(f"{lab}-")
             await run_here("rm", "-rf", str(network.workdir))
             removed.append(lab)
     return removed
