@@ -2,69 +2,83 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address
 
 from ftfw.config import Replicate
-from ftfw.model import Flow, Tuple
+from ftfw.config_values import PROTOCOLS
+from ftfw.model import Flow
 
-_NUMBERS = {"icmp": 1, "tcp": 6, "udp": 17, "dccp": 33, "gre": 47, "icmpv6": 58, "sctp": 132, "udplite": 136}
+_ADDRESSES_KEPT = 1 << 14
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """`[replicate]`: a flow passes if it meets every key that is given."""
+    """`[replicate]`: a flow passes if it passes every test that is not None."""
 
-    tests: tuple[Callable[[Flow], bool], ...]
-    marks: bool  # whether marks decide
-    tcp_states: bool  # whether TCP's states do
+    protocol: Callable[[int], bool] | None
+    zone: Callable[[int], bool] | None
+    addresses: Callable[[tuple[bytes, ...]], bool] | None
+    """Of those of both tuples, packed."""
+    ports: Callable[[tuple[bytes, ...]], bool] | None
+    """Likewise, in network order."""
+    mark: Callable[[int], bool] | None
+    tcp_state: Callable[[str], bool] | None
+    """Of TCP's flows that tell it."""
 
     def __call__(self, flow: Flow, /) -> bool:
         """Whether the flow passes."""
-        return all(test(flow) for test in self.tests)
+        ends = (flow.original, flow.reply)
+        return (
+            (self.protocol is None or self.protocol(PROTOCOLS.get(flow.protocol) or int(flow.protocol)))
+            and (self.zone is None or self.zone(flow.zone or flow.zone_original or flow.zone_reply or 0))
+            and (
+                self.addresses is None
+                or self.addresses(tuple(ip_address(end[side]).packed for end in ends for side in ("src", "dst")))
+            )
+            and (
+                self.ports is None
+                or self.ports(
+                    tuple(
+                        int(end[side]).to_bytes(2, "big") for end in ends for side in ("sport", "dport") if side in end
+                    )
+                )
+            )
+            and (self.mark is None or self.mark(flow.mark or 0))
+            and (self.tcp_state is None or flow.tcp is None or self.tcp_state(str(flow.tcp["state"])))
+        )
 
-    def may_begin(self, flow: Flow, /) -> bool:
-        """Whether a flow that passes now may not have passed before: only its mark and its TCP state change."""
-        return self.marks or (self.tcp_states and flow.protocol == "tcp")
+    def may_change(self, protocol: int, /) -> bool:
+        """Whether a flow of this protocol may come to pass, or cease to: only its mark and its TCP state change."""
+        return self.mark is not None or (self.tcp_state is not None and protocol == PROTOCOLS["tcp"])
 
 
 def compile_filter(replicate: Replicate) -> Filter | None:
     """The test for `[replicate]`.  None: all flows pass."""
-    tests: list[Callable[[Flow], bool]] = []
-    if replicate.protocols:
-        tests.append(lambda flow: _protocol(flow) in replicate.protocols)
-    if replicate.addresses:
-        tests.append(lambda flow: _any_address(flow, replicate))
-    if replicate.ports:
-        tests.append(lambda flow: _any_port(flow, replicate))
-    if replicate.zones:
-        tests.append(lambda flow: _zone(flow) in replicate.zones)
-    if (mark := replicate.mark) is not None:
-        tests.append(lambda flow: (flow.mark or 0) & mark.mask == mark.value)
-    if replicate.tcp_states:
-        # An UPDATE that does not tell the state passes; the answer to its hint tells, and ends what should not have.
-        tests.append(lambda flow: flow.tcp is None or flow.tcp["state"] in replicate.tcp_states)
-    if not tests:
+    wanted = replicate.mark
+    ports = frozenset(port.to_bytes(2, "big") for each in replicate.ports for port in range(each.first, each.last + 1))
+    if replicate.model_copy(update={"expectations": True}) == Replicate():
         return None
-    return Filter(tuple(tests), marks=mark is not None, tcp_states=bool(replicate.tcp_states))
+    return Filter(
+        protocol=frozenset(replicate.protocols).__contains__ if replicate.protocols else None,
+        zone=frozenset(replicate.zones).__contains__ if replicate.zones else None,
+        addresses=_any_within(replicate) if replicate.addresses else None,
+        ports=(lambda found: not ports.isdisjoint(found)) if ports else None,
+        mark=(lambda mark: mark & wanted.mask == wanted.value) if wanted is not None else None,
+        # An UPDATE that does not tell the state passes; the answer to its hint tells, and ends what should not have.
+        tcp_state=frozenset(replicate.tcp_states).__contains__ if replicate.tcp_states else None,
+    )
 
 
-def _tuples(flow: Flow) -> tuple[Tuple, Tuple]:
-    return flow.original, flow.reply
+def _any_within(replicate: Replicate) -> Callable[[tuple[bytes, ...]], bool]:
+    """Whether any of so many addresses is in one of the networks."""
+    networks = [
+        (network.version, int(network.network_address), int(network.netmask)) for network in replicate.addresses
+    ]
 
+    @lru_cache(maxsize=_ADDRESSES_KEPT)
+    def within(packed: bytes) -> bool:
+        address, version = int.from_bytes(packed, "big"), 4 if len(packed) == 4 else 6
+        return any(address & mask == start for kind, start, mask in networks if kind == version)
 
-def _protocol(flow: Flow) -> int:
-    return _NUMBERS.get(flow.protocol) or int(flow.protocol)
-
-
-def _any_address(flow: Flow, replicate: Replicate) -> bool:
-    addresses = [ip_address(end[side]) for end in _tuples(flow) for side in ("src", "dst")]
-    return any(address in network for address in addresses for network in replicate.addresses)
-
-
-def _any_port(flow: Flow, replicate: Replicate) -> bool:
-    ports = {int(end[side]) for end in _tuples(flow) for side in ("sport", "dport") if side in end}
-    return any(wanted.first <= port <= wanted.last for port in ports for wanted in replicate.ports)
-
-
-def _zone(flow: Flow) -> int:
-    return flow.zone or flow.zone_original or flow.zone_reply or 0
+    return lambda addresses: any(map(within, addresses))

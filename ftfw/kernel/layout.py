@@ -47,8 +47,13 @@ class Shape:
     reply_end: int  # in a dump's message the value's attributes follow in another order: see `dumped_value`
     dump: bool
     value_end: int  # behind it stands what a dump tells of every injected entry, and says nothing
+    protocol: int
+    addresses_of: Callable[[bytes], tuple[bytes, ...]]  # in a message: original source and destination, the reply's
+    ports_of: Callable[[bytes], tuple[bytes, ...]]  # likewise; of ICMP, none
     source_of: Callable[[bytes], bytes]  # the original source address in a message
     reply_source_of: Callable[[bytes], bytes]
+    mark: int | None  # where it stands, behind its header
+    tcp_state: int | None  # likewise
 
     def fits(self, message: bytes) -> bool:
         """Whether a message from elsewhere that begins like this shape has it."""
@@ -159,14 +164,18 @@ def _build(
         message.plain(uapi.CTA_STATUS, 4)
     if timeout:
         message.plain(uapi.CTA_TIMEOUT, 4)
+    tcp_state = None
     if protocol == uapi.IPPROTO_TCP:
+        tcp_state = len(message.pattern) + 3 * HEADER.size
         if kind == uapi.CT_DELETE:
             message.header(uapi.CTA_PROTOINFO | uapi.NLA_F_NESTED, 12)
             message.header(uapi.CTA_PROTOINFO_TCP | uapi.NLA_F_NESTED, 8)
             message.plain(uapi.CTA_PROTOINFO_TCP_STATE, 1)
         else:
             message.tcp_protoinfo()
+    mark_place = None
     if mark:
+        mark_place = len(message.pattern) + HEADER.size
         message.plain(uapi.CTA_MARK, 4)
     value_end = len(message.pattern)
     if injected:
@@ -178,6 +187,8 @@ def _build(
     # The protocol, and the low bytes of the types behind the tuples, whose headers stand eight bytes apart.
     types = (place for place in range(reply_end + 2, size, 8) if message.mask[place])
     telling = (PREFIX + 2 * address + 12, *types, *message.zero)
+    tuples = (PREFIX, PREFIX + split - BODY)  # where their source addresses stand
+    port = 2 * address + 20  # and, behind these, their source ports
     return bytes(message.pattern[:PREFIX]), Shape(
         size=size,
         mask=int.from_bytes(message.mask, "big"),
@@ -190,9 +201,23 @@ def _build(
         reply_end=reply_end,
         dump=dump,
         value_end=value_end,
-        source_of=itemgetter(slice(PREFIX, PREFIX + address)),
-        reply_source_of=itemgetter(slice(split + PREFIX - BODY, split + PREFIX - BODY + address)),
+        protocol=protocol,
+        addresses_of=_parts(address, tuples, (0, address + HEADER.size)),
+        ports_of=_parts(2, tuples, (port, port + 8)) if protocol not in _PROTOCOL_FIELDS else _nothing,
+        source_of=itemgetter(slice(tuples[0], tuples[0] + address)),
+        reply_source_of=itemgetter(slice(tuples[1], tuples[1] + address)),
+        mark=mark_place,
+        tcp_state=tcp_state,
     )
+
+
+def _parts(size: int, starts: tuple[int, int], offsets: tuple[int, int]) -> Callable[[bytes], tuple[bytes, ...]]:
+    """What takes so many bytes behind each of the starts, at each of the offsets."""
+    return itemgetter(*(slice(start + offset, start + offset + size) for start in starts for offset in offsets))
+
+
+def _nothing(_message: bytes) -> tuple[bytes, ...]:
+    return ()
 
 
 def _all_shapes() -> dict[bytes, Shape]:

@@ -1,7 +1,8 @@
 """Which of the kernel's messages concern the peer.  Pure; on the active's hot path.
 
 Never the peer's: loopback, and flows whose original or reply source is in `excluded`, the addresses of this host and of
-the links' groups.  The rest is asked of `passes`, if there is one, with the flow decoded.
+the links' groups.  The rest is asked of `passes`, if there is one: of messages of a known shape by the bytes that it
+is about, of others with the flow decoded.
 """
 
 from collections import Counter
@@ -16,13 +17,14 @@ from ftfw.model import Flow
 from . import decode, entry, expectation, run, uapi
 from .attributes import BODY, MESSAGE, MESSAGE_SIZE, MalformedError, message, nested, payload, split
 from .entry import Kind
-from .layout import DESTROY, NEW, PREFIX, SHAPES, Shape
+from .layout import DESTROY, NEW, PREFIX, SHAPES, UPDATE, Shape
 from .run import Part, Run
 from .wellformed import Checker
 
 HINTS_PER_REQUEST = 128
 RUN_MIN = 4  # messages; fewer are shorter one by one
 LOOPBACK: Final = 127  # the first byte of 127.0.0.0/8, of which any address may be used without standing on `lo`
+_TCP_STATES: Final = (*uapi.TCP_STATES, *("",) * (256 - len(uapi.TCP_STATES)))  # by number
 IPV4_SIZE: Final = 4  # bytes of an address
 LOOPBACK6: Final = ip_address("::1").packed
 
@@ -31,13 +33,37 @@ Read = Callable[[list[bytes]], list[bytes]]
 
 
 class Filter(Protocol):
-    """The test that flows have to pass."""
+    """The tests that flows have to pass: all of those that are not None."""
+
+    @property
+    def protocol(self) -> Callable[[int], bool] | None:
+        """Of the protocol's number."""
+
+    @property
+    def zone(self) -> Callable[[int], bool] | None:
+        """Of the zone, 0 for none."""
+
+    @property
+    def addresses(self) -> Callable[[tuple[bytes, ...]], bool] | None:
+        """Of the packed addresses in both tuples."""
+
+    @property
+    def ports(self) -> Callable[[tuple[bytes, ...]], bool] | None:
+        """Of the ports in both tuples, two bytes each in network order."""
+
+    @property
+    def mark(self) -> Callable[[int], bool] | None:
+        """Of the mark, 0 for none."""
+
+    @property
+    def tcp_state(self) -> Callable[[str], bool] | None:
+        """Of the name of a TCP flow's state."""
 
     def __call__(self, flow: Flow, /) -> bool:
-        """Whether the flow is the peer's."""
+        """Whether a decoded flow passes all of them."""
 
-    def may_begin(self, flow: Flow, /) -> bool:
-        """Whether an UPDATE of this flow may be the first that passes, since what it is judged by can change."""
+    def may_change(self, protocol: int, /) -> bool:
+        """Whether flows of this protocol may come to pass or cease to: what they are judged by changes."""
 
 
 def _unread(_keys: list[bytes]) -> list[bytes]:
@@ -125,11 +151,10 @@ class Selector:
         selected = Selected()
         groups: dict[bytes, list[bytes]] = {}
         grouped = 0  # messages before this one are in `selected` already
-        known = SHAPES if self._passes is None else {}
         for number, (prefix, found) in enumerate(zip(map(run.prefix_of, messages), messages, strict=True)):
             if prefix in groups:
                 groups[prefix].append(found)
-            elif prefix in known:
+            elif prefix in SHAPES:
                 groups[prefix] = [found]
             else:
                 self._select_groups(groups, messages[grouped:number], selected)
@@ -150,7 +175,8 @@ class Selector:
 
     def _select_group(self, shape: Shape, group: list[bytes], selected: Selected) -> None:
         found = run.of_kernel(shape, group)
-        if found is None:
+        changing = self._is_changing(shape.protocol)
+        if found is None or (changing and shape.order == UPDATE):
             for message_ in group:
                 self._select_slowly(message_, selected)
             return
@@ -161,6 +187,9 @@ class Selector:
             and not _has_loopback(found)
         ):
             group = [m for m in group if not self._ends_here(shape.source_of(m), shape.reply_source_of(m))]
+        if self._passes is not None and not (changing and shape.order == DESTROY):
+            group = _passing(self._passes, shape, group)
+        if len(group) < len(found):
             found = Run(shape, b"".join(group))
         if len(group) >= RUN_MIN:
             selected.parts.append(found)
@@ -196,26 +225,29 @@ class Selector:
             self._helper_zones.add(entry.zone_of(key))
         if self._ends_here(_source(key), _source(attributes[uapi.CTA_TUPLE_REPLY])):
             return
-        if parsed.kind is Kind.DESTROY:
-            selected.take([found])
+        changing = self._is_changing(entry.protocol_of(key))
+        if not (changing and parsed.kind is Kind.DESTROY) and not self._is_passed(key, attributes):
+            if ends or (changing and parsed.kind is Kind.UPDATE):  # it passed once, perhaps: for the peer it ends here
+                selected.take([message(uapi.CT_DELETE, 0, parsed.family, key + attributes[uapi.CTA_TUPLE_REPLY])])
             return
-        if self._passes is not None:
-            flow = self._flow(key, attributes)
-            if not self._passes(flow):
-                if ends or parsed.kind is Kind.UPDATE:  # it passed once, perhaps: for the peer it ends here
-                    selected.take([message(uapi.CT_DELETE, 0, parsed.family, key + attributes[uapi.CTA_TUPLE_REPLY])])
-                return
-            if parsed.kind is Kind.UPDATE and self._passes.may_begin(flow):
-                selected.hints.add(key)
         selected.take([found])
+        if parsed.kind is Kind.DESTROY:
+            return
+        if changing and parsed.kind is Kind.UPDATE:
+            selected.hints.add(key)
         if parsed.kind is not Kind.FULL:
             self._hint(key, attributes, selected)
         if asked_for and parsed.kind is Kind.UPDATE:  # labels that were taken off are left out (ctnetlink_dump_labels)
             selected.hints.add(key)
 
-    def _flow(self, key: bytes, attributes: dict[int, bytes]) -> Flow:
+    def _is_changing(self, protocol: int) -> bool:
+        return self._passes is not None and self._passes.may_change(protocol)
+
+    def _is_passed(self, key: bytes, attributes: dict[int, bytes]) -> bool:
+        if self._passes is None:
+            return True
         value = entry.value_of({k: v for k, v in attributes.items() if k in entry.ORDER}, self._dropped)
-        return decode.flow(key, value)
+        return self._passes(decode.flow(key, value))
 
     def _hint(self, key: bytes, attributes: dict[int, bytes], selected: Selected) -> None:
         """A flow that announces another, or whose sequence numbers shift, has changed without an event."""
@@ -256,12 +288,30 @@ class Selector:
         key = entry.key_of(attributes)
         if self._ends_here(_source(key), _source(attributes[uapi.CTA_TUPLE_REPLY])):
             return False
-        return self._passes is None or self._passes(self._flow(key, attributes))
+        return self._is_passed(key, attributes)
 
     def _wanted(self, attributes: dict[int, bytes]) -> bool:
         if isinstance(self._expectations, bool):
             return self._expectations
         return expectation.helper_name(expectation.value_of(attributes)) in self._expectations
+
+
+def _passing(passes: Filter, shape: Shape, group: list[bytes]) -> list[bytes]:
+    """Those messages of a shape, which has no zone, that pass."""
+    if (passes.protocol and not passes.protocol(shape.protocol)) or (passes.zone and not passes.zone(0)):
+        return []
+    if (are_wanted := passes.addresses) is not None:
+        addresses_of = shape.addresses_of
+        group = [found for found in group if are_wanted(addresses_of(found))]
+    if (are_wanted := passes.ports) is not None:
+        ports_of = shape.ports_of
+        group = [found for found in group if are_wanted(ports_of(found))]
+    if (is_wanted := passes.mark) is not None:
+        start, end = (0, 0) if shape.mark is None else (shape.mark, shape.mark + 4)
+        group = [found for found in group if is_wanted(int.from_bytes(found[start:end], "big"))]
+    if (is_named := passes.tcp_state) is not None and (place := shape.tcp_state) is not None:
+        group = [found for found in group if is_named(_TCP_STATES[found[place]])]
+    return group
 
 
 def _has_loopback(found: Run) -> bool:

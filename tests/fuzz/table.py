@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterator
 
 from ftfw.buckets import Scope
+from ftfw.config import Replicate
+from ftfw.filter import compile_filter
 from ftfw.kernel import digest, uapi
 from ftfw.kernel.attributes import MalformedError
 from ftfw.kernel.entry import as_full
@@ -112,6 +114,17 @@ def histories() -> Iterator[bytes]:
         yield bytes((raw | LIVE,)) + pieces(message) + bytes((BEGIN, raw | ADD)) + pieces(message[:40] + message)
 
 
+FILTERS = [
+    compile_filter(Replicate.model_validate(keys))
+    for keys in (
+        {},
+        {"addresses": ["192.0.2.1"], "ports": ["0-1024", 40001]},
+        {"mark": "0/1"},
+        {"tcp_states": ["CLOSE"]},
+    )
+]
+
+
 def select(data: bytes) -> None:
     """Any datagram of this kernel's: events, a dump, or answers about masters; a store can use what is selected."""
     reader = Reader(data)
@@ -119,8 +132,8 @@ def select(data: bytes) -> None:
     messages = slices(reader.rest())
     dropped: Counter[str] = Counter()
     selector = Selector(
-        passes=_Odd() if how & 4 else None,
-        expectations=("ftp",) if how & 8 else True,
+        passes=FILTERS[how >> 2 & 3],
+        expectations=("ftp",) if how & 32 else True,
         dropped=dropped,
         read=lambda keys: slices(answer) if keys else [],
     )
@@ -143,16 +156,6 @@ def _is_honest(part: Part) -> bool:
     if not isinstance(part, Run):
         return True
     return all(int.from_bytes(each, "big") & part.shape.mask == part.shape.pattern for each in part.split())
-
-
-class _Odd:
-    """Passes flows whose source ends in an odd digit."""
-
-    def __call__(self, flow: object, /) -> bool:
-        return str(flow.original["src"])[-1] in "13579"  # type: ignore[attr-defined]
-
-    def may_begin(self, flow: object, /) -> bool:
-        return flow.mark is not None  # type: ignore[attr-defined]
 
 
 def datagrams() -> Iterator[bytes]:

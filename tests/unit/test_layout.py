@@ -1,5 +1,6 @@
 import struct
 from dataclasses import replace
+from ipaddress import ip_address
 
 import pytest
 from hypothesis import given
@@ -61,6 +62,29 @@ def test_plain_messages_are_recognised(end: End, mark: int) -> None:
     gone = recognise(conn(end).destroy())
     assert gone
     assert gone.order == DESTROY
+
+
+@pytest.mark.parametrize("mark", [0, 0x01020304])
+@pytest.mark.parametrize("end", ENDS)
+def test_a_shape_knows_where_what_filters_go_by_stands(end: End, mark: int) -> None:
+    four = ":" not in end.source
+    other = End(
+        "203.0.113.1" if four else "2001:db8::3", "203.0.113.2" if four else "2001:db8::4", 80, 81, end.protocol
+    )
+    info = tcp_info(4) if end.protocol == uapi.IPPROTO_TCP else b""
+    each = conn(end, reply=other, mark=mark, protoinfo=info)
+    addresses = [ip_address(each).packed for each in (end.source, end.destination, other.source, other.destination)]
+    with_ports = end.protocol in (uapi.IPPROTO_TCP, uapi.IPPROTO_UDP)
+    ports = [end.source_port, end.destination_port, 80, 81] if with_ports else []
+    for message in (each.new(), each.update("protoinfo"), each.full(), each.destroy(), each.destroy(timeout=True)):
+        if shape := recognise(message):
+            assert shape.protocol == end.protocol
+            assert list(shape.addresses_of(message)) == addresses
+            assert [int.from_bytes(port, "big") for port in shape.ports_of(message)] == ports
+            assert (shape.mark is not None) == bool(mark)
+            assert shape.mark is None or struct.unpack_from(">I", message, shape.mark) == (mark,)
+            assert (shape.tcp_state is not None) == bool(info)
+            assert shape.tcp_state is None or message[shape.tcp_state] == (7 if shape.order == DESTROY else 4)
 
 
 @given(flow_messages())

@@ -4,6 +4,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 from random import Random
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 
 from ftfw.config import Replicate
 from ftfw.filter import compile_filter
-from ftfw.kernel import select, uapi
+from ftfw.kernel import entry, select, uapi
+from ftfw.kernel.layout import SHAPES
 from ftfw.kernel.run import Run
 from ftfw.kernel.select import HINTS_PER_REQUEST, Selected, Selector
 from ftfw.store import Store
@@ -34,6 +36,7 @@ from tests.unit.conntrack import (
     walk,
 )
 
+ICMP = End("192.0.2.1", "198.51.100.2", 7, 0, uapi.IPPROTO_ICMP, icmp=(8, 0))
 SIX = End("2001:db8::1", "2001:db8::2", 7, 8, uapi.IPPROTO_TCP)
 any_message = flow_messages() | st.builds(Expect.new, expectations()) | st.builds(Expect.destroy, expectations())
 
@@ -290,8 +293,64 @@ def test_flows_that_do_not_pass_are_left_out() -> None:
     assert selected(tcp.new(), udp.new(), tcp.full(), udp.full(), only=TCP_ONLY) == [tcp.new(), tcp.full()]
 
 
-def test_ends_always_pass_for_the_flow_may_have_passed_once() -> None:
-    assert selected(conn(UDP).destroy(), only=TCP_ONLY) == [conn(UDP).destroy()]
+def test_what_becomes_of_a_flow_that_never_passes_is_left_out_too() -> None:
+    assert selected(conn(UDP).update(), conn(UDP).destroy(), only=TCP_ONLY) == []
+    assert selected(conn(UDP, zone=3).update(), conn(UDP, zone=3).destroy(), only=TCP_ONLY) == []
+
+
+def test_ends_pass_where_the_flow_may_have_passed_once() -> None:
+    marked, closed = Replicate(mark="1"), Replicate(tcp_states=("CLOSE",))  # type: ignore[arg-type]
+    for zone in (None, 3):
+        tcp, udp = conn(TCP, zone=zone).destroy(), conn(UDP, zone=zone).destroy()
+        assert selected(tcp, udp, only=marked) == [tcp, udp]
+        assert selected(tcp, udp, only=closed) == [tcp, udp]
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"protocols": ["tcp", "icmpv6"]},
+        {"addresses": ["192.0.2.0/30", "2001:db8::/126"]},
+        {"ports": ["1-2000", "40000-65535"]},
+        {"zones": [0, 1]},
+        {"zones": [65535]},
+        {"mark": "1/1"},
+        {"mark": "0"},
+        {"tcp_states": ["ESTABLISHED", "CLOSE"]},
+        {"protocols": ["tcp", "udp"], "addresses": ["192.0.2.0/29", "::/0"], "mark": "0/2", "tcp_states": ["SYN_SENT"]},
+    ],
+)
+@given(st.lists(flow_messages(connections(plain=True)) | flow_messages(), max_size=12))
+def test_a_filter_does_the_same_to_plain_messages_and_to_all_others(keys: Any, messages: list[bytes]) -> None:
+    """By the bytes that it is about, or decoded."""
+    only = Replicate.model_validate(keys)
+    by_shape = selector(only=only)[0].select(messages)
+    with patch.dict(SHAPES, clear=True):
+        decoded = selector(only=only)[0].select(messages)
+    assert sorted(by_shape.messages) == sorted(decoded.messages)
+    assert by_shape.hints == decoded.hints
+    for flow in set(map(about, decoded.messages)):
+        assert [m for m in by_shape.messages if about(m) == flow] == [m for m in decoded.messages if about(m) == flow]
+
+
+@pytest.mark.parametrize("end", [TCP, SIX, UDP, ICMP])
+def test_plain_messages_are_not_decoded_for_a_filter(end: End, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it goes by what cannot change, and at their beginning where it does not."""
+    monkeypatch.setattr(entry, "parse", None)
+    fixed = {
+        "protocols": ["tcp"],
+        "addresses": ["192.0.2.0/24", "::/0"],
+        "ports": [7, 1024, "40000-65535"],
+        "zones": [0],
+    }
+    each = conn(end)
+    told = [each.new(), each.update("protoinfo"), each.full(), each.destroy()]
+    for only in (fixed, {"protocols": [end.protocol]}):
+        found = selected(*told, only=Replicate.model_validate(only))
+        assert found == (told if end.protocol == uapi.IPPROTO_TCP or only is not fixed else [])
+    changing = {"mark": "0/1", "tcp_states": ["ESTABLISHED"]}
+    told = [each.new(), each.full(), each.destroy()]
+    assert selected(*told, only=Replicate.model_validate(changing)) == told
 
 
 def test_an_update_that_passes_no_more_ends_the_flow_for_the_peer() -> None:
