@@ -1,7 +1,8 @@
 """Whether attributes are as the kernel writes them, down to the innermost.  Pure.
 
 What passes here can be decoded and rewritten without looking again; what does not is dropped where it comes in, whole:
-an entry with a damaged attribute would be restored as another one.  Attributes of unknown type pass.
+an entry with a damaged attribute would be restored as another one.  Attributes of unknown type pass, but not in a
+tuple, which is what entries are told apart by.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,24 +17,26 @@ ANY: Final = -1  # any size
 # An attribute's form is the size of what it carries, or the forms of what is nested in it.
 Form = int | Mapping[int, "Form"]
 
+_TUPLE_IP: Final[Mapping[int, Form]] = {
+    uapi.CTA_IP_V4_SRC: 4,
+    uapi.CTA_IP_V4_DST: 4,
+    uapi.CTA_IP_V6_SRC: 16,
+    uapi.CTA_IP_V6_DST: 16,
+}
+_TUPLE_PROTO: Final[Mapping[int, Form]] = {
+    uapi.CTA_PROTO_NUM: 1,
+    uapi.CTA_PROTO_SRC_PORT: 2,
+    uapi.CTA_PROTO_DST_PORT: 2,
+    uapi.CTA_PROTO_ICMP_ID: 2,
+    uapi.CTA_PROTO_ICMP_TYPE: 1,
+    uapi.CTA_PROTO_ICMP_CODE: 1,
+    uapi.CTA_PROTO_ICMPV6_ID: 2,
+    uapi.CTA_PROTO_ICMPV6_TYPE: 1,
+    uapi.CTA_PROTO_ICMPV6_CODE: 1,
+}
 _TUPLE: Final[Mapping[int, Form]] = {
-    uapi.CTA_TUPLE_IP: {
-        uapi.CTA_IP_V4_SRC: 4,
-        uapi.CTA_IP_V4_DST: 4,
-        uapi.CTA_IP_V6_SRC: 16,
-        uapi.CTA_IP_V6_DST: 16,
-    },
-    uapi.CTA_TUPLE_PROTO: {
-        uapi.CTA_PROTO_NUM: 1,
-        uapi.CTA_PROTO_SRC_PORT: 2,
-        uapi.CTA_PROTO_DST_PORT: 2,
-        uapi.CTA_PROTO_ICMP_ID: 2,
-        uapi.CTA_PROTO_ICMP_TYPE: 1,
-        uapi.CTA_PROTO_ICMP_CODE: 1,
-        uapi.CTA_PROTO_ICMPV6_ID: 2,
-        uapi.CTA_PROTO_ICMPV6_TYPE: 1,
-        uapi.CTA_PROTO_ICMPV6_CODE: 1,
-    },
+    uapi.CTA_TUPLE_IP: _TUPLE_IP,
+    uapi.CTA_TUPLE_PROTO: _TUPLE_PROTO,
     uapi.CTA_TUPLE_ZONE: 2,
 }
 _SEQ_ADJ: Final[Mapping[int, Form]] = {
@@ -156,18 +159,20 @@ def _one_skeleton(kind: int, attribute: bytes, form: Form) -> bytes:
 
 
 def _check_tuple(attribute: bytes) -> None:
-    inside = _in_order(attribute)
+    inside = _in_order(attribute, _TUPLE)
     _require(inside, (uapi.CTA_TUPLE_IP, uapi.CTA_TUPLE_PROTO))
-    if _in_order(inside[uapi.CTA_TUPLE_IP]).keys() not in _FAMILIES:
+    if _in_order(inside[uapi.CTA_TUPLE_IP], _TUPLE_IP).keys() not in _FAMILIES:
         raise MalformedError("a tuple without two addresses of one family")
-    _require(_in_order(inside[uapi.CTA_TUPLE_PROTO]), (uapi.CTA_PROTO_NUM,))
+    _require(_in_order(inside[uapi.CTA_TUPLE_PROTO], _TUPLE_PROTO), (uapi.CTA_PROTO_NUM,))
 
 
-def _in_order(attribute: bytes) -> Mapping[int, bytes]:
+def _in_order(attribute: bytes, forms: Mapping[int, Form]) -> Mapping[int, bytes]:
     """What is nested in a part of a tuple: by type, each once, so that there is one way only to write a tuple."""
     inside = nested(attribute)
     if list(inside) != sorted(inside) or sum(map(len, inside.values())) != len(attribute) - HEADER.size:
         raise MalformedError("a tuple whose attributes are in no kernel's order")
+    if not inside.keys() <= forms.keys():
+        raise MalformedError("a tuple with an attribute that is none of a tuple's")
     return inside
 
 

@@ -107,6 +107,8 @@ PORTS = nest(2, attribute(1, b"\x06"), be16(2, 7), be16(3, 9))
         (nest(1, attribute(2, bytes(4)), attribute(1, bytes(4))), PORTS),
         (ADDRESSES, nest(2, be16(2, 7), attribute(1, b"\x06"), be16(3, 9))),
         (ADDRESSES, nest(2, attribute(1, b"\x06"), attribute(1, b"\x11"), be16(3, 9))),
+        (ADDRESSES, PORTS, attribute(12, bytes(4))),
+        (ADDRESSES, nest(2, attribute(1, b"\x06"), be16(2, 7), be16(3, 9), be16(10, 1))),
     ],
 )
 def test_there_is_one_way_to_write_a_tuple(parts: tuple[bytes, ...]) -> None:
