@@ -26,14 +26,12 @@ def entering(name: str) -> tuple[str, ...]:
 
 def remove(prefix: str) -> bool:
     """Remove the groups whose names begin with this; return whether none is left: processes must have left first."""
-    for own in _own():
-        for group in own.glob(f"{prefix}*/"):
-            for folder, _, _ in os.walk(group, topdown=False):
-                with suppress(OSError):  # busy, or its systemd was faster
-                    Path(folder).rmdir()
-            if group.exists():
-                return False
-    return True
+    groups = [group for own in _own() for group in own.glob(f"{prefix}*/")]
+    for group in groups:
+        for folder, _, _ in os.walk(group, topdown=False):
+            with suppress(OSError):  # busy, or its systemd was faster
+                Path(folder).rmdir()
+    return not any(group.exists() for group in groups)
 
 
 def _own() -> list[Path]:
