@@ -50,6 +50,8 @@ class Filter:
 
     def may_change(self, protocol: int, /) -> bool:
         """Whether a flow of this protocol may come to pass, or cease to: only its mark and its TCP state change."""
+        if self.protocol is not None and not self.protocol(protocol):
+            return False
         return self.mark is not None or (self.tcp_state is not None and protocol == PROTOCOLS["tcp"])
 
 

@@ -298,6 +298,14 @@ def test_what_becomes_of_a_flow_that_never_passes_is_left_out_too() -> None:
     assert selected(conn(UDP, zone=3).update(), conn(UDP, zone=3).destroy(), only=TCP_ONLY) == []
 
 
+@pytest.mark.parametrize("keys", [{"protocols": ["tcp"], "mark": "1"}, {"protocols": [17], "tcp_states": ["CLOSE"]}])
+@pytest.mark.parametrize("zone", [None, 3])
+def test_a_protocol_that_never_passes_is_left_out_whatever_else_may_change(keys: Any, zone: int | None) -> None:
+    only = Replicate.model_validate(keys)
+    out = conn(UDP if "mark" in keys else TCP, zone=zone)
+    assert selected(out.update("protoinfo"), out.destroy(), only=only) == []
+
+
 def test_ends_pass_where_the_flow_may_have_passed_once() -> None:
     marked, closed = Replicate(mark="1"), Replicate(tcp_states=("CLOSE",))  # type: ignore[arg-type]
     for zone in (None, 3):
@@ -317,6 +325,7 @@ def test_ends_pass_where_the_flow_may_have_passed_once() -> None:
         {"mark": "1/1"},
         {"mark": "0"},
         {"tcp_states": ["ESTABLISHED", "CLOSE"]},
+        {"protocols": ["tcp"], "mark": "1/1"},
         {"protocols": ["tcp", "udp"], "addresses": ["192.0.2.0/29", "::/0"], "mark": "0/2", "tcp_states": ["SYN_SENT"]},
     ],
 )
