@@ -57,10 +57,10 @@ class Filter:
 
 def compile_filter(replicate: Replicate) -> Filter | None:
     """The test for `[replicate]`.  None: all flows pass."""
-    wanted = replicate.mark
-    ports = frozenset(port.to_bytes(2, "big") for each in replicate.ports for port in range(each.first, each.last + 1))
     if replicate.model_copy(update={"expectations": True}) == Replicate():
         return None
+    wanted = replicate.mark
+    ports = frozenset(port.to_bytes(2, "big") for each in replicate.ports for port in range(each.first, each.last + 1))
     return Filter(
         protocol=frozenset(replicate.protocols).__contains__ if replicate.protocols else None,
         zone=frozenset(replicate.zones).__contains__ if replicate.zones else None,
