@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import trio
 
 from ftfw.lab import plan
 from ftfw.lab.sites import cgroup, machines, netns
@@ -42,6 +43,17 @@ def test_what_has_a_control_group_of_its_own_is_in_it_and_leaves_nothing(tmp_pat
     ) as other:
         assert f"/{name}-fw2\n" in other.communicate()[0].decode()
     assert cgroup.remove(name)
+
+
+def test_what_a_killed_lab_has_left_of_control_groups_is_found_and_waited_for(tmp_path: Path) -> None:
+    """They may be all that is left, below a group that `--clean` is not in, and what was in them may yet have to go."""
+    lab = f"{netns.PREFIX}{tmp_path.name.replace('-', '_')}"
+    deeper = cgroup.entering(f"{lab}-elsewhere/{lab}-fw1")
+    with subprocess.Popen([*deeper, "sh", "-c", "echo; sleep 0.5"], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"\n"
+        assert lab in trio.run(netns.clean)
+    assert cgroup.named(lab) == []
 
 
 # Not a mark: a run that has skipped tests has failed.

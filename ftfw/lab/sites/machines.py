@@ -196,9 +196,7 @@ class Contained(Firewall):
         if self._process is not None:
             await super().power_off()
             await self._network.delete(self.name)
-            with trio.move_on_after(LET_GO_S):
-                while not cgroup.remove(self._network.namespace(self.name)):  # noqa: ASYNC110 - nobody tells
-                    await trio.sleep(0.02)
+            await cgroup.remove_when_empty(self._network.namespace(self.name))
 
     async def close(self) -> None:
         await super().close()

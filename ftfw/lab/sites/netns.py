@@ -257,7 +257,8 @@ async def clean() -> list[str]:
     """Remove what labs have left that were killed; return their names."""
     if os.geteuid():
         raise LabError("labs belong to root: run it as root (sudo ftfw lab --clean)")
-    left = {name.rpartition("-")[0] for name in await namespaces() if name.startswith(PREFIX)}
+    names = [*await namespaces(), *(group.name for group in cgroup.named(PREFIX))]
+    left = {name.rpartition("-")[0] for name in names if name.startswith(PREFIX)}
     for folder in (Path(tempfile.gettempdir()), LOCKS):
         left |= {path.name for path in folder.glob(f"{PREFIX}*")}
     removed = []
@@ -269,7 +270,7 @@ async def clean() -> list[str]:
                 continue  # it lives
             network = Network(Path(tempfile.gettempdir()) / lab)
             await network.remove()
-            cgroup.remove(f"{lab}-")
+            await cgroup.remove_when_empty(f"{lab}-")
             await run_here("rm", "-rf", str(network.workdir))
             removed.append(lab)
     return removed
