@@ -14,7 +14,7 @@ from typing import Any
 from bench import procfs
 from bench.errors import BenchError
 from bench.lab import FW1, SYNC_ADDRESS, command
-from ftfw.control_client import ControlError, call
+from ftfw.control.client import ControlError, call
 
 START_S = 20.0
 STOP_S = 10.0

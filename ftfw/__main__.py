@@ -1,5 +1,5 @@
 """`python -m ftfw` is `ftfw`."""
 
-from ftfw.cli import main
+from ftfw.cli.commands import main
 
 main(prog_name="ftfw")

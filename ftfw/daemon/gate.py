@@ -11,7 +11,7 @@ from typing import Any, Final
 import trio
 
 from ftfw.daemon import gate_rules
-from ftfw.nft import Nft, NftError
+from ftfw.system.libnftables import Nft, NftError
 
 log = logging.getLogger(__name__)
 

@@ -13,35 +13,38 @@ from typing import Any
 
 import trio
 
-from ftfw import __version__, control, keyfile
-from ftfw.check import probes, requirements
-from ftfw.config import Config, MulticastLink
-from ftfw.config import Link as LinkConfig
-from ftfw.control import ControlError, Progress
-from ftfw.daemon import host
-from ftfw.daemon.changes import WAITING_MAX
+from ftfw import __version__
+from ftfw.config.schema import Config, MulticastLink
+from ftfw.config.schema import Link as LinkConfig
+from ftfw.control import server
+from ftfw.control.server import ControlError, Progress
+from ftfw.daemon import local_host, requirements
 from ftfw.daemon.gate import Gate
-from ftfw.daemon.hangup import Files
-from ftfw.daemon.keepalived import Keepalived, Now
-from ftfw.daemon.roles import Roles, first_of
-from ftfw.daemon.scrapes import Scrapes
-from ftfw.daemon.supervisor import Supervisor, one_line
-from ftfw.daemon.wire import Wire
-from ftfw.filter import compile_filter
-from ftfw.keepalived import STATES, TYPES, Notification
-from ftfw.kernel.inject import Injector
+from ftfw.daemon.keepalived_task import Keepalived, Now
+from ftfw.daemon.metrics.metric_families import Metrics
+from ftfw.daemon.metrics.scrape_listener import Scrapes
+from ftfw.daemon.reload import Files
+from ftfw.daemon.role_changer import WAITING_MAX
+from ftfw.daemon.role_runner import Roles, first_of
+from ftfw.daemon.roles.role_table import Event
+from ftfw.daemon.roles.vrrp_states import STATES, TYPES, Notification
+from ftfw.daemon.systemd import Supervisor, one_line
+from ftfw.daemon.transport import Wire
+from ftfw.kernel import helpers
+from ftfw.kernel.event_selector import Selector
+from ftfw.kernel.flow_filter import compile_filter
+from ftfw.kernel.injector import Injector
 from ftfw.kernel.netlink import RequestSocket, dump_expectations, dump_flows
-from ftfw.kernel.select import Selector
-from ftfw.link.base import Link
+from ftfw.link.link_base import Link
 from ftfw.link.multicast import Multicast
 from ftfw.link.tcp import Tcp
 from ftfw.link.udp import Udp
-from ftfw.metrics import Metrics
 from ftfw.replication import messages
-from ftfw.replication.facts import Fact
-from ftfw.roles import Event
-from ftfw.seal import OVERHEAD
-from ftfw.store import REPAIRS, Store
+from ftfw.replication.host_facts import Fact
+from ftfw.replication.store import REPAIRS, Store
+from ftfw.security import key_file
+from ftfw.security.frames import OVERHEAD
+from ftfw.system import sysctl
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +69,8 @@ def run(config: Config, role: str, path: Path) -> None:
                 "net.netfilter.nf_conntrack_events set to 1; entries that were there before may change without an"
                 " event, and reach a backup by snapshots only: let /etc/sysctl.d/ftfw.conf set it to 1 at boot"
             )
-        keys = [keyfile.read(path) for path in config.security.key_files]
-    except (requirements.RequirementError, keyfile.KeyFileError) as error:
+        keys = [key_file.read(path) for path in config.security.key_files]
+    except (requirements.RequirementError, key_file.KeyFileError) as error:
         raise StartError(str(error)) from None
     links = _open_links(config)
     try:
@@ -129,7 +132,7 @@ class Node:
         self._counts: Counter[str] = Counter()  # events, overruns
         self._dropped: Counter[str] = Counter()
         self._requests = RequestSocket()
-        self._injector = Injector(self._requests, host.timeouts())
+        self._injector = Injector(self._requests, local_host.timeouts())
         self._selector = Selector(
             passes=compile_filter(config.replicate),
             expectations=config.replicate.expectations,
@@ -156,7 +159,7 @@ class Node:
         )
         self._keepalived = Keepalived(config.keepalived, role, want=self._roles.changes.take)
         self._supervisor = Supervisor(os.environ)
-        self._helpers = probes.installed_helpers()
+        self._helpers = helpers.installed_helpers()
         self._kernel_counts = (float("-inf"), 0, 0)  # when, flows, expectations
 
     async def run(self) -> None:
@@ -165,16 +168,16 @@ class Node:
             stack.enter_context(closing(self._requests))
             if self._gate is not None:
                 stack.enter_context(closing(self._gate))
-            self._learn_addresses(await trio.to_thread.run_sync(host.addresses))
+            self._learn_addresses(await trio.to_thread.run_sync(local_host.addresses))
             await self._live()
 
     async def _live(self) -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(host.watch_addresses, self._learn_addresses)
+            nursery.start_soon(local_host.watch_addresses, self._learn_addresses)
             if self._gate is not None:
                 nursery.start_soon(self._gate.run)
             # Commands wait for the first role; and where another daemon answers them, no frame is sent.
-            await nursery.start(control.serve, self._config.control.socket, self._command)
+            await nursery.start(server.serve, self._config.control.socket, self._command)
             for link in self._wire.links:
                 nursery.start_soon(self._wire.receive_all, link, self._roles.member.receive, self._after_batch)
             await nursery.start(self._roles.run)
@@ -200,7 +203,7 @@ class Node:
             await trio.sleep(FACTS_S)
 
     def _facts(self) -> dict[str, Fact]:
-        return host.facts(self._config.standby.mode, self._wire.body_limit + OVERHEAD, self._helpers)
+        return local_host.facts(self._config.standby.mode, self._wire.body_limit + OVERHEAD, self._helpers)
 
     def _learn_addresses(self, own: frozenset[bytes]) -> None:
         groups = frozenset(link.group.packed for link in self._config.link if isinstance(link, MulticastLink))
@@ -352,8 +355,8 @@ class Node:
             "link": link,
             "links": links,
             "kernel": {
-                "entries": probes.sysctl("nf_conntrack_count"),
-                "entries_max": probes.sysctl("nf_conntrack_max"),
+                "entries": sysctl.read("nf_conntrack_count"),
+                "entries_max": sysctl.read("nf_conntrack_max"),
                 "events": self._counts["events"],
                 "overruns": self._counts["overruns"],
                 "inject_failed": dict(self._roles.inject_failed),

@@ -7,7 +7,7 @@ numbers are in host byte order, conntrack's payloads in network byte order.
 from collections.abc import Iterable
 from struct import Struct
 
-from . import uapi
+from ftfw.kernel import uapi
 
 HEADER = Struct("=HH")
 MESSAGE = Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port id

@@ -2,11 +2,10 @@
 
 from ipaddress import ip_address
 
-from ftfw.model import Expectation, Flow, Tuple
-
-from . import uapi
-from .attributes import nested, number, payload, split, text
-from .entry import family_of, helper_of, status_of
+from ftfw.kernel import uapi
+from ftfw.kernel.attributes import nested, number, payload, split, text
+from ftfw.kernel.flow_entry import family_of, helper_of, status_of
+from ftfw.kernel.flow_model import Expectation, Flow, Tuple
 
 _FLAG_NAMES = {
     uapi.NF_CT_EXPECT_PERMANENT: "permanent",

@@ -8,9 +8,9 @@ The zone is in no message of the kernel (ctnetlink_exp_dump_expect); it is the m
 
 from typing import Final
 
-from . import uapi
-from .attributes import HEADER, MalformedError, message, nested, number, pack, payload, split, text, u32
-from .rewrite import DOUBTED_S, PINNED_S
+from ftfw.kernel import uapi
+from ftfw.kernel.attributes import HEADER, MalformedError, message, nested, number, pack, payload, split, text, u32
+from ftfw.kernel.create import DOUBTED_S, PINNED_S
 
 KEY: Final = (uapi.CTA_EXPECT_TUPLE, uapi.CTA_EXPECT_MASK, uapi.CTA_EXPECT_MASTER)
 VALUE: Final = (

@@ -12,10 +12,9 @@ from contextlib import suppress
 
 import trio
 
-from ftfw.datagrams import SO_RCVBUFFORCE, SO_SNDBUFFORCE, BatchReader, attach_filter
-
-from . import uapi
-from .attributes import MESSAGE, MESSAGE_SIZE, MalformedError, message, u32
+from ftfw.kernel import uapi
+from ftfw.kernel.attributes import MESSAGE, MESSAGE_SIZE, MalformedError, message, u32
+from ftfw.system.recvmmsg import SO_RCVBUFFORCE, SO_SNDBUFFORCE, BatchReader, attach_filter
 
 RECEIVE_SIZE = 1 << 16  # a dump's datagram is at most 32 KiB (netlink_dump)
 EVENT_MEMORY = 512  # bytes that an event takes of the socket's buffer at least (its sk_buff's truesize)
@@ -23,6 +22,8 @@ SLOTS = 128  # datagrams taken from the event socket by one system call
 SLOT_SIZE = 1024  # an event is one message of a few hundred bytes
 SLOT_USUAL = 320  # one without helper and labels has at most so many
 REQUEST_BUFFER = 4 << 20  # bytes: room for a batch on its way in, and for an error for each of its messages
+CT_GET_STATS = 0x105  # IPCTNL_MSG_CT_GET_STATS: changes nothing, and its answer is short
+GET_STATS_TIMEOUT_S = 2.0
 CHECKPOINT_EVERY = 8  # datagrams of a dump read between two checkpoints
 
 
@@ -262,3 +263,20 @@ _REASONS = {
     errno.EPERM: "not_permitted",
     errno.ERANGE: "out_of_range",
 }
+
+
+def conntrack_errno() -> int:
+    """Ask conntrack for its counters over netlink and return how that failed: 0 if it did not."""
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, uapi.NETLINK_NETFILTER) as asking:
+            asking.settimeout(GET_STATS_TIMEOUT_S)
+            asking.send(message(CT_GET_STATS, uapi.NLM_F_REQUEST | uapi.NLM_F_ACK, socket.AF_UNSPEC, b""))
+            while True:
+                reply = asking.recv(1 << 16)
+                kind, error = struct.unpack_from("=4xH10xi", reply)
+                if kind == uapi.NLMSG_ERROR:
+                    return int(-error)
+    except TimeoutError:
+        return errno.ETIMEDOUT
+    except OSError as error:
+        return error.errno or errno.EIO

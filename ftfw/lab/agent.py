@@ -10,14 +10,14 @@ from functools import partial
 
 import trio
 
-from . import plan, wire
-from .announce import announce
-from .flows import catalogue
-from .flows.base import LOSSES, Flow, now
-from .flows.programs import lines
-from .flows.tcp import block
-from .judge import pause
-from .services import Services
+from ftfw.lab import agent_messages, plan
+from ftfw.lab.announce import announce
+from ftfw.lab.flows import catalogue
+from ftfw.lab.flows.flow_base import LOSSES, Flow, now
+from ftfw.lab.flows.program_flows import lines
+from ftfw.lab.flows.tcp_flows import block
+from ftfw.lab.judge import pause
+from ftfw.lab.services import Services
 
 BIG_FILE_BLOCKS = 8192
 
@@ -25,7 +25,9 @@ BIG_FILE_BLOCKS = 8192
 class Agent:
     """Carries out commands one after the other; flows run on in the background nursery."""
 
-    def __init__(self, host: str, nursery: trio.Nursery, send: Callable[[wire.Message], Awaitable[None]]) -> None:
+    def __init__(
+        self, host: str, nursery: trio.Nursery, send: Callable[[agent_messages.Message], Awaitable[None]]
+    ) -> None:
         self._host = host
         self._nursery = nursery
         self._send = send
@@ -33,18 +35,18 @@ class Agent:
         self._flows: dict[str, Flow] = {}
         self._cut = 0.0
 
-    async def carry_out(self, command: wire.Command) -> None:
+    async def carry_out(self, command: agent_messages.Command) -> None:
         """Carry out a command and say so."""
         operation = OPERATIONS.get(command.operation)
         if operation is None:
-            await self._send(wire.Done(error=f"unknown operation {command.operation!r}"))
+            await self._send(agent_messages.Done(error=f"unknown operation {command.operation!r}"))
             return
         try:
             await operation(self, **command.arguments)
         except (OSError, subprocess.CalledProcessError) as error:
-            await self._send(wire.Done(error=f"{command.operation}: {error}"))
+            await self._send(agent_messages.Done(error=f"{command.operation}: {error}"))
         else:
-            await self._send(wire.Done())
+            await self._send(agent_messages.Done())
 
     async def publish(self) -> None:
         """Write the files that the real servers offer; their place is `plan.FILES` in the work directory."""
@@ -108,7 +110,7 @@ class Agent:
         except LOSSES as error:
             reason = str(error) or type(error).__name__
         pause_s = None if reason else pause(flow.heard, self._cut)
-        await self._send(wire.Report(flow=flow.name, alive=not reason, pause_s=pause_s, reason=reason))
+        await self._send(agent_messages.Report(flow=flow.name, alive=not reason, pause_s=pause_s, reason=reason))
 
 
 OPERATIONS: dict[str, Callable[..., Awaitable[None]]] = {
@@ -131,15 +133,15 @@ async def main(host: str) -> None:
     output = trio.lowlevel.FdStream(sys.stdout.fileno())
     one_at_a_time = trio.Lock()
 
-    async def send(message: wire.Message) -> None:
+    async def send(message: agent_messages.Message) -> None:
         async with one_at_a_time:
-            await output.send_all(wire.encode(message))
+            await output.send_all(agent_messages.encode(message))
 
     async with trio.open_nursery() as nursery:
         agent = Agent(host, nursery, send)
         async for line in lines(trio.lowlevel.FdStream(sys.stdin.fileno())):
-            command = wire.decode(line.encode())
-            assert isinstance(command, wire.Command)
+            command = agent_messages.decode(line.encode())
+            assert isinstance(command, agent_messages.Command)
             await agent.carry_out(command)
         nursery.cancel_scope.cancel()
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import trio
 
-from . import plan
-from .host import Host, LabError, end
+from ftfw.lab import plan
+from ftfw.lab.host import Host, LabError, end
 
 SYNC_LIMIT_S = 20
 POLL_S = 0.2

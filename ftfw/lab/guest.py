@@ -7,7 +7,7 @@ import sys
 from ipaddress import ip_interface
 from pathlib import Path
 
-from . import plan
+from ftfw.lab import plan
 
 INTERFACES = "/etc/network/interfaces.d/lab"
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import trio
 
-from . import plan
-from .daemons import SYNC_LIMIT_S, Daemon
-from .host import Host, LabError
+from ftfw.lab import plan
+from ftfw.lab.daemons import SYNC_LIMIT_S, Daemon
+from ftfw.lab.host import Host, LabError
 
 CONFIG, KEY = "/etc/ftfw/ftfw.toml", "/etc/ftfw/link.key"
 POLL_S = 0.5

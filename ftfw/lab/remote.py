@@ -6,8 +6,8 @@ from typing import Any
 
 import trio
 
-from . import wire
-from .host import Host, LabError, end
+from ftfw.lab import agent_messages
+from ftfw.lab.host import Host, LabError, end
 
 
 class Remote:
@@ -20,21 +20,23 @@ class Remote:
         self._stdin, self._stdout = process.stdin, process.stdout
         self._rest = b""
 
-    async def do(self, operation: str, **arguments: Any) -> list[wire.Report]:
+    async def do(self, operation: str, **arguments: Any) -> list[agent_messages.Report]:
         """Have a command carried out and return its reports; LabError if it cannot be."""
         return [report async for report in self.reports(operation, **arguments)]
 
-    async def reports(self, operation: str, **arguments: Any) -> AsyncIterator[wire.Report]:
+    async def reports(self, operation: str, **arguments: Any) -> AsyncIterator[agent_messages.Report]:
         """Have a command carried out and yield its reports as they come; LabError if it cannot be."""
         try:
-            await self._stdin.send_all(wire.encode(wire.Command(operation=operation, arguments=arguments)))
+            await self._stdin.send_all(
+                agent_messages.encode(agent_messages.Command(operation=operation, arguments=arguments))
+            )
         except trio.BrokenResourceError:
             raise LabError(await self._obituary()) from None
         while True:
-            match wire.decode(await self._line()):
-                case wire.Report() as report:
+            match agent_messages.decode(await self._line()):
+                case agent_messages.Report() as report:
                     yield report
-                case wire.Done(error=error):
+                case agent_messages.Done(error=error):
                     if error:
                         raise LabError(f"agent on {self._host.name}: {error}")
                     return

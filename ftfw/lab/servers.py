@@ -5,8 +5,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import trio
 
-from . import plan
-from .host import Host, LabError, running
+from ftfw.lab import plan
+from ftfw.lab.host import Host, LabError, running
 
 START_LIMIT_S = 10
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import trio
 
-from . import plan
-from .flows import gre
-from .flows.base import family
-from .flows.tcp import block
-from .flows.tftp import ACKNOWLEDGEMENT, DATA, content
+from ftfw.lab import plan
+from ftfw.lab.flows import gre_flows
+from ftfw.lab.flows.flow_base import family
+from ftfw.lab.flows.tcp_flows import block
+from ftfw.lab.flows.tftp_flows import ACKNOWLEDGEMENT, DATA, content
 
 BURST_BLOCKS, BURST_INTERVAL_S = 8, 0.05
 NEWS_COUNT, INTERVAL_S = 15, 0.2
@@ -114,5 +114,5 @@ async def _gre_echo() -> None:
         await sock.bind((plan.SERVER4, 0))
         for number in itertools.count():
             packet, peer = await sock.recvfrom(2048)
-            if answer := gre.answer(packet[gre.IPV4_HEADER_SIZE :], number):
+            if answer := gre_flows.answer(packet[gre_flows.IPV4_HEADER_SIZE :], number):
                 await _send_despite_errors(sock, answer, peer)

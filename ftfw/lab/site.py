@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from .daemons import Daemon
-from .host import Host
+from ftfw.lab.daemons import Daemon
+from ftfw.lab.host import Host
 
 FLOWTABLE_RULES = Path(__file__).with_name("flowtable.nft").read_text()
 

@@ -7,10 +7,10 @@ from typing import Any, Final
 
 import trio
 
-from ftfw.datagrams import SO_RCVBUFFORCE, SO_SNDBUFFORCE, BatchReader, attach_filter
-from ftfw.link import screen
-from ftfw.link.base import ETHERNET_MTU, Link, Received, survived
-from ftfw.link.interface import interface
+from ftfw.link import socket_filter
+from ftfw.link.link_base import ETHERNET_MTU, Link, Received, survived
+from ftfw.system.interfaces import interface
+from ftfw.system.recvmmsg import SO_RCVBUFFORCE, SO_SNDBUFFORCE, BatchReader, attach_filter
 
 # Bytes.  A burst waits here, not on the floor: some 100,000 events.  So does every frame behind a flood that this node
 # cannot read as fast as it comes, and what is sent again waits anew: the lag grows with the buffer.
@@ -41,7 +41,7 @@ class DatagramLink(Link):
         self._destinations = destinations
         self._given_mtu = mtu
         self._refused = False  # the last frame could not be sent
-        self._screen = screen.program(())
+        self._screen = socket_filter.program(())
         self._dropped_before = 0  # by the kernel, from sockets that are closed
         self._open()
 
@@ -88,7 +88,7 @@ class DatagramLink(Link):
 
     def admit(self, key_ids: Iterable[bytes]) -> None:
         """Have the kernel drop what is not under one of these keys."""
-        self._screen = screen.program(key_ids)
+        self._screen = socket_filter.program(key_ids)
         if self._socket is not None:
             attach_filter(self._socket, self._screen)
 

@@ -3,7 +3,7 @@
 from struct import Struct
 from typing import Final
 
-from ftfw.seal import OVERHEAD
+from ftfw.security.frames import OVERHEAD
 
 FRAME_MAX: Final = 65535  # bytes; no `mtu` allows more
 _LENGTH: Final = Struct(">I")

@@ -3,9 +3,9 @@
 import socket
 import struct
 
-from ftfw.config import MulticastLink
-from ftfw.link.base import socket_address
+from ftfw.config.schema import MulticastLink
 from ftfw.link.datagram import DatagramLink
+from ftfw.link.link_base import socket_address
 
 
 class Multicast(DatagramLink):

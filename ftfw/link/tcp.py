@@ -15,9 +15,9 @@ from typing import Final
 
 import trio
 
-from ftfw.config import UnicastLink
-from ftfw.link.base import Link, Received, socket_address, survived
+from ftfw.config.schema import UnicastLink
 from ftfw.link.framing import FramingError, Splitter, framed
+from ftfw.link.link_base import Link, Received, socket_address, survived
 
 FRAME_USUAL: Final = 8192  # bytes; large enough for what is paid per frame, small enough to delay nobody
 CHUNK: Final = 1 << 15  # bytes read between two checkpoints

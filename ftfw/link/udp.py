@@ -2,9 +2,9 @@
 
 import socket
 
-from ftfw.config import UnicastLink
-from ftfw.link.base import socket_address
+from ftfw.config.schema import UnicastLink
 from ftfw.link.datagram import DatagramLink
+from ftfw.link.link_base import socket_address
 
 
 class Udp(DatagramLink):

@@ -6,12 +6,12 @@ Sans-I/O: time is an argument, bodies to send come out.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from ftfw.buckets import WANTED_MAX, Digests, Scope, bits_for
-from ftfw.kernel.run import Part
+from ftfw.kernel.message_run import Part
 from ftfw.replication import messages
+from ftfw.replication.bucket_digests import WANTED_MAX, Digests, Scope, bits_for
 from ftfw.replication.messages import Ack, Heartbeat, Packer, Resync, Want
 from ftfw.replication.peers import PEERS_MAX
-from ftfw.replication.states import READINGS, Frame, Reading
+from ftfw.replication.state_tables import READINGS, Frame, Reading
 
 HEARTBEAT_S = 0.1
 PEER_LOST_S = 3.0  # a backup unheard for so long holds nobody up

@@ -9,12 +9,12 @@ from itertools import pairwise
 from math import inf
 from typing import Final
 
-from ftfw.buckets import WANTED_MAX, Digests, Scope, bucket_of
-from ftfw.kernel.digest import SIZE as DIGEST_SIZE
+from ftfw.kernel.entry_digest import SIZE as DIGEST_SIZE
 from ftfw.replication import messages
+from ftfw.replication.bucket_digests import WANTED_MAX, Digests, Scope, bucket_of
 from ftfw.replication.messages import Heartbeat, Piece, Slice, Stream
-from ftfw.replication.states import TRANSITIONS, Event, State
-from ftfw.store import Store
+from ftfw.replication.state_tables import TRANSITIONS, Event, State
+from ftfw.replication.store import Store
 
 HEARTBEAT_S = 0.1
 FRESH_S = 1.0  # a heartbeat older than this: the active is not heard any more

@@ -9,12 +9,13 @@ from typing import Any, Final, NamedTuple
 import msgpack
 import zstandard
 
-from ftfw import __version__, buckets
-from ftfw.buckets import BITS_MAX, Digests, Scope
-from ftfw.kernel import run
-from ftfw.kernel.digest import SALT_SIZE, SIZE
-from ftfw.kernel.run import Part, Run
-from ftfw.replication.facts import Fact, are_facts
+from ftfw import __version__
+from ftfw.kernel import message_run
+from ftfw.kernel.entry_digest import SALT_SIZE, SIZE
+from ftfw.kernel.message_run import Part, Run
+from ftfw.replication import bucket_digests
+from ftfw.replication.bucket_digests import BITS_MAX, Digests, Scope
+from ftfw.replication.host_facts import Fact, are_facts
 
 HEARTBEAT: Final = 1
 EVENTS: Final = 2
@@ -357,7 +358,7 @@ def _parse_request(fields: list[Any]) -> Ack | Resync | Want:
 
 
 def _scope(bits: int, packed: bytes) -> Scope:
-    scope = buckets.unpack(bits, packed)
+    scope = bucket_digests.unpack(bits, packed)
     if len(scope.buckets) > BUCKETS_MAX:
         raise BodyError("malformed")
     return scope
@@ -411,7 +412,7 @@ def _parts(codec: int, blob: bytes) -> list[Part]:
             single.append(item)
             continue
         template, places, count, columns = item
-        part = run.unfold(template, places, count, columns, most=room)
+        part = message_run.unfold(template, places, count, columns, most=room)
         room -= len(template) * len(part)
         parts.append(part)
         single = []

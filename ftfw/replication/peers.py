@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass, field
 from itertools import permutations
 
-from ftfw.replication.facts import Fact
+from ftfw.replication.host_facts import Fact
 from ftfw.replication.messages import Heartbeat
 
 log = logging.getLogger(__name__)

@@ -8,14 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ftfw import config, control, control_client, keyfile
-from ftfw.check import keepalived_conf
-from ftfw.config import ConfigError
-from ftfw.control_client import ControlError
-from ftfw.keepalived import LINE_MAX, STATES, Fifo, Instances
-from ftfw.keyfile import KEY_LENGTH, KeyFileError
-from ftfw.migration import MigrationError, NothingToDoError, translate
-from ftfw.roles import Event
+from ftfw.cli.check import keepalived_conf
+from ftfw.cli.migration.conntrackd_syntax import MigrationError
+from ftfw.cli.migration.translation import NothingToDoError, translate
+from ftfw.config import schema
+from ftfw.config.schema import ConfigError
+from ftfw.control import client, server
+from ftfw.control.client import ControlError
+from ftfw.daemon.roles.role_table import Event
+from ftfw.daemon.roles.vrrp_states import LINE_MAX, STATES, Fifo, Instances
+from ftfw.security import key_file
+from ftfw.security.key_file import KEY_LENGTH, KeyFileError
 
 __all__ = ["ConfigError", "ControlError", "KeyFileError", "MigrationError", "NothingToDoError"]
 
@@ -37,13 +40,13 @@ def file_of(data: bytes) -> Iterator[Path]:
 def load_config(data: bytes) -> None:
     """Any bytes as the configuration file."""
     with file_of(data) as path:
-        config.require_complete(config.load(path), path)
+        schema.require_complete(schema.load(path), path)
 
 
 def find_socket(data: bytes) -> None:
     """Any bytes as the configuration file of a command that only looks for the control socket."""
     with file_of(data) as path:
-        assert isinstance(control_client.socket_of(path)[0], Path)
+        assert isinstance(client.socket_of(path)[0], Path)
 
 
 def configs() -> Iterator[bytes]:
@@ -96,7 +99,7 @@ listen = "[::1]:9166"
 def migrate(data: bytes) -> None:
     """Any bytes as conntrackd's configuration; what is made of it is one of ftfw's."""
     text = translate(data.decode("ascii", "replace")).toml
-    config.require_complete(config.parse(tomllib.loads(text), SHIPPED), SHIPPED)
+    schema.require_complete(schema.parse(tomllib.loads(text), SHIPPED), SHIPPED)
 
 
 def conntrackd_configs() -> Iterator[bytes]:
@@ -146,7 +149,7 @@ vrrp_track_file r { file /run/ftfw/ready }
 def read_key(data: bytes) -> None:
     """Any bytes as a key file."""
     with file_of(data) as path:
-        assert len(keyfile.read(path)) == KEY_LENGTH
+        assert len(key_file.read(path)) == KEY_LENGTH
 
 
 def keys() -> Iterator[bytes]:
@@ -172,7 +175,7 @@ def notifications() -> Iterator[bytes]:
 
 def read_request(data: bytes) -> None:
     """Any bytes as a request's line on the control socket."""
-    request = control.parse_request(data)
+    request = server.parse_request(data)
     assert isinstance(request["command"], str)
 
 
@@ -183,7 +186,7 @@ def requests() -> Iterator[bytes]:
 
 def read_reply(data: bytes) -> None:
     """Any bytes as a line of a daemon's answer."""
-    kind, content = control_client._parse(Path("/run/ftfw/control.sock"), data)
+    kind, content = client._parse(Path("/run/ftfw/control.sock"), data)
     assert kind in ("progress", "result")
     assert isinstance(content, dict)
 

@@ -9,24 +9,24 @@ from itertools import count
 import msgpack
 import zstandard
 
-from ftfw import buckets, seal
-from ftfw.buckets import Digests, Scope
-from ftfw.conversation import Conversation
-from ftfw.kernel import run
+from ftfw.kernel import message_run
 from ftfw.kernel.attributes import MalformedError
-from ftfw.kernel.digest import SALT_SIZE
-from ftfw.kernel.layout import PREFIX, SHAPES
-from ftfw.kernel.run import Run
+from ftfw.kernel.entry_digest import SALT_SIZE
+from ftfw.kernel.message_run import Run
+from ftfw.kernel.message_shapes import PREFIX, SHAPES
 from ftfw.link.framing import FRAME_MAX, FramingError, Splitter, framed
-from ftfw.replication import messages
+from ftfw.replication import bucket_digests, messages
 from ftfw.replication.active import RESEND_FRAMES, Active, _Kept
 from ftfw.replication.backup import Backup
+from ftfw.replication.bucket_digests import Digests, Scope
 from ftfw.replication.member import Member
 from ftfw.replication.messages import UNPACKED_MAX, BodyError, Message, Packer, Stream
 from ftfw.replication.peers import PEERS_MAX
-from ftfw.replication.states import Reading
-from ftfw.seal import OVERHEAD, Opener, RefusedError, Sealer
-from ftfw.store import Store
+from ftfw.replication.state_tables import Reading
+from ftfw.replication.store import Store
+from ftfw.security import frames
+from ftfw.security.frames import OVERHEAD, Opener, RefusedError, Sealer
+from ftfw.security.freshness import Conversation
 from tests.fuzz.reader import Reader, edge, near, pieces
 from tests.unit.conntrack import TCP, UDP, Expect, conn, seq_adjust
 from tests.unit.usable import use_everything
@@ -35,7 +35,7 @@ __all__ = ["BodyError", "FramingError", "MalformedError", "RefusedError"]
 
 KEY, OTHER_KEY = b"k" * 32, b"o" * 32
 LIMIT = 1400  # bytes of a body
-OWN, PEER = b"n" * seal.EPOCH_SIZE, b"p" * seal.EPOCH_SIZE
+OWN, PEER = b"n" * frames.EPOCH_SIZE, b"p" * frames.EPOCH_SIZE
 SALT = bytes(SALT_SIZE)
 COMPRESS = zstandard.ZstdCompressor(level=-1).compress
 RICH = conn(helper=b"ftp", labels=bytes(16), master=UDP, sequence=seq_adjust(15, 16), zone=2, mark=1)
@@ -50,11 +50,11 @@ def open_frame(data: bytes) -> None:
     sealed = Sealer(KEY, name="fw2", epoch=PEER).seal(data)
     assert opener.open(sealed).body == data
     with contextlib.suppress(RefusedError):
-        opener.open(sealed[: seal.HEADER_SIZE] + data)
+        opener.open(sealed[: frames.HEADER_SIZE] + data)
     opener.open(data)
 
 
-def frames() -> Iterator[bytes]:
+def sealed_frames() -> Iterator[bytes]:
     frame = Sealer(KEY, name="fw2", epoch=PEER).seal(b"body")
     yield from (b"", frame, frame[:-1], frame[4:], frame + b"\0", Sealer(b"x" * 32, name="fw2", epoch=PEER).seal(b""))
 
@@ -156,7 +156,7 @@ def unfold(data: bytes) -> None:
     """Any bytes as a run's columns; what is taken for a run of a shape has that shape in each message."""
     reader = Reader(data)
     count, places, template = reader.number(3), reader.piece(), reader.piece()
-    part = run.unfold(template, places, count, reader.rest(), most=UNPACKED_MAX)
+    part = message_run.unfold(template, places, count, reader.rest(), most=UNPACKED_MAX)
     assert len(part) == count
     split = part.split() if isinstance(part, Run) else part
     assert {len(message) for message in split} == {len(template)}
@@ -215,7 +215,7 @@ def hear(data: bytes) -> None:
 
 def _proof(reader: Reader, hearing: Conversation) -> bytes:
     if reader.byte() & 1:
-        return messages.challenge(seal.sender_id("fw1"), reader.piece())
+        return messages.challenge(frames.sender_id("fw1"), reader.piece())
     asked = messages.unpack(hearing.outgoing[-1]) if hearing.outgoing else None
     return messages.response(asked.nonce if isinstance(asked, messages.Challenge) else b"")
 
@@ -301,8 +301,8 @@ def _live(member: Member, now: float) -> None:
     if member.backup is not None:
         assert member.backup.behind >= 0
         assert member.backup._waiting_bytes == sum(frame.memory for frame in member.backup._waiting.values())
-        assert len(member.backup._theirs or b"") <= 4 << buckets.BITS_MAX
-        assert len(member.backup._scope.buckets if member.backup._scope else ()) <= buckets.WANTED_MAX
+        assert len(member.backup._theirs or b"") <= 4 << bucket_digests.BITS_MAX
+        assert len(member.backup._scope.buckets if member.backup._scope else ()) <= bucket_digests.WANTED_MAX
         member.backup.work(now)
 
 
@@ -311,7 +311,7 @@ def _read(active: Active, now: float) -> None:
     wanted = active.wanted()
     if wanted is Reading.SNAPSHOT:
         scope = active.begin_snapshot(now)
-        assert scope is None or len(scope.buckets) <= buckets.WANTED_MAX
+        assert scope is None or len(scope.buckets) <= bucket_digests.WANTED_MAX
         active.add_snapshot([[conn().full()]], now)
         active.end_snapshot(now)
     elif wanted is Reading.COMPARISON:

@@ -3,16 +3,16 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from ftfw.buckets import Scope
-from ftfw.config import Replicate
-from ftfw.filter import compile_filter
-from ftfw.kernel import digest, uapi
+from ftfw.config.schema import Replicate
+from ftfw.kernel import entry_digest, uapi
 from ftfw.kernel.attributes import MalformedError
-from ftfw.kernel.entry import as_full
+from ftfw.kernel.event_selector import Selector
+from ftfw.kernel.flow_entry import as_full
+from ftfw.kernel.flow_filter import compile_filter
+from ftfw.kernel.message_run import Part, Run
 from ftfw.kernel.netlink import slices
-from ftfw.kernel.run import Part, Run
-from ftfw.kernel.select import Selector
-from ftfw.store import Store
+from ftfw.replication.bucket_digests import Scope
+from ftfw.replication.store import Store
 from tests.fuzz.reader import Reader, pieces
 from tests.unit.conntrack import TCP, UDP, V6, Conn, End, Expect, conn, netlink, sctp_info, seq_adjust, synproxy_info
 from tests.unit.usable import use_everything
@@ -140,7 +140,7 @@ def select(data: bytes) -> None:
     selector.excluded = frozenset({b"\xc0\x00\x02\x07"})
     selected = (selector.select, selector.dumped, selector.answers)[how % 3](messages)
     if how % 3 == 1:
-        assert len(digest.within(ODD, selected.messages, selected.parts)) <= len(selected.messages)
+        assert len(entry_digest.within(ODD, selected.messages, selected.parts)) <= len(selected.messages)
     store = Store()
     if how & 16:
         store.begin_snapshot()

@@ -27,7 +27,7 @@ class Target:
 
 
 TARGETS: Final = {
-    "open": Target(protocol.open_frame, protocol.frames, (protocol.RefusedError,)),
+    "open": Target(protocol.open_frame, protocol.sealed_frames, (protocol.RefusedError,)),
     "framing": Target(protocol.split_stream, protocol.streams, (protocol.FramingError,)),
     "body": Target(protocol.unpack, protocol.bodies, (protocol.BodyError,)),
     "blob": Target(protocol.unpack_blob, protocol.blobs, (protocol.BodyError,)),

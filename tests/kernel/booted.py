@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ftfw import control
+from ftfw.control import server
 from ftfw.lab.sites import cgroup
 from tests.kernel.pair import LIMIT_S, Node, run, until
 
@@ -102,7 +102,7 @@ class Machine:
 
     def status(self) -> dict[str, Any]:
         """What `ftfw status --json` prints, without a process for each look at it."""
-        return control.call(self.path("/run/ftfw/control.sock"), "status")
+        return server.call(self.path("/run/ftfw/control.sock"), "status")
 
     def log(self) -> str:
         return self.run("journalctl", "--no-pager", "-o", "cat", "-u", "ftfw").stdout

@@ -1,16 +1,16 @@
 """Many flows at once, put into the kernel of the namespace that one is in, as traffic would: not by the daemon."""
 
-from ftfw.kernel import attributes, rewrite, uapi
-from ftfw.kernel.inject import Injector, Outcome
+from ftfw.kernel import attributes, create, uapi
+from ftfw.kernel.injector import Injector, Outcome
 from ftfw.kernel.netlink import RequestSocket
-from ftfw.store import Store
+from ftfw.replication.store import Store
 
 
 async def inject_many(count: int, first: int = 0, *, lasting_s: int = 600) -> None:
     """Put in flows number `first` and following, faster than a small buffer can take their events."""
     outcome = Outcome()
     requests = RequestSocket()
-    await Injector(requests, rewrite.Timeouts(udp=lasting_s)).create(_flows(count, first).plain.items(), outcome)
+    await Injector(requests, create.Timeouts(udp=lasting_s)).create(_flows(count, first).plain.items(), outcome)
     requests.close()
     assert outcome.created == count
 
@@ -19,7 +19,7 @@ async def end_many(count: int, first: int = 0) -> None:
     """End them."""
     outcome = Outcome()
     requests = RequestSocket()
-    await Injector(requests, rewrite.Timeouts()).delete(list(_flows(count, first).plain), outcome)
+    await Injector(requests, create.Timeouts()).delete(list(_flows(count, first).plain), outcome)
     requests.close()
     assert outcome.deleted == count
 

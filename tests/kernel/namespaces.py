@@ -14,17 +14,17 @@ from typing import Any
 
 import trio
 
-from ftfw.config import Replicate
-from ftfw.daemon import takeover
-from ftfw.filter import compile_filter
-from ftfw.kernel import entry, uapi
+from ftfw.config.schema import Replicate
+from ftfw.daemon import commit
+from ftfw.kernel import flow_entry, uapi
 from ftfw.kernel.attributes import message
-from ftfw.kernel.inject import Injector, Outcome
+from ftfw.kernel.create import Timeouts
+from ftfw.kernel.event_selector import Selector
+from ftfw.kernel.flow_filter import compile_filter
+from ftfw.kernel.flow_model import Flow
+from ftfw.kernel.injector import Injector, Outcome
 from ftfw.kernel.netlink import EventSocket, RequestSocket, dump_expectations, dump_flows
-from ftfw.kernel.rewrite import Timeouts
-from ftfw.kernel.select import Selector
-from ftfw.model import Flow
-from ftfw.store import Store
+from ftfw.replication.store import Store
 from tests.kernel import netns
 from tests.kernel.entries import ADDRESSES
 
@@ -138,7 +138,7 @@ class Namespace:
         with self:
             other = RequestSocket()
         try:
-            errors = other.send(message(kind, uapi.NLM_F_REQUEST | flags, entry.family_of(body), body))
+            errors = other.send(message(kind, uapi.NLM_F_REQUEST | flags, flow_entry.family_of(body), body))
         finally:
             other.close()
         return errors[0][1] if errors else 0
@@ -157,7 +157,7 @@ class Namespace:
             for dump in (dump_flows, dump_expectations):
                 async with aclosing(dump()) as batches:
                     async for batch in batches:
-                        found += map(entry.as_full, batch)
+                        found += map(flow_entry.as_full, batch)
         return found
 
     async def snapshot(self) -> Store:
@@ -178,7 +178,7 @@ class Namespace:
         """Put a store into this kernel, as a promotion does; only for less than a batch that goes to a thread."""
         with self:
             outcome = Outcome()
-            await takeover.commit(store, self.injector, outcome, ignore_progress)
+            await commit.commit(store, self.injector, outcome, ignore_progress)
             return outcome
 
 

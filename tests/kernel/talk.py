@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ftfw.datagrams import Instruction, attach_filter
+from ftfw.system.recvmmsg import Instruction, attach_filter
 from tests.kernel import netns
 
 CLIENT, SERVER = "192.0.2.11", "198.51.100.80"

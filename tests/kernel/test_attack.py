@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from ftfw.seal import HEADER_SIZE, MAGIC
+from ftfw.security.frames import HEADER_SIZE, MAGIC
 from tests.kernel.load import BATCH, SOAK, begin, equal, flows_of, in_sync
 from tests.kernel.pair import Node, pair, until
 from tests.kernel.volley import Flood, Volley, recorded, stranger

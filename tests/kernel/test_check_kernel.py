@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ftfw.check.ruleset import LEGACY
-from ftfw.keyfile import generate
+from ftfw.cli.check.ruleset import LEGACY
+from ftfw.security.key_file import generate
 
 pytestmark = pytest.mark.kernel
 
@@ -169,13 +169,13 @@ def test_events_mode_under_a_read_only_proc(namespace: Namespace) -> None:
     assert told.startswith(f"{EVENTS} is 2 and cannot be set to 1 (Read-only file system); do it before ftfw starts")
 
 
-HELPER = "from ftfw.check import probes; print(probes.helper_works({name!r}))"
+HELPER = "from ftfw.kernel import helpers; print(helpers.helper_works({name!r}))"
 
 
 def test_helpers_are_told_from_what_is_none(namespace: Namespace) -> None:
     """FTP's is in every kernel that this runs on. Asking leaves nothing behind."""
     assert namespace.python(HELPER.format(name="ftp")) == "True"
-    unknown = "from ftfw.check import probes; probes.HELPERS['x'] = 'tcp'; print(probes.helper_works('x'))"
+    unknown = "from ftfw.kernel import helpers; helpers.HELPERS['x'] = 'tcp'; print(helpers.helper_works('x'))"
     assert namespace.python(unknown) == "False"
     assert namespace.run("nft", "list", "ruleset").stdout == ""
 

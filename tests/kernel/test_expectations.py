@@ -7,10 +7,10 @@ import pytest
 
 from ftfw.kernel import uapi
 from ftfw.kernel.attributes import u16, u32
-from ftfw.kernel.inject import Outcome
-from ftfw.kernel.rewrite import PINNED_S
-from ftfw.model import Expectation
-from ftfw.store import Store
+from ftfw.kernel.create import PINNED_S
+from ftfw.kernel.flow_model import Expectation
+from ftfw.kernel.injector import Outcome
+from ftfw.replication.store import Store
 from tests.kernel.entries import (
     CLIENT,
     CLIENT6,

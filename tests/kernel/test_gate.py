@@ -17,7 +17,7 @@ import trio
 
 from ftfw.daemon import gate, gate_rules
 from ftfw.daemon.gate import Gate
-from ftfw.nft import NftError
+from ftfw.system.libnftables import NftError
 from tests.kernel.crossing import (
     CLIENT,
     CLIENT6,

@@ -7,15 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ftfw.kernel import decode, entry, inject, uapi
+from ftfw.kernel import decode, flow_entry, injector, uapi
 from ftfw.kernel.attributes import BODY, message, split
-from ftfw.kernel.bulk import Creator
-from ftfw.kernel.inject import Outcome, in_order
-from ftfw.kernel.layout import PREFIX, SHAPES, dumped_value
+from ftfw.kernel.create import CREATE, PINNED_S, Timeouts
+from ftfw.kernel.create_bulk import Creator
+from ftfw.kernel.flow_model import Flow
+from ftfw.kernel.injector import Outcome, in_order
+from ftfw.kernel.message_shapes import PREFIX, SHAPES, dumped_value
 from ftfw.kernel.netlink import CutShortError, OverrunError
-from ftfw.kernel.rewrite import CREATE, PINNED_S, Timeouts
-from ftfw.model import Flow
-from ftfw.store import Store
+from ftfw.replication.store import Store
 from tests.kernel.entries import (
     CLIENT,
     CONFIRMED,
@@ -422,7 +422,7 @@ async def test_dumps_of_injected_entries_are_known_by_their_layout(
     (dumped,) = await active.dump()
     shape = SHAPES[dumped[:PREFIX]]
     assert int.from_bytes(dumped, "big") & shape.mask == shape.pattern
-    walked = entry.overlay(None, entry.Kind.FULL, entry.parse(dumped).attributes, Counter())
+    walked = flow_entry.overlay(None, flow_entry.Kind.FULL, flow_entry.parse(dumped).attributes, Counter())
     key = dumped[BODY : shape.split]
     assert decode.flow(key, dumped_value(dumped, shape)) == decode.flow(key, walked)
     active.change(both(rest[0], 1, 53, v6=v6) + synproxy(1 << 24, 0, 0))
@@ -654,7 +654,7 @@ async def test_what_stays_malformed_is_counted(pair: Pair, monkeypatch: pytest.M
     monkeypatch.setattr(
         Creator, "message_parts", lambda _, key, value, at: (wrong(uapi.CT_NEW, CREATE, 2, key + value, at),)
     )
-    monkeypatch.setattr(inject, "message", wrong)
+    monkeypatch.setattr(injector, "message", wrong)
     outcome = Outcome()
     await backup.injector.create(store.plain.items(), outcome)
     assert outcome.failed == {"invalid": 1}

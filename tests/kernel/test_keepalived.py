@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import trio
 
-from ftfw.keepalived import ADOPTION_S
+from ftfw.daemon.roles.vrrp_states import ADOPTION_S
 from tests.kernel.crowd import inject_many
 from tests.kernel.pair import until
 from tests.kernel.vrrp import (

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import trio
 
-from ftfw.config import UnicastLink
-from ftfw.link.base import Taken
+from ftfw.config.schema import UnicastLink
 from ftfw.link.datagram import BATCH
+from ftfw.link.link_base import Taken
 from ftfw.link.udp import Udp
-from ftfw.seal import MAGIC, VERSION
+from ftfw.security.frames import MAGIC, VERSION
 from tests.kernel.namespaces import namespaces
 from tests.kernel.pair import MULTICAST, Node, address, connect, flow_arguments, pair, run, unicast, until
 

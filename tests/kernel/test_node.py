@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 import trio
 
-from ftfw import control
-from ftfw.config import Config, load
-from ftfw.control import ControlError
-from ftfw.daemon import takeover
-from ftfw.daemon.hangup import Files
+from ftfw.config.schema import Config, load
+from ftfw.control import server
+from ftfw.control.server import ControlError
+from ftfw.daemon import commit
 from ftfw.daemon.node import Node
-from ftfw.daemon.wire import Wire
-from ftfw.link.base import Link, Received
+from ftfw.daemon.reload import Files
+from ftfw.daemon.roles.role_table import State
+from ftfw.daemon.transport import Wire
+from ftfw.link.link_base import Link, Received
 from ftfw.replication import messages
 from ftfw.replication.messages import Heartbeat
-from ftfw.roles import State
-from ftfw.seal import Opener
+from ftfw.security.frames import Opener
 from tests.kernel.namespaces import Namespace, namespaces
 from tests.unit.conntrack import TCP, conn
 
@@ -89,7 +89,7 @@ async def until(true: Callable[[], bool]) -> None:
 
 
 async def command(path: Path, what: str, **arguments: Any) -> dict[str, Any]:
-    return await trio.to_thread.run_sync(lambda: control.call(path, what, **arguments))
+    return await trio.to_thread.run_sync(lambda: server.call(path, what, **arguments))
 
 
 def in_namespace(work: Callable[[Namespace], Awaitable[None]]) -> None:
@@ -105,7 +105,7 @@ def test_a_commit_that_breaks_off_still_ends_in_an_active_and_is_told(
         raise OSError(30, "Read-only file system")
 
     async def work(namespace: Namespace) -> None:
-        monkeypatch.setattr(takeover, "commit", broken)
+        monkeypatch.setattr(commit, "commit", broken)
         async with running(tmp_path) as (node, _link, path):
             assert node._roles.standby is not None
             node._roles.standby.store.apply([conn(TCP).new()])
@@ -127,13 +127,13 @@ def test_a_commit_that_breaks_off_still_ends_in_an_active_and_is_told(
 def hold_up_commits(monkeypatch: pytest.MonkeyPatch) -> trio.Event:
     """Have them begin when the event is set."""
     go_on = trio.Event()
-    real = takeover.commit
+    real = commit.commit
 
     async def slow(*arguments: Any, **how: Any) -> None:
         await go_on.wait()
         await real(*arguments, **how)
 
-    monkeypatch.setattr(takeover, "commit", slow)
+    monkeypatch.setattr(commit, "commit", slow)
     return go_on
 
 
@@ -251,7 +251,7 @@ def test_a_node_that_holds_the_addresses_shuts_no_gate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, holds: bool
 ) -> None:
     own = frozenset({ip_address("192.0.2.1").packed} if holds else ())
-    monkeypatch.setattr("ftfw.daemon.host.addresses", lambda: own)  # its thread may be in another namespace
+    monkeypatch.setattr("ftfw.daemon.local_host.addresses", lambda: own)  # its thread may be in another namespace
 
     async def work(_: Namespace) -> None:
         more = '[takeover]\ngate_interfaces = ["lan"]\n[keepalived]\naddresses = ["192.0.2.1"]\n'

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from ftfw import keyfile
-from ftfw.kernel import rewrite
-from ftfw.seal import key_id
+from ftfw.kernel import create
+from ftfw.security import key_file
+from ftfw.security.frames import key_id
 from tests.kernel.crowd import inject_many
 from tests.kernel.pair import Node, flow_arguments, pair, run, until
 
@@ -151,7 +151,7 @@ def test_flows_that_end_on_the_node_are_never_replicated(nodes: Pair) -> None:
 
 def test_forged_datagrams_are_counted_and_nothing_else(nodes: Pair) -> None:
     active, backup = nodes
-    under = key_id(keyfile.read(active.workdir.parent / "link.key"))
+    under = key_id(key_file.read(active.workdir.parent / "link.key"))
     active.insert(1)
     start_both(active, backup)
     held(backup, 1)
@@ -234,7 +234,7 @@ def test_a_hot_backup_that_is_started_again_as_active_settles_its_timers(tmp_pat
         until(lambda: _timers(backup), "the kernel follows")
         backup.kill()
         active.kill()
-        assert int(_timers(backup)[0]) > rewrite.DOUBTED_S
+        assert int(_timers(backup)[0]) > create.DOUBTED_S
         backup.start("active")
         until(lambda: int(_timers(backup)[0]) <= 432000, "a timer as the state gives it")
 

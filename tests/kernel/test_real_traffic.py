@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ftfw.model import Flow
+from ftfw.kernel.flow_model import Flow
 from tests.kernel.entries import CLIENT, CLIENT6, INNER, INNER6, OUTSIDE, OUTSIDE6, SERVER, SERVER6
 from tests.kernel.namespaces import Capture, Namespace
 from tests.kernel.test_round_trip import comparable

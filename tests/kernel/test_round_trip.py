@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from ftfw.kernel import uapi
-from ftfw.model import Flow
+from ftfw.kernel.flow_model import Flow
 from tests.kernel.entries import (
     CLIENT,
     CLIENT6,

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from ftfw.config import Replicate
+from ftfw.config.schema import Replicate
 from ftfw.kernel import uapi
 from ftfw.kernel.attributes import u16, u32
-from ftfw.model import Flow
+from ftfw.kernel.flow_model import Flow
 from tests.kernel.entries import (
     CLIENT,
     CONFIRMED,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ftfw.lab.run import select
+from ftfw.lab.failover_run import select
 
 pytestmark = [
     pytest.mark.kernel,

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import trio
 
-from ftfw.daemon import takeover
+from ftfw.daemon import commit
 from ftfw.kernel import uapi
 from ftfw.kernel.attributes import u16, u32
-from ftfw.kernel.inject import RESOLVE_BATCH, Injector, Outcome, in_order
-from ftfw.kernel.rewrite import ENDING_S, PINNED_S, Timeouts
-from ftfw.model import Flow
-from ftfw.store import Store
+from ftfw.kernel.create import ENDING_S, PINNED_S, Timeouts
+from ftfw.kernel.flow_model import Flow
+from ftfw.kernel.injector import RESOLVE_BATCH, Injector, Outcome, in_order
+from ftfw.replication.store import Store
 from tests.kernel.entries import (
     CLIENT,
     INNER,
@@ -67,7 +67,7 @@ async def table(namespace: Namespace) -> dict[object, Flow]:
 async def follow(namespace: Namespace, store: Store) -> Outcome:
     outcome = Outcome()
     with namespace:
-        await takeover.follow(store, namespace.injector, outcome)
+        await commit.follow(store, namespace.injector, outcome)
     return outcome
 
 
@@ -154,7 +154,7 @@ async def test_repin(pair: Pair) -> None:
     await backup.commit(store)
     assert max(map(left, (await table(backup)).values())) < PINNED_S - 3
     with backup:
-        await takeover.repin(store, backup.injector, Outcome())
+        await commit.repin(store, backup.injector, Outcome())
     there = await table(backup)
     assert set(there) == {1, 2, 5}
     assert min(map(left, there.values())) > PINNED_S - 3
@@ -178,7 +178,7 @@ async def test_settle_gives_each_timer_what_its_state_would(pair: Pair) -> None:
     backup.put(udp(6) + u32(uapi.CTA_TIMEOUT, PINNED_S))  # an earlier daemon's
     backup.change(both(UDP, 2, 53) + u32(uapi.CTA_TIMEOUT, 77))  # as a packet has set it
     with backup:
-        await takeover.settle(store, backup.injector, selector(), outcome := Outcome())
+        await commit.settle(store, backup.injector, selector(), outcome := Outcome())
     assert outcome == Outcome()
     there = await table(backup)
     defaults = Timeouts()
@@ -208,7 +208,7 @@ async def test_settle_takes_what_an_earlier_daemon_left_for_its_own(pair: Pair) 
     put_expectation(active, PLAIN + u16(uapi.CTA_EXPECT_ZONE, 9))
     await follow(backup, capture.take())
     with backup:
-        await takeover.settle(Store(), backup.injector, selector(), outcome := Outcome())
+        await commit.settle(Store(), backup.injector, selector(), outcome := Outcome())
     assert outcome == Outcome()
     there = await table(backup)
     defaults = Timeouts()
@@ -237,7 +237,7 @@ async def test_settle_puts_in_what_somebody_has_removed(pair: Pair) -> None:
     backup.run("conntrack", "-F")
     backup.put(both(UDP, 3, 53) + alive() + snat(OUTSIDE, 7))  # traffic that came since: it keeps its place
     with backup:
-        await takeover.settle(capture.store, backup.injector, selector(), outcome := Outcome())
+        await commit.settle(capture.store, backup.injector, selector(), outcome := Outcome())
     assert (outcome.created, outcome.deleted, outcome.failed) == (4, 0, {"exists": 1})
     there = await table(backup)
     assert set(there) == {1, 3, 5000, 5001}
@@ -259,7 +259,7 @@ async def test_what_was_refused_is_tried_again_at_a_promotion(pair: Pair) -> Non
     assert outcome.failed == {"expectation_not_found": 1}
     backup.put(FTP)
     again = Outcome()
-    await takeover.commit_rest(capture.store, backup.injector, again, outcome.refused)
+    await commit.commit_rest(capture.store, backup.injector, again, outcome.refused)
     assert (again.created, again.failed) == (1, {})
     assert len((await backup.snapshot()).expectations) == 1
 
@@ -272,7 +272,7 @@ async def test_settle_does_not_bring_back_an_expectation_that_was_met(pair: Pair
     await follow(backup, capture.take())
     backup.put(PLAIN, kind=uapi.EXP_DELETE, flags=0)  # as its flow does when it comes
     with backup:
-        await takeover.settle(capture.store, backup.injector, selector(), Outcome())
+        await commit.settle(capture.store, backup.injector, selector(), Outcome())
     assert not (await backup.snapshot()).expectations
 
 
@@ -307,7 +307,7 @@ async def test_a_promotion_in_a_snapshot_waits_for_no_master(pair: Pair) -> None
     store, _ = await snapshot_without_masters(pair)
     outcome = Outcome()
     with backup:
-        await takeover.commit_rest(store, backup.injector, outcome, set())
+        await commit.commit_rest(store, backup.injector, outcome, set())
     assert outcome.remedied == {"master_missing": 1}
     assert outcome.failed == {"expectation_not_found": 1}
     assert set(await table(backup)) == {5001}
@@ -323,7 +323,7 @@ async def test_loosen(pair: Pair) -> None:
     chosen = selector()
     chosen.excluded = frozenset({ip_address(INNER).packed})
     with kernel:
-        await takeover.loosen(kernel.injector, chosen)
+        await commit.loosen(kernel.injector, chosen)
     after = await table(kernel)
     assert before[1].tcp is not None
     loose = replace(before[1], tcp=before[1].tcp | {"flags_original": 0x0B, "flags_reply": 0x29})
@@ -346,7 +346,7 @@ async def test_purge(pair: Pair, keep_held: bool, stays: set[int]) -> None:
     chosen = selector()
     chosen.excluded = frozenset({ip_address(INNER).packed})
     with backup:
-        await takeover.purge(store, backup.injector, chosen, outcome := Outcome(), keep_held=keep_held)
+        await commit.purge(store, backup.injector, chosen, outcome := Outcome(), keep_held=keep_held)
     assert set(await table(backup)) == stays
     assert (outcome.deleted, outcome.failed) == (5 - len(stays), {})
 
@@ -365,7 +365,7 @@ async def test_purge_of_expectations(pair: Pair, keep_held: bool) -> None:
     active.put(other, kind=uapi.EXP_DELETE, flags=0)
     store = await active.snapshot()
     with backup:
-        await takeover.purge(store, backup.injector, selector(), outcome := Outcome(), keep_held=keep_held)
+        await commit.purge(store, backup.injector, selector(), outcome := Outcome(), keep_held=keep_held)
     assert not outcome.failed
     there = [expected.expected["dport"] for expected in (await backup.snapshot()).decoded_expectations()]
     assert there == ([20000] if keep_held else [])
@@ -378,12 +378,12 @@ async def test_commit_rest_brings_what_came_last(pair: Pair) -> None:
     await follow(backup, capture.take())
     active.put(udp(2))
     outcome = Outcome()
-    await takeover.commit_rest(capture.take(), backup.injector, outcome, set())
+    await commit.commit_rest(capture.take(), backup.injector, outcome, set())
     assert (outcome.created, set(await table(backup))) == (1, {1, 2})
 
 
 async def test_progress_tells_of_everything_that_is_tried(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(takeover, "PROGRESS_S", 0.0)
+    monkeypatch.setattr(commit, "PROGRESS_S", 0.0)
     active, backup = pair
     for port in range(3):
         active.put(udp(port))
@@ -395,7 +395,7 @@ async def test_progress_tells_of_everything_that_is_tried(pair: Pair, monkeypatc
         await trio.lowlevel.checkpoint()
 
     outcome = Outcome()
-    await takeover.commit(store, backup.injector, outcome, progress)
+    await commit.commit(store, backup.injector, outcome, progress)
     assert told[-1] == {"done": 3, "total": 3}
     assert outcome.created == 3
 
@@ -434,7 +434,7 @@ async def ends(namespace: Namespace) -> dict[object, int]:
 
 async def test_gre_lives_while_packets_come(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """A committed GRE flow cannot renew its timer: it is created again while it is used, and runs out when not."""
-    monkeypatch.setattr(takeover, "GRE_CHECK_S", 0.4)
+    monkeypatch.setattr(commit, "GRE_CHECK_S", 0.4)
     _, backup = pair
     await gre_pair(pair)
     assert backup.get_sysctl("nf_conntrack_acct") == 0, "left as it was found"
@@ -449,7 +449,7 @@ async def test_gre_lives_while_packets_come(pair: Pair, monkeypatch: pytest.Monk
         return await ends(backup)
 
     with tunnel, trio.fail_after(4 * LIMIT_S), backup:
-        keeper = takeover.GreKeeper(backup.injector, selector(), Outcome())
+        keeper = commit.GreKeeper(backup.injector, selector(), Outcome())
         async with trio.open_nursery() as nursery:
             nursery.start_soon(keeper.run)
             for _ in range(2):  # until the timer of the flow that is used has been wound up, and once more
@@ -481,9 +481,9 @@ async def test_a_gre_flow_is_not_lost_when_its_new_timer_is_interrupted(
 
         monkeypatch.setattr(backup.injector, "delete", delete_and_end)
         if work == "repin":
-            await takeover.repin(capture.store, backup.injector, Outcome())
+            await commit.repin(capture.store, backup.injector, Outcome())
         else:
-            await takeover.settle(capture.store, backup.injector, selector(), Outcome())
+            await commit.settle(capture.store, backup.injector, selector(), Outcome())
     assert scope.cancelled_caught
     assert set(await table(backup)) == {5}
 
@@ -521,8 +521,8 @@ async def test_sorting_lets_others_work(pair: Pair) -> None:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(count_turns)
-        assert len((await takeover._sort(many)).related) == 2000
-        assert turns >= 2000 // takeover.SORTED_AT_ONCE // 2
+        assert len((await commit._sort(many)).related) == 2000
+        assert turns >= 2000 // commit.SORTED_AT_ONCE // 2
         turns = 0
         assert len(await in_order(many)) == 2000
         assert turns >= 2000 // RESOLVE_BATCH

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from ftfw.datagrams import _IOVEC, _MMSGHDR
+from ftfw.system.recvmmsg import _IOVEC, _MMSGHDR
 from tests.kernel.pair import Node, address
 
 GROUP = "225.0.0.50"

@@ -7,13 +7,12 @@ from itertools import chain, count
 from random import Random
 from unittest.mock import patch
 
-from ftfw import buckets
-from ftfw import store as store_module
-from ftfw.conversation import SENDERS_MAX
-from ftfw.replication import messages
+from ftfw.replication import bucket_digests, messages
+from ftfw.replication import store as store_module
 from ftfw.replication.active import KEPT_BYTES
 from ftfw.replication.backup import WAITING_FRAMES
-from ftfw.store import Store
+from ftfw.replication.store import Store
+from ftfw.security.freshness import SENDERS_MAX
 from tests.simulation.kernel import Kernel, held
 from tests.simulation.network import Network, Weather
 from tests.simulation.node import History, Node
@@ -256,10 +255,10 @@ class Run:
         """Trouble, then peace, then the check."""
         # Small tables have few buckets otherwise, too few of which are alike, and are gone through at once.
         sizes = (
-            (buckets, "ENTRIES", 1),
+            (bucket_digests, "ENTRIES", 1),
             (messages, "BUCKETS_MAX", 4),
             (store_module, "SLICE", 3),
-            (buckets, "SLICE", 8),
+            (bucket_digests, "SLICE", 8),
         )
         with ExitStack() as stack:
             for module, name, value in sizes:

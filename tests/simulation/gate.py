@@ -14,11 +14,11 @@ from pathlib import Path
 
 import trio
 
-from ftfw.kernel import entry, uapi
+from ftfw.kernel import flow_entry, uapi
 from ftfw.kernel.attributes import BODY, HEADER, number, split
-from ftfw.kernel.inject import Injector
+from ftfw.kernel.create import Timeouts
+from ftfw.kernel.injector import Injector
 from ftfw.kernel.netlink import EventSocket, RequestSocket, dump_expectations, dump_flows
-from ftfw.kernel.rewrite import Timeouts
 from tests.kernel import netns
 from tests.simulation.recording import Rows, Step, is_expectation, key_of, without_silent_flags
 
@@ -127,16 +127,16 @@ class Gate(threading.Thread):
             found: Rows = {}
             for dump in (dump_flows, dump_expectations):
                 async for batch in dump():
-                    found.update((key_of(row), row) for row in map(entry.as_full, batch))
+                    found.update((key_of(row), row) for row in map(flow_entry.as_full, batch))
             return found
 
         return trio.run(read)
 
     def _check_answers(self, rows: list[bytes]) -> None:
         """The kernel answers a GET with what it dumps: so a recording of dumps has the answers as well."""
-        flows = {entry.found_by(key_of(row)): row for row in rows if not is_expectation(row)}
-        for answer in map(entry.as_full, self._injector.read(list(flows))):
-            row = flows[entry.found_by(key_of(answer))]
+        flows = {flow_entry.found_by(key_of(row)): row for row in rows if not is_expectation(row)}
+        for answer in map(flow_entry.as_full, self._injector.read(list(flows))):
+            row = flows[flow_entry.found_by(key_of(answer))]
             assert not _differs(row, answer), f"a GET says {answer.hex()}, a dump {row.hex()}"
 
 

@@ -12,9 +12,9 @@ from itertools import chain
 from random import Random
 from typing import NamedTuple
 
-from ftfw.kernel import entry, expectation, uapi
+from ftfw.kernel import expectation, flow_entry, uapi
 from ftfw.kernel.attributes import BODY, MESSAGE_SIZE, message, split
-from ftfw.store import Store
+from ftfw.replication.store import Store
 from tests.simulation import recording
 from tests.simulation.recording import is_expectation, key_of, without_silent_flags
 from tests.unit.conntrack import Conn, walk
@@ -243,13 +243,13 @@ def held(store: Store) -> Rows:
 
 @lru_cache(maxsize=1 << 14)
 def _name(key: bytes) -> bytes:
-    return entry.found_by(key)
+    return flow_entry.found_by(key)
 
 
 def _full(key: bytes, value: bytes) -> bytes:
     """As a dump tells what was put in as it was held."""
     kind = uapi.EXP_NEW if expectation.is_key(key) else uapi.CT_NEW
-    return message(kind, uapi.NLM_F_MULTI, entry.family_of(key), key + value)
+    return message(kind, uapi.NLM_F_MULTI, flow_entry.family_of(key), key + value)
 
 
 def _end(row: bytes) -> bytes:

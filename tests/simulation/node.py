@@ -4,15 +4,15 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from random import Random
 
-from ftfw.conversation import Conversation
-from ftfw.kernel.select import Selector
+from ftfw.kernel.event_selector import Selector
 from ftfw.replication import messages
 from ftfw.replication.active import Active
 from ftfw.replication.backup import Backup
 from ftfw.replication.member import Member
 from ftfw.replication.messages import Ack, BodyError
-from ftfw.seal import RefusedError
-from ftfw.store import Store
+from ftfw.replication.store import Store
+from ftfw.security.frames import RefusedError
+from ftfw.security.freshness import Conversation
 from tests.simulation.kernel import Kernel, View, held
 from tests.unit.reading import Reader
 

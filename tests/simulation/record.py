@@ -12,9 +12,9 @@ from pathlib import Path
 
 import trio
 
-from ftfw.kernel import entry, rewrite, uapi
+from ftfw.kernel import create, flow_entry, uapi
 from ftfw.kernel.attributes import BODY, MESSAGE_SIZE, message, pack, split
-from ftfw.lab import plan, run
+from ftfw.lab import failover_run, plan
 from ftfw.lab.flows import catalogue
 from ftfw.lab.host import Host
 from ftfw.lab.remote import Remote, agent
@@ -71,8 +71,10 @@ class Scene:
         for row in list(self.gate.table.values()):
             attributes = split(row, BODY)
             if uapi.CTA_LABELS in attributes:
-                body = entry.key_of(attributes) + attributes[uapi.CTA_TUPLE_REPLY] + pack(uapi.CTA_LABELS, bytes(16))
-                self.gate.requests.send(message(uapi.CT_NEW, rewrite.UPDATE, row[MESSAGE_SIZE], body))
+                body = (
+                    flow_entry.key_of(attributes) + attributes[uapi.CTA_TUPLE_REPLY] + pack(uapi.CTA_LABELS, bytes(16))
+                )
+                self.gate.requests.send(message(uapi.CT_NEW, create.UPDATE, row[MESSAGE_SIZE], body))
                 await self.step()
 
     async def quiet(self, seconds: float) -> None:
@@ -146,7 +148,7 @@ async def scene() -> AsyncIterator[Scene]:
         site = netns.NetnsSite(network)
         await site.build()
         firewall = site.hosts[plan.FW1]
-        await site.add_rules(plan.FW1, site.missing_rules + run.RULES)
+        await site.add_rules(plan.FW1, site.missing_rules + failover_run.RULES)
         await firewall.run("sysctl", "-q", "-w", *(f"net.netfilter.nf_conntrack_{k}={v}" for k, v in SYSCTLS.items()))
         lab, pairs = Path(firewall.workdir).parent.name, []
         for segment in (plan.LAN, plan.WAN):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgpack
 import zstandard
 
-from ftfw.kernel import entry, expectation, uapi
+from ftfw.kernel import expectation, flow_entry, uapi
 from ftfw.kernel.attributes import BODY, HEADER, MESSAGE, split
 
 Rows = dict[bytes, bytes]
@@ -60,7 +60,7 @@ def is_expectation(message: bytes) -> bool:
 def key_of(message: bytes) -> bytes:
     """The key of the flow or expectation that a message is about."""
     attributes = split(message, BODY)
-    return expectation.key_of(attributes) if is_expectation(message) else entry.key_of(attributes)
+    return expectation.key_of(attributes) if is_expectation(message) else flow_entry.key_of(attributes)
 
 
 def without_silent_flags(protoinfo: bytes) -> bytes:

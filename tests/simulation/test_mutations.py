@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
-from ftfw import conversation
-from ftfw.buckets import Digests, Scope
-from ftfw.conversation import Conversation
-from ftfw.kernel import entry, rewrite, select, uapi
-from ftfw.kernel.entry import Kind, Parsed
-from ftfw.kernel.select import Selected, Selector
+from ftfw.kernel import create, event_selector, flow_entry, uapi
+from ftfw.kernel.event_selector import Selected, Selector
+from ftfw.kernel.flow_entry import Kind, Parsed
 from ftfw.replication import active, messages
 from ftfw.replication.active import Active
 from ftfw.replication.backup import Backup
-from ftfw.store import Store
-from ftfw.window import ReplayWindow
+from ftfw.replication.bucket_digests import Digests, Scope
+from ftfw.replication.store import Store
+from ftfw.security import freshness
+from ftfw.security.freshness import Conversation
+from ftfw.security.replay_window import ReplayWindow
 from tests.simulation.cluster import Run
 from tests.simulation.recording import is_expectation
 
@@ -135,7 +135,7 @@ def never_send_again(patch: pytest.MonkeyPatch) -> None:
 
 
 def never_challenge(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(conversation, "CHALLENGE_S", 1e9)
+    patch.setattr(freshness, "CHALLENGE_S", 1e9)
 
 
 def never_ask_for_a_snapshot(patch: pytest.MonkeyPatch) -> None:
@@ -160,17 +160,17 @@ def take_one_mended_bucket_for_all(patch: pytest.MonkeyPatch) -> None:
 
 
 def put_new_before_destroy_whatever_happened(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(select, "_entangled", lambda _groups: False)
+    patch.setattr(event_selector, "_entangled", lambda _groups: False)
 
 
 def forget_masters_with_the_next_update(patch: pytest.MonkeyPatch) -> None:
-    real = entry.overlay
+    real = flow_entry.overlay
 
     def overlay(old: bytes | None, kind: Kind, attributes: dict[int, bytes], dropped: Counter[str]) -> bytes:
         value = real(old, kind, attributes, dropped)
-        return rewrite.without(value, uapi.CTA_TUPLE_MASTER) if kind is Kind.UPDATE else value
+        return create.without(value, uapi.CTA_TUPLE_MASTER) if kind is Kind.UPDATE else value
 
-    patch.setattr(entry, "overlay", overlay)
+    patch.setattr(flow_entry, "overlay", overlay)
 
 
 # What follows only a recording of a real kernel catches: the toy one tells all it does, and has no expectations.

@@ -6,8 +6,8 @@ from random import Random
 import pytest
 import trio
 
-from ftfw.kernel import entry, expectation, uapi
-from ftfw.kernel.entry import Kind
+from ftfw.kernel import expectation, flow_entry, uapi
+from ftfw.kernel.flow_entry import Kind
 from ftfw.lab import plan
 from tests.simulation import record, recording
 from tests.simulation.kernel import RECORDINGS, ROUNDS, Kernel, KernelDump, prepared, row_of
@@ -23,13 +23,13 @@ def test_every_script_has_its_recording() -> None:
 
 def test_the_recordings_have_every_kind_of_event_and_attribute() -> None:
     steps = [step for name in RECORDINGS for step in recording.load(name).steps]
-    kinds = {entry.parse(event[:8] + bytes(8) + event[16:]).kind for step in steps for event in step.events}
+    kinds = {flow_entry.parse(event[:8] + bytes(8) + event[16:]).kind for step in steps for event in step.events}
     assert kinds == {Kind.NEW, Kind.UPDATE, Kind.DESTROY, Kind.EXPECT_NEW, Kind.EXPECT_DESTROY}
     rows = [row for step in steps for row in step.rows if not is_expectation(row)]
     known = {uapi.CTA_MARK, uapi.CTA_LABELS, uapi.CTA_TUPLE_MASTER, uapi.CTA_HELP, uapi.CTA_ZONE}
     assert known | {uapi.CTA_SEQ_ADJ_ORIG, uapi.CTA_SEQ_ADJ_REPLY} <= {kind for row in rows for kind in walk(row[20:])}
     protocols = {uapi.IPPROTO_TCP, uapi.IPPROTO_UDP, uapi.IPPROTO_ICMP, uapi.IPPROTO_ICMPV6, uapi.IPPROTO_GRE}
-    assert {entry.protocol_of(key_of(row)) for row in rows} == protocols
+    assert {flow_entry.protocol_of(key_of(row)) for row in rows} == protocols
 
 
 def test_sequence_adjustment_comes_without_an_event() -> None:
@@ -65,7 +65,9 @@ def test_the_kernel_answers_with_what_is_there_when_it_is_asked() -> None:
         assert kernel.get([key]) == [there]
         kernel.go_on()
         ended = [
-            event for event in kernel.pending if entry.parse(event[:8] + bytes(8) + event[16:]).kind is Kind.DESTROY
+            event
+            for event in kernel.pending
+            if flow_entry.parse(event[:8] + bytes(8) + event[16:]).kind is Kind.DESTROY
         ]
     assert kernel.get([key]) == []
     assert key in map(key_of, ended), "nobody has read it yet"
@@ -89,8 +91,8 @@ async def test_a_flow_is_recorded_from_its_first_packet_to_its_end() -> None:
         async with record.scene() as scene:
             await scene.client.run("ping", "-n", "-c", "1", "-W", "5", "-I", plan.SNAT4, plan.SERVER4)
             await scene.command("conntrack", "-F")
-    steps = [step for step in scene.gate.steps if any(entry.protocol_of(key_of(e)) == 1 for e in step.events)]
-    kinds = [entry.parse(event[:8] + bytes(8) + event[16:]).kind for step in steps for event in step.events]
+    steps = [step for step in scene.gate.steps if any(flow_entry.protocol_of(key_of(e)) == 1 for e in step.events)]
+    kinds = [flow_entry.parse(event[:8] + bytes(8) + event[16:]).kind for step in steps for event in step.events]
     assert kinds == [Kind.NEW, Kind.UPDATE, Kind.DESTROY]
     (new,), (update,), (end,) = ([key_of(row) for row in step.rows] or step.gone for step in steps)
     assert new == update == end

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from ftfw.replication.backup import Backup
-from ftfw.replication.states import TRANSITIONS, Event
+from ftfw.replication.state_tables import TRANSITIONS, Event
 from tests.simulation.cluster import Run
 
 SEEDS = 2000

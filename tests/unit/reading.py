@@ -2,12 +2,12 @@
 
 from random import Random
 
-from ftfw.buckets import Digests, Scope
-from ftfw.kernel import digest
-from ftfw.kernel.digest import SALT_SIZE
-from ftfw.kernel.select import Selector
+from ftfw.kernel import entry_digest
+from ftfw.kernel.entry_digest import SALT_SIZE
+from ftfw.kernel.event_selector import Selector
 from ftfw.replication.active import Active
-from ftfw.replication.states import Reading
+from ftfw.replication.bucket_digests import Digests, Scope
+from ftfw.replication.state_tables import Reading
 from tests.unit.table import Dump, Table
 
 ALL = 1 << 30
@@ -39,11 +39,11 @@ class Reader:
             return
         found, self._dump.read = self._dump.read, []
         if self._active.reading is Reading.COMPARISON:
-            self._digests.add(digest.digests(digest.dumped(self._selector.dumped(found).parts), self._salt))
+            self._digests.add(entry_digest.digests(entry_digest.dumped(self._selector.dumped(found).parts), self._salt))
         elif self._scope is None:
             self._active.add_snapshot(self._selector.dumped(found).parts, now)
         else:
-            self._active.add_snapshot([digest.within(self._scope, found, [found])], now)
+            self._active.add_snapshot([entry_digest.within(self._scope, found, [found])], now)
         if not more:
             self._end(now)
 

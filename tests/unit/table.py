@@ -4,7 +4,7 @@ from dataclasses import replace
 from random import Random
 
 from ftfw.kernel import uapi
-from ftfw.store import Store
+from ftfw.replication.store import Store
 from tests.unit.conntrack import TCP, UDP, Conn, End, conn, inverse, seq_adjust, tcp_info, walk
 
 Rows = dict[bytes, dict[int, bytes]]

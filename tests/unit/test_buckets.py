@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftfw import buckets
-from ftfw.buckets import BITS_MAX, ENTRIES, Digests, Scope, bits_for, bucket_of
+from ftfw.replication import bucket_digests
+from ftfw.replication.bucket_digests import BITS_MAX, ENTRIES, Digests, Scope, bits_for, bucket_of
 
 keys = st.lists(st.binary(min_size=1, max_size=60), unique=True, max_size=40)
 numbers = st.integers(0, 2**32 - 1)
@@ -46,7 +46,7 @@ def test_an_entry_with_another_digest_shows_in_its_bucket_and_no_other(
 def test_buckets_come_back_from_their_pieces(scope: Scope, most: int) -> None:
     pieces = list(scope.pack(most))
     assert all(len(piece) <= 4 * most for piece in pieces)
-    assert {number for piece in pieces for number in buckets.unpack(scope.bits, piece).buckets} == scope.buckets
+    assert {number for piece in pieces for number in bucket_digests.unpack(scope.bits, piece).buckets} == scope.buckets
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_buckets_come_back_from_their_pieces(scope: Scope, most: int) -> None:
 )
 def test_buckets_that_are_none_are_refused(count: int, packed: bytes) -> None:
     with pytest.raises(ValueError, match="bytes of buckets"):
-        buckets.unpack(count, packed)
+        bucket_digests.unpack(count, packed)
 
 
 @given(st.integers(0, 2**24))

@@ -13,17 +13,21 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from ftfw import check as check_package
-from ftfw.check import CHECKS, Context, Finding, Level, host, keepalived, links, peers, probes, requirements, rules
-from ftfw.check.finding import Check
-from ftfw.check.probes import daemon_user, runs
-from ftfw.check.report import print_findings
-from ftfw.check.requirements import RequirementError, ensure_events_mode, require
-from ftfw.check.ruleset import Ruleset, RulesetError, parse, read_ruleset
-from ftfw.cli import main
-from ftfw.config import Config, load
-from ftfw.keyfile import generate
-from ftfw.link.interface import Interface
+from ftfw.cli.check import check_runner as check_package
+from ftfw.cli.check import host_checks, host_probes, keepalived_checks, link_checks, peer_checks, ruleset_checks
+from ftfw.cli.check.check_runner import CHECKS
+from ftfw.cli.check.finding import Check, Context, Finding, Level
+from ftfw.cli.check.finding_report import print_findings
+from ftfw.cli.check.host_probes import daemon_user, runs
+from ftfw.cli.check.ruleset import Ruleset, RulesetError, parse, read_ruleset
+from ftfw.cli.commands import main
+from ftfw.config.schema import Config, load
+from ftfw.daemon import requirements
+from ftfw.daemon.requirements import RequirementError, ensure_events_mode, require
+from ftfw.kernel import helpers
+from ftfw.security.key_file import generate
+from ftfw.system import sysctl
+from ftfw.system.interfaces import Interface
 
 MULTICAST = '[[link]]\ntransport = "multicast"\ninterface = "sync"\ngroup = "225.0.0.50"\n'
 HEALTHY_SYSCTLS = {
@@ -43,7 +47,7 @@ class FakeHost:
     def __init__(self) -> None:
         self.sysctls = dict(HEALTHY_SYSCTLS)
         self.errno = 0
-        self.helpers = set(probes.HELPERS)
+        self.helpers = set(helpers.HELPERS)
         self.interfaces = {"sync": Interface(up=True, running=True, multicast=True, mtu=1500)}
         self.addresses = {"203.0.113.1"}
         self.version = (6, 1, 0)
@@ -63,20 +67,20 @@ class FakeHost:
 @pytest.fixture(autouse=True)
 def fake_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeHost:
     fake = FakeHost()
-    monkeypatch.setattr(probes, "SYSCTLS", tmp_path)
-    monkeypatch.setattr(probes, "sysctl", fake.sysctl)
-    monkeypatch.setattr(probes, "conntrack_errno", lambda: fake.errno)
-    monkeypatch.setattr(probes, "helper_works", lambda name: name in fake.helpers)
-    monkeypatch.setattr(links, "interface", fake.interface)
-    monkeypatch.setattr(probes, "has_address", lambda address: address in fake.addresses)
-    monkeypatch.setattr(probes, "kernel_version", lambda: fake.version)
-    monkeypatch.setattr(probes, "loaded_modules", lambda: fake.modules)
-    monkeypatch.setattr(probes, "has_nft", lambda: fake.nft)
-    monkeypatch.setattr(probes, "clock_is_synchronised", lambda: fake.synchronised)
-    monkeypatch.setattr(probes, "forwards", lambda: fake.forwards)
-    monkeypatch.setattr(probes, "runs", lambda program: program in fake.running)
-    monkeypatch.setattr(probes, "daemon_user", lambda _socket: fake.daemon_user)
-    monkeypatch.setattr(keepalived, "CONFIGURATION", tmp_path / "keepalived.conf")
+    monkeypatch.setattr(sysctl, "SYSCTLS", tmp_path)
+    monkeypatch.setattr(sysctl, "read", fake.sysctl)
+    monkeypatch.setattr(requirements, "conntrack_errno", lambda: fake.errno)
+    monkeypatch.setattr(helpers, "helper_works", lambda name: name in fake.helpers)
+    monkeypatch.setattr(link_checks, "interface", fake.interface)
+    monkeypatch.setattr(host_probes, "has_address", lambda address: address in fake.addresses)
+    monkeypatch.setattr(host_probes, "kernel_version", lambda: fake.version)
+    monkeypatch.setattr(host_probes, "loaded_modules", lambda: fake.modules)
+    monkeypatch.setattr(host_probes, "has_nft", lambda: fake.nft)
+    monkeypatch.setattr(host_probes, "clock_is_synchronised", lambda: fake.synchronised)
+    monkeypatch.setattr(host_probes, "forwards", lambda: fake.forwards)
+    monkeypatch.setattr(host_probes, "runs", lambda program: program in fake.running)
+    monkeypatch.setattr(host_probes, "daemon_user", lambda _socket: fake.daemon_user)
+    monkeypatch.setattr(keepalived_checks, "CONFIGURATION", tmp_path / "keepalived.conf")
     return fake
 
 
@@ -124,11 +128,11 @@ LABEL = {"match": {"op": "in", "left": {"ct": {"key": "label"}}, "right": 3}}
 
 def test_a_good_configuration(tmp_path: Path) -> None:
     config = config_of(tmp_path, f'node.name = "fw1"\nsecurity.key_files = ["/k"]\n{MULTICAST}')
-    assert told(findings(links.check_config, config=config)) == [("ok", "configuration: f.toml: node fw1")]
+    assert told(findings(link_checks.check_config, config=config)) == [("ok", "configuration: f.toml: node fw1")]
 
 
 def test_what_the_daemon_would_miss(tmp_path: Path) -> None:
-    found = findings(links.check_config, config=config_of(tmp_path, ""))
+    found = findings(link_checks.check_config, config=config_of(tmp_path, ""))
     assert told(found) == [
         ("problem", "configuration: f.toml: link: missing"),
         ("problem", "configuration: f.toml: security.key_files: missing"),
@@ -137,7 +141,7 @@ def test_what_the_daemon_would_miss(tmp_path: Path) -> None:
 
 def test_a_wrong_configuration_has_a_finding_per_problem() -> None:
     why = "f.toml: standby.mode: found 3; expected warm\nf.toml: x: unknown key; did you mean y?"
-    first, second = findings(links.check_config, why_no_config=why)
+    first, second = findings(link_checks.check_config, why_no_config=why)
     assert (first.level, first.found, first.remedy) == (
         Level.PROBLEM,
         "f.toml: standby.mode: found 3",
@@ -151,7 +155,9 @@ def test_keys(tmp_path: Path) -> None:
     generate(tmp_path / "open")
     (tmp_path / "open").chmod(0o644)
     files = ", ".join(f'"{tmp_path / name}"' for name in ("good", "open", "none"))
-    good, too_open, missing = findings(links.check_keys, config=config_of(tmp_path, f"security.key_files = [{files}]"))
+    good, too_open, missing = findings(
+        link_checks.check_keys, config=config_of(tmp_path, f"security.key_files = [{files}]")
+    )
     assert good.level is Level.OK
     assert (too_open.level, too_open.remedy) == (Level.PROBLEM, f"`chmod 600 {tmp_path / 'open'}`")
     assert missing.found == f"{tmp_path / 'none'}: no such file"
@@ -163,31 +169,31 @@ def test_a_key_that_root_can_read_and_the_daemon_cannot(
 ) -> None:
     generate(tmp_path / "key")
     config = config_of(tmp_path, f'security.key_files = ["{tmp_path}/key"]')
-    monkeypatch.setattr(probes, "owner", lambda _file: "root")
-    assert the(findings(links.check_keys, config=config)).level is Level.OK
+    monkeypatch.setattr(host_probes, "owner", lambda _file: "root")
+    assert the(findings(link_checks.check_keys, config=config)).level is Level.OK
     fake_host.daemon_user = "ftfw"
-    found = the(findings(links.check_keys, config=config))
+    found = the(findings(link_checks.check_keys, config=config))
     assert told([found]) == [("problem", f"key file: {tmp_path}/key: only root may read it, and ftfw runs as ftfw")]
     assert found.remedy == f"`chown ftfw: {tmp_path}/key`"
-    monkeypatch.setattr(probes, "owner", lambda _file: "ftfw")
-    assert the(findings(links.check_keys, config=config)).level is Level.OK
+    monkeypatch.setattr(host_probes, "owner", lambda _file: "ftfw")
+    assert the(findings(link_checks.check_keys, config=config)).level is Level.OK
 
 
 # The host
 
 
 def test_conntrack(fake_host: FakeHost) -> None:
-    assert the(findings(host.check_conntrack)).level is Level.OK
+    assert the(findings(host_checks.check_conntrack)).level is Level.OK
     fake_host.errno = errno.EPERM
-    found = the(findings(host.check_conntrack))
+    found = the(findings(host_checks.check_conntrack))
     assert (found.level, found.found) == (Level.PROBLEM, "CAP_NET_ADMIN is missing")
     fake_host.errno = errno.EINVAL
-    found = the(findings(host.check_conntrack))
+    found = the(findings(host_checks.check_conntrack))
     assert found.found == "connection tracking does not answer over netlink (Invalid argument)"
     assert found.remedy.startswith("`modprobe -a nf_conntrack nf_conntrack_netlink`")
     fake_host.errno = 0
     fake_host.sysctls = {}
-    assert the(findings(host.check_conntrack)).level is Level.PROBLEM
+    assert the(findings(host_checks.check_conntrack)).level is Level.PROBLEM
 
 
 @pytest.mark.parametrize(("mode", "level"), [(0, "warning"), (1, "ok"), (2, "warning"), (None, "problem")])
@@ -195,7 +201,7 @@ def test_events(fake_host: FakeHost, mode: int | None, level: str) -> None:
     fake_host.sysctls.pop("nf_conntrack_events")
     if mode is not None:
         fake_host.sysctls["nf_conntrack_events"] = mode
-    found = the(findings(host.check_events))
+    found = the(findings(host_checks.check_events))
     assert found.level == level
     assert found.subject == "net.netfilter.nf_conntrack_events"
 
@@ -212,54 +218,54 @@ def test_events(fake_host: FakeHost, mode: int | None, level: str) -> None:
 )
 def test_the_table_has_room(fake_host: FakeHost, count: int, status: dict[str, Any] | None, level: Level) -> None:
     fake_host.sysctls["nf_conntrack_count"] = count
-    assert the(findings(host.check_table, status=status)).level is level
+    assert the(findings(host_checks.check_table, status=status)).level is level
 
 
 def test_too_few_buckets(fake_host: FakeHost) -> None:
     fake_host.sysctls["nf_conntrack_buckets"] = 100
-    _, found = findings(host.check_table)
+    _, found = findings(host_checks.check_table)
     assert (found.level, found.subject) == (Level.WARNING, "net.netfilter.nf_conntrack_buckets")
     assert "nf_conntrack_buckets=500`" in found.remedy
 
 
 def test_tcp_switches(fake_host: FakeHost) -> None:
-    assert {finding.level for finding in findings(host.check_tcp)} == {Level.OK}
+    assert {finding.level for finding in findings(host_checks.check_tcp)} == {Level.OK}
     fake_host.sysctls |= {"nf_conntrack_tcp_loose": 1, "nf_conntrack_tcp_be_liberal": 1}
-    loose, liberal = findings(host.check_tcp)
+    loose, liberal = findings(host_checks.check_tcp)
     assert (loose.level, liberal.level) == (Level.WARNING, Level.WARNING)
     assert "nf_conntrack_tcp_loose=0`" in loose.remedy
 
 
 def test_helpers(fake_host: FakeHost, tmp_path: Path) -> None:
-    assert the(findings(host.check_helpers)).level is Level.OK
+    assert the(findings(host_checks.check_helpers)).level is Level.OK
     fake_host.helpers = {"ftp"}
-    there, missing = findings(host.check_helpers)
+    there, missing = findings(host_checks.check_helpers)
     assert there.found == "this kernel has ftp"
     assert missing.level is Level.WARNING
     named = config_of(tmp_path, 'replicate.expectations = ["ftp", "sip"]')
-    there, missing = findings(host.check_helpers, config=named)
+    there, missing = findings(host_checks.check_helpers, config=named)
     assert (missing.level, missing.found.split(":")[0]) == (Level.PROBLEM, "this kernel has no sip")
     none = config_of(tmp_path, "replicate.expectations = false")
-    assert findings(host.check_helpers, config=none) == []
+    assert findings(host_checks.check_helpers, config=none) == []
 
 
 def test_helpers_cannot_be_asked_for(fake_host: FakeHost) -> None:
     fake_host.nft = False
-    assert the(findings(host.check_helpers)).found == "not checked: nft is not installed"
+    assert the(findings(host_checks.check_helpers)).found == "not checked: nft is not installed"
     fake_host.nft = True
     fake_host.errno = errno.EPERM
-    assert findings(host.check_helpers) == []
+    assert findings(host_checks.check_helpers) == []
 
 
 def test_nat_halves_of_helpers(fake_host: FakeHost) -> None:
     translating = ruleset(chain("n", type="nat", hook="postrouting", prio=100))
     fake_host.modules = frozenset({"nf_conntrack", "nf_conntrack_ftp", "nf_conntrack_sip", "nf_nat_sip"})
-    found = the(findings(host.check_nat_helpers, ruleset=translating))
+    found = the(findings(host_checks.check_nat_helpers, ruleset=translating))
     assert found.level is Level.WARNING
     assert found.remedy.startswith("`modprobe -a nf_nat_ftp`")
-    assert findings(host.check_nat_helpers, ruleset=ruleset(INPUT)) == []
+    assert findings(host_checks.check_nat_helpers, ruleset=ruleset(INPUT)) == []
     fake_host.modules = frozenset()
-    assert findings(host.check_nat_helpers, ruleset=translating) == []
+    assert findings(host_checks.check_nat_helpers, ruleset=translating) == []
 
 
 @pytest.mark.parametrize(
@@ -275,31 +281,31 @@ def test_nat_halves_of_helpers(fake_host: FakeHost) -> None:
 )
 def test_kernels_that_lose_helpers(fake_host: FakeHost, version: tuple[int, int, int], level: Level) -> None:
     fake_host.version = version
-    assert the(findings(host.check_kernel_version)).level is level
+    assert the(findings(host_checks.check_kernel_version)).level is level
     fake_host.sysctls["nf_conntrack_helper"] = 1
-    assert the(findings(host.check_kernel_version)).level is Level.OK
+    assert the(findings(host_checks.check_kernel_version)).level is Level.OK
 
 
 def test_gre_needs_counters(fake_host: FakeHost, tmp_path: Path) -> None:
     l4proto = {"op": "==", "left": {"meta": {"key": "l4proto"}}, "right": {"set": ["tcp", "gre"]}}
     with_gre = ruleset(INPUT, rule("input", {"match": l4proto}))
-    assert findings(host.check_gre, ruleset=ruleset(INPUT)) == []
-    assert the(findings(host.check_gre, ruleset=with_gre)).level is Level.WARNING
-    assert the(findings(host.check_gre, config=config_of(tmp_path, "replicate.protocols = ['gre']"))).remedy
+    assert findings(host_checks.check_gre, ruleset=ruleset(INPUT)) == []
+    assert the(findings(host_checks.check_gre, ruleset=with_gre)).level is Level.WARNING
+    assert the(findings(host_checks.check_gre, config=config_of(tmp_path, "replicate.protocols = ['gre']"))).remedy
     pptp = ruleset({"ct helper": {"name": "p", "type": "pptp"}})
-    assert the(findings(host.check_gre, ruleset=pptp)).level is Level.WARNING
+    assert the(findings(host_checks.check_gre, ruleset=pptp)).level is Level.WARNING
     fake_host.sysctls["nf_conntrack_acct"] = 1
-    assert the(findings(host.check_gre, ruleset=with_gre)).level is Level.OK
+    assert the(findings(host_checks.check_gre, ruleset=with_gre)).level is Level.OK
 
 
 # The ruleset
 
 
 def test_an_unreadable_ruleset() -> None:
-    assert told(findings(rules.check_readable, why_no_ruleset="nft is not installed")) == [
+    assert told(findings(ruleset_checks.check_readable, why_no_ruleset="nft is not installed")) == [
         ("warning", "ruleset: not checked: nft is not installed")
     ]
-    for one in (rules.check_tracking, rules.check_labels, rules.check_invalid):
+    for one in (ruleset_checks.check_tracking, ruleset_checks.check_labels, ruleset_checks.check_invalid):
         assert findings(one) == []
 
 
@@ -314,20 +320,20 @@ def test_an_unreadable_ruleset() -> None:
     ],
 )
 def test_tracking(things: list[dict[str, Any]], level: Level) -> None:
-    assert the(findings(rules.check_tracking, ruleset=ruleset(*things))).level is level
+    assert the(findings(ruleset_checks.check_tracking, ruleset=ruleset(*things))).level is level
 
 
 def test_tables_of_iptables_legacy_are_not_taken_for_none(fake_host: FakeHost) -> None:
     bare: dict[str, Any] = {"nftables": []}
-    for check in (rules.check_tracking, rules.check_labels, rules.check_invalid):
+    for check in (ruleset_checks.check_tracking, ruleset_checks.check_labels, ruleset_checks.check_invalid):
         assert the(findings(check, ruleset=parse(bare))).level is Level.WARNING
         opaque = the(findings(check, ruleset=parse(bare, frozenset({"filter"}))))
         assert (opaque.level, opaque.found.split(":")[0]) == (Level.OK, "cannot be told")
         assert opaque.remedy
     translating = parse(bare, frozenset({"nat"}))
-    assert the(findings(rules.check_tracking, ruleset=translating)).found == "asks connection tracking"
+    assert the(findings(ruleset_checks.check_tracking, ruleset=translating)).found == "asks connection tracking"
     fake_host.modules = frozenset({"nf_conntrack_ftp"})
-    assert "nf_nat_ftp" in the(findings(host.check_nat_helpers, ruleset=translating)).found
+    assert "nf_nat_ftp" in the(findings(host_checks.check_nat_helpers, ruleset=translating)).found
 
 
 @pytest.mark.parametrize(
@@ -341,7 +347,7 @@ def test_tables_of_iptables_legacy_are_not_taken_for_none(fake_host: FakeHost) -
     ],
 )
 def test_labels(expression: dict[str, Any], level: Level) -> None:
-    found = the(findings(rules.check_labels, ruleset=ruleset(INPUT, rule("input", expression))))
+    found = the(findings(ruleset_checks.check_labels, ruleset=ruleset(INPUT, rule("input", expression))))
     assert found.level is level
     assert ("iptables" in found.found) == (expression == {"xt": None})
 
@@ -372,7 +378,7 @@ def vmap(*pairs: list[Any]) -> dict[str, Any]:
 )
 def test_invalid_packets_are_dropped(things: list[dict[str, Any]]) -> None:
     assert ruleset(INPUT, chain("a"), chain("b"), *things).drops_invalid("input")
-    assert the(findings(rules.check_invalid, ruleset=ruleset(INPUT, *things))).level is Level.OK
+    assert the(findings(ruleset_checks.check_invalid, ruleset=ruleset(INPUT, *things))).level is Level.OK
 
 
 @pytest.mark.parametrize(
@@ -389,7 +395,7 @@ def test_invalid_packets_are_dropped(things: list[dict[str, Any]]) -> None:
     ],
 )
 def test_invalid_packets_get_through(things: list[dict[str, Any]]) -> None:
-    found = the(findings(rules.check_invalid, ruleset=ruleset(INPUT, *things)))
+    found = the(findings(ruleset_checks.check_invalid, ruleset=ruleset(INPUT, *things)))
     assert (found.level, found.subject) == (Level.WARNING, "invalid packets")
 
 
@@ -398,7 +404,7 @@ def test_a_policy_of_drop_drops_them_too() -> None:
 
 
 def test_rules_of_iptables_are_not_judged() -> None:
-    found = the(findings(rules.check_invalid, ruleset=ruleset(INPUT, rule("input", {"xt": None}, DROP))))
+    found = the(findings(ruleset_checks.check_invalid, ruleset=ruleset(INPUT, rule("input", {"xt": None}, DROP))))
     assert (found.level, found.remedy) == (
         Level.OK,
         "see that INPUT drops `-m conntrack --ctstate INVALID`",
@@ -454,20 +460,20 @@ def test_a_link_that_cannot_work(
     else:
         fake_host.interfaces["sync"] = interface
     config = config_of(tmp_path, f"{MULTICAST}mtu = 1400\n")
-    assert told(findings(links.check_links, config=config)) == [("problem", f"link[0]: {message}")]
+    assert told(findings(link_checks.check_links, config=config)) == [("problem", f"link[0]: {message}")]
 
 
 def test_links_that_work(fake_host: FakeHost, tmp_path: Path) -> None:
     udp = '[[link]]\ntransport = "udp"\nbind = "203.0.113.1"\npeers = ["203.0.113.2"]\n'
     config = config_of(tmp_path, MULTICAST + udp)
-    assert told(findings(links.check_links, config=config)) == [
+    assert told(findings(link_checks.check_links, config=config)) == [
         ("ok", "link[0]: multicast over sync: up"),
         ("ok", "link[1]: udp over any interface: up"),
     ]
     tcp = udp.replace("udp", "tcp") + 'interface = "sync"\nmtu = 16000\n'  # of frames: TCP cuts its packets itself
-    assert the(findings(links.check_links, config=config_of(tmp_path, tcp))).level is Level.OK
+    assert the(findings(link_checks.check_links, config=config_of(tmp_path, tcp))).level is Level.OK
     fake_host.addresses.clear()
-    assert told(findings(links.check_links, config=config))[1] == (
+    assert told(findings(link_checks.check_links, config=config))[1] == (
         "problem",
         "link[1]: 203.0.113.1 is no address of this host",
     )
@@ -475,7 +481,7 @@ def test_links_that_work(fake_host: FakeHost, tmp_path: Path) -> None:
 
 def test_gate_interfaces(tmp_path: Path) -> None:
     config = config_of(tmp_path, 'takeover.gate_interfaces = ["sync", "lan"]')
-    assert told(findings(links.check_gate, config=config)) == [
+    assert told(findings(link_checks.check_gate, config=config)) == [
         ("problem", "takeover.gate_interfaces: no interface lan")
     ]
 
@@ -483,9 +489,9 @@ def test_gate_interfaces(tmp_path: Path) -> None:
 def test_a_gate_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gated = MULTICAST + '[takeover]\ngate_interfaces = ["sync"]\n'
     config = config_of(tmp_path, gated)
-    assert findings(links.check_gate, config=config) == []
-    monkeypatch.setattr("ftfw.nft.LIBRARY", "libnone.so.1")
-    found = the(findings(links.check_gate, config=config))
+    assert findings(link_checks.check_gate, config=config) == []
+    monkeypatch.setattr("ftfw.system.libnftables.LIBRARY", "libnone.so.1")
+    found = the(findings(link_checks.check_gate, config=config))
     assert (found.level, found.found) == (Level.PROBLEM, "libnone.so.1 is not installed, and the gate needs it")
     monkeypatch.setattr(requirements, "_exists", lambda _: True)
     with pytest.raises(RequirementError, match="apt install nftables"):
@@ -499,16 +505,18 @@ def test_the_fifo(tmp_path: Path) -> None:
 
     def found(fifo: str | None) -> list[tuple[str, str]]:
         status = {"keepalived": {"fifo": fifo}} if fifo else None
-        return told(findings(keepalived.check_keepalived, config=config, status=status))
+        return told(findings(keepalived_checks.check_keepalived, config=config, status=status))
 
-    assert findings(keepalived.check_keepalived) == []
+    assert findings(keepalived_checks.check_keepalived) == []
     assert found(None) == [("ok", f"keepalived.fifo: {path}: not open yet: ftfw makes it when it starts")]
     assert found("open") == [("ok", f"keepalived.fifo: {path}: open")]
     assert found("f: cannot be made; do this") == [("problem", "keepalived.fifo: f: cannot be made")]
     path.touch()
     assert found(None) == [("problem", f"keepalived.fifo: {path} is no FIFO")]
     without = config_of(tmp_path, 'keepalived.fifo = "/run/ftfw/fifo"\n')
-    assert ("warning", "keepalived.addresses: none") in told(findings(keepalived.check_keepalived, config=without))
+    assert ("warning", "keepalived.addresses: none") in told(
+        findings(keepalived_checks.check_keepalived, config=without)
+    )
 
 
 def test_a_fifo_that_keepalived_has_not_opened(fake_host: FakeHost, tmp_path: Path) -> None:
@@ -516,7 +524,7 @@ def test_a_fifo_that_keepalived_has_not_opened(fake_host: FakeHost, tmp_path: Pa
 
     def found(writer: bool) -> Finding:
         status = {"keepalived": {"fifo": "open", "fifo_writer": writer}}
-        return findings(keepalived.check_keepalived, config=config, status=status)[-1]
+        return findings(keepalived_checks.check_keepalived, config=config, status=status)[-1]
 
     assert found(writer=True).level is Level.OK
     assert told([found(writer=False)])[0][1].startswith("keepalived: it does not run: nobody has ")
@@ -531,7 +539,7 @@ def test_a_fifo_that_keepalived_has_not_opened(fake_host: FakeHost, tmp_path: Pa
 
 def test_a_role_that_disagrees_with_the_addresses_is_a_problem() -> None:
     status = {"keepalived": {"disagreement": "this node is active without 192.0.2.1", "dropped": {"no_state": 3}}}
-    found = the(findings(keepalived.check_keepalived, status=status))
+    found = the(findings(keepalived_checks.check_keepalived, status=status))
     assert told([found]) == [("problem", "keepalived: this node is active without 192.0.2.1")]
     assert "ftfw demote" in found.remedy
 
@@ -542,33 +550,34 @@ def test_a_place_for_prometheus(tmp_path: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         config = config_of(tmp_path, f'metrics.listen = "127.0.0.1:{port}"\n')
-        found = the(findings(links.check_metrics, config=config))
+        found = the(findings(link_checks.check_metrics, config=config))
         assert told([found]) == [("warning", f"metrics.listen: 127.0.0.1 port {port}: Address already in use")]
         # By the daemon itself: what it says counts.
         assert (
-            the(findings(links.check_metrics, config=config, status={"metrics": {"trouble": None}})).level is Level.OK
+            the(findings(link_checks.check_metrics, config=config, status={"metrics": {"trouble": None}})).level
+            is Level.OK
         )
-    assert the(findings(links.check_metrics, config=config)).level is Level.OK
+    assert the(findings(link_checks.check_metrics, config=config)).level is Level.OK
     status = {
         "metrics": {"trouble": "metrics.listen: fw port 1: no name; name an address", "failed": {"unresolved": 9}}
     }
-    found = the(findings(links.check_metrics, config=config, status=status))
+    found = the(findings(link_checks.check_metrics, config=config, status=status))
     assert (found.level, found.found, found.remedy) == (Level.WARNING, "fw port 1: no name", "name an address")
-    assert findings(links.check_metrics, config=config_of(tmp_path, "")) == []
+    assert findings(link_checks.check_metrics, config=config_of(tmp_path, "")) == []
     elsewhere = config_of(tmp_path, 'metrics.listen = "198.51.100.77:9166"\n')
-    assert the(findings(links.check_metrics, config=elsewhere)).found.endswith("Cannot assign requested address")
+    assert the(findings(link_checks.check_metrics, config=elsewhere)).found.endswith("Cannot assign requested address")
 
 
 def test_who_is_heard(tmp_path: Path) -> None:
     config = config_of(tmp_path, MULTICAST)
-    assert the(findings(peers.check_peers, why_no_status="no such socket")).level is Level.OK
-    assert the(findings(peers.check_peers, status={"peers": []})).level is Level.WARNING
+    assert the(findings(peer_checks.check_peers, why_no_status="no such socket")).level is Level.OK
+    assert the(findings(peer_checks.check_peers, status={"peers": []})).level is Level.WARNING
     heard = [
         {"name": "fw2", "role": "active", "last_seen_s": 0.2},
         {"name": "fw3", "role": "backup", "last_seen_s": 9.7},
         {"name": "fw4", "role": "backup", "last_seen_s": None},
     ]
-    found = findings(peers.check_peers, config=config, status={"peers": heard})
+    found = findings(peer_checks.check_peers, config=config, status={"peers": heard})
     assert told(found) == [
         ("ok", "peer fw2: active, last heard 0.2 s ago"),
         ("problem", "peer fw3: last heard 10 s ago"),
@@ -592,15 +601,15 @@ OWN = {
 def compared(config: Config | None = None, **told_otherwise: Any) -> list[tuple[str, str]]:
     facts = {**OWN, "age_s": 3.0, "clock_ms": 997_000, **told_otherwise}
     status = {"facts": OWN, "peers": [{"name": "fw2", "facts": facts}]}
-    return told(findings(peers.check_hosts, config=config, status=status))
+    return told(findings(peer_checks.check_hosts, config=config, status=status))
 
 
 def test_a_peer_whose_host_is_alike() -> None:
     assert compared() == [("ok", "peer fw2: its host is like this one; kernel 6.1.0")]
     assert compared(helpers=["ftp", "sip", "irc"], mode="hot", kernel="6.1.1")[0][0] == "ok"
-    assert findings(peers.check_hosts, status={"facts": OWN, "peers": [{"name": "fw2", "facts": None}]}) == []
-    assert findings(peers.check_hosts, status={"peers": [{"name": "fw2", "facts": OWN}]}) == []
-    assert findings(peers.check_hosts) == []
+    assert findings(peer_checks.check_hosts, status={"facts": OWN, "peers": [{"name": "fw2", "facts": None}]}) == []
+    assert findings(peer_checks.check_hosts, status={"peers": [{"name": "fw2", "facts": OWN}]}) == []
+    assert findings(peer_checks.check_hosts) == []
 
 
 @pytest.mark.parametrize(
@@ -645,7 +654,7 @@ def test_helpers_that_the_configuration_names_and_the_peer_lacks(tmp_path: Path)
 )
 def test_a_path_that_takes_short_frames_only(peer: dict[str, Any], blocked: bool) -> None:
     status = {"peers": [{"name": "fw2", "role": "active", "last_seen_s": 0.1, **peer}]}
-    found = findings(peers.check_peers, status=status)
+    found = findings(peer_checks.check_peers, status=status)
     assert len(found) == 1 + blocked
     if blocked:
         assert "something on the way has a smaller MTU" in found[1].found
@@ -656,9 +665,9 @@ def test_links_over_which_nobody_is_heard(tmp_path: Path) -> None:
     config = config_of(tmp_path, MULTICAST + MULTICAST.replace("sync", "spare"))
 
     def found(*links_status: dict[str, Any]) -> list[Finding]:
-        return findings(links.check_traffic, config=config, status={"links": list(links_status)})
+        return findings(link_checks.check_traffic, config=config, status={"links": list(links_status)})
 
-    assert findings(links.check_traffic) == []
+    assert findings(link_checks.check_traffic) == []
     assert found({"sent": 900, "received": 1}, {"sent": 9, "received": 0}) == []
     alone = the(found({"name": "sync", "sent": 900, "received": 0}))
     assert told([alone]) == [("warning", "link[0]: sync: 900 frames sent, and none received")]
@@ -672,15 +681,15 @@ def test_links_over_which_nobody_is_heard(tmp_path: Path) -> None:
 
 
 def test_a_host_that_forwards_nothing(fake_host: FakeHost) -> None:
-    assert findings(host.check_forwarding) == []
+    assert findings(host_checks.check_forwarding) == []
     fake_host.forwards = False
-    assert the(findings(host.check_forwarding)).level is Level.WARNING
+    assert the(findings(host_checks.check_forwarding)).level is Level.WARNING
 
 
 def test_a_clock_that_nobody_keeps(fake_host: FakeHost) -> None:
-    assert told(findings(host.check_clock)) == [("ok", "clock: synchronised")]
+    assert told(findings(host_checks.check_clock)) == [("ok", "clock: synchronised")]
     fake_host.synchronised = False
-    assert "chrony" in the(findings(host.check_clock)).remedy
+    assert "chrony" in the(findings(host_checks.check_clock)).remedy
 
 
 OURS = """
@@ -742,7 +751,7 @@ def together(fake_host: FakeHost, tmp_path: Path) -> Callable[..., list[Finding]
                 text = text.replace(old, new)  # noqa: PLW2901
             texts.append(text)
         (tmp_path / "keepalived.conf").write_text(texts[1])
-        return findings(keepalived.check_its_configuration, config=config_of(tmp_path, texts[0]))
+        return findings(keepalived_checks.check_its_configuration, config=config_of(tmp_path, texts[0]))
 
     return look
 
@@ -845,9 +854,9 @@ def test_a_process_is_found_whatever_others_are_called(tmp_path: Path) -> None:
 def test_whom_a_daemon_runs_as(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "socket").touch()
     assert daemon_user(tmp_path / "socket") == pwd.getpwuid(os.geteuid()).pw_name
-    monkeypatch.setattr(probes, "SERVICE_USER", "nobody")
+    monkeypatch.setattr(host_probes, "SERVICE_USER", "nobody")
     assert daemon_user(tmp_path / "none") == "nobody"
-    monkeypatch.setattr(probes, "SERVICE_USER", "nobody-at-all")
+    monkeypatch.setattr(host_probes, "SERVICE_USER", "nobody-at-all")
     assert daemon_user(tmp_path / "none") == "root"
 
 
@@ -868,11 +877,11 @@ def test_keepalived_s_configuration_may_be_in_any_encoding(
     assert together() == []
     file = tmp_path / "keepalived.conf"
     file.write_bytes("# die Adresse für alle\n".encode("latin-1") + file.read_bytes())
-    assert findings(keepalived.check_its_configuration, config=config_of(tmp_path, OURS)) == []
+    assert findings(keepalived_checks.check_its_configuration, config=config_of(tmp_path, OURS)) == []
 
 
 def test_a_keepalived_that_has_said_nothing(fake_host: FakeHost, tmp_path: Path) -> None:
-    check, without = keepalived.check_its_configuration, config_of(tmp_path, "")
+    check, without = keepalived_checks.check_its_configuration, config_of(tmp_path, "")
     assert findings(check, config=without) == []
     fake_host.running.add("keepalived")
     assert "told ftfw nothing" in the(findings(check, config=without)).found
@@ -890,8 +899,8 @@ def test_the_files_in_conf_go_together(tmp_path: Path, fake_host: FakeHost) -> N
     )
     config = config_of(tmp_path, f"[keepalived]{text}")
     assert config.keepalived.fifo
-    assert findings(keepalived.check_its_configuration, config=config) == []
-    assert findings(keepalived.check_gate_beside_it, config=config) == []
+    assert findings(keepalived_checks.check_its_configuration, config=config) == []
+    assert findings(keepalived_checks.check_gate_beside_it, config=config) == []
 
 
 @pytest.mark.parametrize(
@@ -907,13 +916,13 @@ def test_the_files_in_conf_go_together(tmp_path: Path, fake_host: FakeHost) -> N
 def test_a_warm_node_beside_keepalived_has_a_gate(
     tmp_path: Path, text: str, status: dict[str, Any] | None, count: int
 ) -> None:
-    found = findings(keepalived.check_gate_beside_it, config=config_of(tmp_path, text), status=status)
+    found = findings(keepalived_checks.check_gate_beside_it, config=config_of(tmp_path, text), status=status)
     assert [finding.subject for finding in found] == ["takeover.gate_interfaces"] * count
 
 
 def test_what_the_daemon_complains_about() -> None:
-    assert findings(links.check_daemon) == []
-    assert findings(links.check_daemon, status={"role": "active", "synced": None, "link": {}}) == []
+    assert findings(link_checks.check_daemon) == []
+    assert findings(link_checks.check_daemon, status={"role": "active", "synced": None, "link": {}}) == []
     status = {
         "role": "backup",
         "synced": False,
@@ -922,26 +931,26 @@ def test_what_the_daemon_complains_about() -> None:
         "links": [{"name": "udp 203.0.113.1", "up": False}, {"name": "tcp 203.0.113.1", "up": True}],
         "kernel": {"overruns": 2},
     }
-    assert [finding.subject for finding in findings(links.check_daemon, status=status)] == [
+    assert [finding.subject for finding in findings(link_checks.check_daemon, status=status)] == [
         "roles",
         "udp 203.0.113.1",
         "sync",
         "links",
         "events",
     ]
-    assert "frames were dropped: 3 forged" in told(findings(links.check_daemon, status=status))[3][1]
+    assert "frames were dropped: 3 forged" in told(findings(link_checks.check_daemon, status=status))[3][1]
     status = {
         "role": "active",
         "link": {"dropped": {"duplicate": 7}},
         "kernel": {"dropped": {"malformed": 1}, "inject_failed": {"table_full": 2, "busy": 1}},
         "last_commit": {"otherwise": {"master_missing": 4}},
     }
-    assert [line for _, line in told(findings(links.check_daemon, status=status))] == [
+    assert [line for _, line in told(findings(link_checks.check_daemon, status=status))] == [
         "events: messages were dropped: 1 malformed",
         "injection: the kernel refused entries: 2 table_full, 1 busy",
         "injection: the last commit put entries in otherwise than asked for: 4 master_missing",
     ]
-    assert findings(links.check_daemon, status={"role": "active", "last_commit": None}) == []
+    assert findings(link_checks.check_daemon, status={"role": "active", "last_commit": None}) == []
 
 
 # What the daemon asks for
@@ -1017,7 +1026,7 @@ def test_a_check_that_breaks_off_is_a_finding_and_the_others_go_on(
         yield Finding(level=Level.OK, subject="clock", found="so far")
         raise UnicodeDecodeError("utf-8", b"\xe9", 0, 1, "invalid start byte")
 
-    checks = [check_clock if one is host.check_clock else one for one in CHECKS]
+    checks = [check_clock if one is host_checks.check_clock else one for one in CHECKS]
     monkeypatch.setattr(check_package, "CHECKS", checks)
     code, output = run("--json", "--config", str(complete))
     found = json.loads(output)

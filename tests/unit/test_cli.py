@@ -16,12 +16,12 @@ import trio
 from click.testing import CliRunner, Result
 
 from ftfw import __version__
-from ftfw.cli import main
-from ftfw.config import Config
-from ftfw.control import ControlError, Progress, serve
-from ftfw.keyfile import read
-from ftfw.lines import commit_summary, entry_line
-from ftfw.status import print_status, watch_status
+from ftfw.cli.commands import main
+from ftfw.cli.entry_lines import commit_summary, entry_line
+from ftfw.cli.status_view import print_status, watch_status
+from ftfw.config.schema import Config
+from ftfw.control.server import ControlError, Progress, serve
+from ftfw.security.key_file import read
 
 COMMIT = {"seconds": 0.25, "created": 3, "updated": 2, "deleted": 1, "failed": {"EEXIST": 4}}
 STATUS: dict[str, Any] = {
@@ -168,7 +168,7 @@ def test_a_configuration_that_is_not_there_is_told_besides(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, daemon: FakeDaemon
 ) -> None:
     named = ("--config", str(tmp_path / "none.toml"))
-    monkeypatch.setattr("ftfw.control_client.DEFAULT_SOCKET", tmp_path / "none.sock")
+    monkeypatch.setattr("ftfw.control.client.DEFAULT_SOCKET", tmp_path / "none.sock")
     result = run("promote", *named)
     assert result.exit_code == 1
     warning, error = result.stderr.splitlines()
@@ -176,7 +176,7 @@ def test_a_configuration_that_is_not_there_is_told_besides(
         f"ftfw: warning: {tmp_path}/none.toml: No such file or directory; trying {tmp_path}/none.sock"
     )
     assert error.startswith(f"ftfw: {tmp_path}/none.sock: no such socket: ")
-    monkeypatch.setattr("ftfw.control_client.DEFAULT_SOCKET", daemon.socket)
+    monkeypatch.setattr("ftfw.control.client.DEFAULT_SOCKET", daemon.socket)
     daemon.answers["promote"] = {"role": "active"}
     assert run("promote", *named).exit_code == 0
 
@@ -196,8 +196,8 @@ def test_a_broken_default_file_is_told_and_passed_over(
     tmp_path: Path, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "default.toml").write_text("[control")
-    monkeypatch.setattr("ftfw.control_client.DEFAULT_CONFIG", tmp_path / "default.toml")
-    monkeypatch.setattr("ftfw.control_client.DEFAULT_SOCKET", daemon.socket)
+    monkeypatch.setattr("ftfw.control.client.DEFAULT_CONFIG", tmp_path / "default.toml")
+    monkeypatch.setattr("ftfw.control.client.DEFAULT_SOCKET", daemon.socket)
     daemon.answers["promote"] = {"role": "active"}
     result = run("promote")
     assert result.exit_code == 0
@@ -266,7 +266,7 @@ def test_whoever_asks_on_a_timer_has_nothing_counted(daemon: FakeDaemon, options
 
 
 def test_status_ready_does_not_wait_for_a_daemon_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ftfw.cli.READY_ANSWER_S", 0.05)
+    monkeypatch.setattr("ftfw.cli.commands.READY_ANSWER_S", 0.05)
     (tmp_path / "f.toml").write_text(f'control.socket = "{tmp_path}/control.sock"')
     with socket.socket(socket.AF_UNIX) as hung:
         hung.bind(f"{tmp_path}/control.sock")
@@ -473,7 +473,7 @@ def test_keygen(tmp_path: Path) -> None:
 
 def test_lab_gets_its_arguments_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str | None] = []
-    module = ModuleType("ftfw.lab.cli")
+    module = ModuleType("ftfw.lab.lab_command")
 
     @click.command()
     @click.option("--mode")
@@ -481,7 +481,7 @@ def test_lab_gets_its_arguments_as_they_are(monkeypatch: pytest.MonkeyPatch) -> 
         seen.append(mode)
 
     module.lab = lab  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "ftfw.lab.cli", module)
+    monkeypatch.setitem(sys.modules, "ftfw.lab.lab_command", module)
     assert run("lab", "--mode", "hot").exit_code == 0
     assert seen == ["hot"]
     assert "Usage: ftfw lab" in run("lab", "--help").stdout
@@ -490,10 +490,10 @@ def test_lab_gets_its_arguments_as_they_are(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def daemon_module(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """A stand-in for ftfw.daemon, and the logging set up for it taken back."""
-    module = ModuleType("ftfw.daemon")
+    """A stand-in for ftfw.daemon.node, and the logging set up for it taken back."""
+    module = ModuleType("ftfw.daemon.node")
     module.StartError = type("StartError", (Exception,), {})  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "ftfw.daemon", module)
+    monkeypatch.setitem(sys.modules, "ftfw.daemon.node", module)
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield module
@@ -551,7 +551,7 @@ def test_the_failover_path_imports_nothing_heavy(tmp_path: Path) -> None:
     heavy = {"trio", "pydantic", "rich", "asyncio", "pyroute2", "cryptography"}
     code = f"""
 import sys
-from ftfw.cli import main
+from ftfw.cli.commands import main
 try:
     main(["notify", "INSTANCE", "FW", "MASTER", "--config", {str(tmp_path / "f.toml")!r}])
 finally:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from ftfw.config import Config, ConfigError, MulticastLink, UnicastLink, load, require_complete
-from ftfw.config_values import Endpoint, Mark, PortRange
+from ftfw.config.schema import Config, ConfigError, MulticastLink, UnicastLink, load, require_complete
+from ftfw.config.value_types import Endpoint, Mark, PortRange
 
 LINK = '[[link]]\ntransport = "multicast"\ninterface = "sync"\ngroup = "225.0.0.50"\n'
 UDP = '[[link]]\ntransport = "udp"\nbind = "203.0.113.1"\n'

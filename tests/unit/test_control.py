@@ -15,9 +15,9 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from ftfw import control
-from ftfw.control import ControlError, Progress, call, serve
-from ftfw.control_client import DEFAULT_SOCKET, socket_of
+from ftfw.control import server
+from ftfw.control.client import DEFAULT_SOCKET, socket_of
+from ftfw.control.server import ControlError, Progress, call, serve
 
 
 async def answer(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
@@ -49,7 +49,7 @@ async def answer(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def serving(path: Path, handler: control.Handler = answer) -> AsyncIterator[None]:
+async def serving(path: Path, handler: server.Handler = answer) -> AsyncIterator[None]:
     async with trio.open_nursery() as nursery:
         await nursery.start(lambda task_status: serve(path, handler, task_status=task_status))
         yield
@@ -139,7 +139,7 @@ async def test_garbage_gets_an_error_line(path: Path, request_line: bytes, messa
 async def test_a_client_that_says_nothing_is_dropped(path: Path, autojump_clock: MockClock) -> None:
     async with serving(path):
         assert await exchange(path, b"") == {"error": "no request within 5 s"}
-        assert autojump_clock.current_time() >= control.REQUEST_DEADLINE_S
+        assert autojump_clock.current_time() >= server.REQUEST_DEADLINE_S
 
 
 async def test_a_client_that_goes_away_without_a_word(path: Path) -> None:
@@ -184,7 +184,7 @@ async def test_a_client_that_does_not_read_delays_nothing(path: Path, autojump_c
         before = autojump_clock.current_time()
         await ended.wait()
         assert autojump_clock.current_time() == before
-        await trio.sleep(2 * control.WRITE_DEADLINE_S + 1)
+        await trio.sleep(2 * server.WRITE_DEADLINE_S + 1)
         received = bytearray()
         async for chunk in stream:  # comes to its end: the daemon closed
             received += chunk
@@ -215,8 +215,8 @@ async def clients(path: Path, command: str, number: int) -> list[trio.SocketStre
 async def test_clients_beyond_the_limit_are_told_so_but_for_those_that_want_a_role(path: Path) -> None:
     handler = Rendezvous()
     async with serving(path, handler):
-        silent = [await trio.open_unix_socket(str(path)) for _ in range(2 * control.CLIENTS_MAX)]
-        busy = await clients(path, "show", control.CLIENTS_MAX)
+        silent = [await trio.open_unix_socket(str(path)) for _ in range(2 * server.CLIENTS_MAX)]
+        busy = await clients(path, "show", server.CLIENTS_MAX)
         await wait_all_tasks_blocked()
         refused = {"error": "16 clients are being served already; try again"}
         assert await exchange(path, b'{"command": "status"}\n') == refused
@@ -243,7 +243,7 @@ async def test_requests_that_are_read_at_once_tell_in_which_order_they_came(path
 async def test_connections_beyond_all_limits_wait_until_there_is_room(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control, "CONNECTIONS_MAX", 3)
+    monkeypatch.setattr(server, "CONNECTIONS_MAX", 3)
     async with serving(path):
         streams = [await trio.open_unix_socket(str(path)) for _ in range(3)]
         await wait_all_tasks_blocked()
@@ -265,7 +265,7 @@ async def test_connections_beyond_all_limits_wait_until_there_is_room(
 async def test_the_socket_is_mode_0600_whatever_the_umask(path: Path) -> None:
     previous = os.umask(0)
     try:
-        listener = control._listen(path)  # nothing after the bind changes the mode: see there
+        listener = server._listen(path)  # nothing after the bind changes the mode: see there
     finally:
         os.umask(previous)
     with listener:
@@ -281,13 +281,13 @@ async def test_the_socket_is_removed_on_exit(path: Path) -> None:
 async def test_a_successors_socket_is_not_removed(path: Path) -> None:
     async with serving(path):
         path.unlink()
-        successor = control._listen(path)
+        successor = server._listen(path)
     with successor:
         assert path.is_socket()
 
 
 async def test_a_stale_socket_is_replaced(path: Path) -> None:
-    control._listen(path).close()
+    server._listen(path).close()
     assert path.is_socket()
     async with serving(path):
         assert await ask(path, "count", to=0) == {"done": 0}
@@ -301,7 +301,7 @@ async def test_a_socket_that_answers_is_an_error(path: Path) -> None:
 
 
 async def test_a_socket_whose_queue_is_full_counts_as_answering(path: Path) -> None:
-    with control._listen(path) as listener:
+    with server._listen(path) as listener:
         listener.listen(0)
         with socket.socket(socket.AF_UNIX) as waiting:
             waiting.connect(str(path))
@@ -337,7 +337,7 @@ async def test_a_path_that_may_not_be_looked_at_is_an_error_that_says_so(
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    control._listen(path).close()
+    server._listen(path).close()
     monkeypatch.setattr(refusing, refuse)
     with pytest.raises(
         ControlError, match=r"control\.sock: cannot .*: Permission denied; run ftfw as .* or set control"
@@ -354,7 +354,7 @@ async def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
 def test_no_daemon(path: Path) -> None:
     with pytest.raises(ControlError, match="no such socket: ftfw is not running"):
         call(path, "status")
-    control._listen(path).close()
+    server._listen(path).close()
     with pytest.raises(ControlError, match="nobody answers: ftfw is not running; start it with"):
         call(path, "status")
 
@@ -378,7 +378,7 @@ async def test_an_answer_that_is_none(path: Path, reply: bytes, message: str) ->
             await stream.receive_some()
             await stream.send_all(reply)
 
-    listener = trio.SocketListener(trio.socket.from_stdlib_socket(control._listen(path)))
+    listener = trio.SocketListener(trio.socket.from_stdlib_socket(server._listen(path)))
     async with listener, trio.open_nursery() as nursery:
         nursery.start_soon(serve_once, listener)
         with pytest.raises(ControlError, match=message):
@@ -437,7 +437,7 @@ def test_a_named_file_that_is_not_there_is_told(tmp_path: Path) -> None:
 
 
 def test_the_default_file_may_be_missing_or_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ftfw.control_client.DEFAULT_CONFIG", tmp_path / "f.toml")
+    monkeypatch.setattr("ftfw.control.client.DEFAULT_CONFIG", tmp_path / "f.toml")
     assert socket_of(None) == (DEFAULT_SOCKET, None)
     (tmp_path / "f.toml").write_text("[control\n")
     path, warning = socket_of(None)
@@ -449,6 +449,6 @@ def test_the_default_file_may_be_missing_or_broken(tmp_path: Path, monkeypatch: 
 def test_the_client_imports_nothing_heavy() -> None:
     """It is on the failover path."""
     heavy = {"trio", "pydantic", "rich", "asyncio"}
-    code = f"import sys, ftfw.control_client; print(*({heavy} & set(sys.modules)))"
+    code = f"import sys, ftfw.control.client; print(*({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.split() == []

@@ -3,10 +3,10 @@ from random import Random
 
 import pytest
 
-from ftfw import conversation
-from ftfw.conversation import ANSWER_S, CHALLENGE_S, Conversation, Heard
 from ftfw.replication import messages
-from ftfw.seal import RefusedError
+from ftfw.security import freshness
+from ftfw.security.frames import RefusedError
+from ftfw.security.freshness import ANSWER_S, CHALLENGE_S, Conversation, Heard
 
 KEY, OTHER = b"k" * 32, b"o" * 32
 BODY = messages.heartbeat("fw1", "active", 1, 1)
@@ -188,6 +188,6 @@ def test_a_key_is_changed_in_the_middle_of_a_conversation() -> None:
 
 def test_a_bounded_number_of_senders_is_remembered() -> None:
     listener = talker("fw2")
-    for number in range(2 * conversation.SENDERS_MAX):
+    for number in range(2 * freshness.SENDERS_MAX):
         reason(listener, talker(f"node{number}").seal([BODY])[0])
-    assert len(listener._senders) == conversation.SENDERS_MAX
+    assert len(listener._senders) == freshness.SENDERS_MAX

@@ -2,8 +2,8 @@ from dataclasses import replace
 
 from hypothesis import given
 
-from ftfw.kernel import decode, entry, expectation, uapi
-from ftfw.model import Expectation, Flow
+from ftfw.kernel import decode, expectation, flow_entry, uapi
+from ftfw.kernel.flow_model import Expectation, Flow
 from tests.unit.conntrack import (
     PORTS,
     TCP,
@@ -29,7 +29,7 @@ def decoded(each: Conn) -> Flow:
 
 
 def expected(each: Expect, zone: bytes = b"") -> Expectation:
-    attributes = entry.parse(each.new()).attributes
+    attributes = flow_entry.parse(each.new()).attributes
     return decode.expectation(expectation.key_of(attributes), expectation.value_of(attributes), zone)
 
 

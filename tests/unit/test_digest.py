@@ -4,11 +4,11 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftfw.buckets import Scope, bucket_of
-from ftfw.kernel import digest, uapi
-from ftfw.kernel.digest import SALT_SIZE
-from ftfw.kernel.select import Selector
-from ftfw.store import Store
+from ftfw.kernel import entry_digest, uapi
+from ftfw.kernel.entry_digest import SALT_SIZE
+from ftfw.kernel.event_selector import Selector
+from ftfw.replication.bucket_digests import Scope, bucket_of
+from ftfw.replication.store import Store
 from tests.unit.conntrack import TCP, UDP, Conn, Expect, conn, connections, expectations, seq_adjust, tcp_info
 
 SALT = bytes(range(SALT_SIZE))
@@ -28,7 +28,7 @@ def of_store(store: Store, salt: bytes = SALT) -> dict[bytes, int]:
 
 def of_dump(*messages: bytes) -> dict[bytes, int]:
     parts = Selector(passes=None, expectations=True, dropped=Counter()).dumped(messages).parts
-    return dict(digest.digests(digest.dumped(parts), SALT))
+    return dict(entry_digest.digests(entry_digest.dumped(parts), SALT))
 
 
 @given(st.lists(connections(), max_size=12), st.lists(expectations(), max_size=3))
@@ -92,5 +92,5 @@ def test_another_salt_makes_other_numbers() -> None:
 @given(st.lists(connections(), unique_by=lambda each: each.key, max_size=12), st.sets(st.integers(0, 7)))
 def test_of_a_dump_what_is_within_some_buckets(flows: list[Conn], chosen: set[int]) -> None:
     found = Selector(passes=None, expectations=True, dropped=Counter()).dumped([each.full() for each in flows])
-    within = digest.within(Scope(3, chosen), found.messages, found.parts)
+    within = entry_digest.within(Scope(3, chosen), found.messages, found.parts)
     assert sorted(within) == sorted(each.full() for each in flows if bucket_of(each.key, 3) in chosen)

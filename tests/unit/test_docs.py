@@ -10,7 +10,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from ftfw.config import Config, load, require_complete
+from ftfw.config.schema import Config, load, require_complete
 from ftfw.kernel.netlink import errno_name
 
 ROOT = Path(__file__).parents[2]
@@ -103,5 +103,6 @@ def test_the_sysctls_are_those_that_a_check_looks_at() -> None:
     text = switched_on((ROOT / "conf/sysctl.conf").read_text())
     found = dict(re.findall(r"^net\.netfilter\.(\w+) = (\d+)$", text, flags=re.MULTILINE))
     assert len(found) == len([line for line in text.splitlines() if line and not line.startswith("# ")])
-    looked_at = "".join(path.read_text() for path in ROOT.glob("ftfw/check/*.py"))
+    sources = [*ROOT.glob("ftfw/cli/check/*.py"), ROOT / "ftfw/daemon/requirements.py"]
+    looked_at = "".join(path.read_text() for path in sources)
     assert [name for name in found if name.removeprefix("nf_conntrack_") not in looked_at] == []

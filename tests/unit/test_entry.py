@@ -4,9 +4,9 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 
-from ftfw.kernel import entry, uapi
+from ftfw.kernel import flow_entry, uapi
 from ftfw.kernel.attributes import MalformedError
-from ftfw.kernel.entry import Kind
+from ftfw.kernel.flow_entry import Kind
 from tests.unit.conntrack import (
     TCP,
     UDP,
@@ -34,38 +34,38 @@ RICH = conn(
 
 def after(old: Conn | bytes | None, message: bytes) -> dict[int, bytes]:
     """What is held after `message` where `old` was held, type → payload."""
-    parsed = entry.parse(message)
+    parsed = flow_entry.parse(message)
     held = old.held() if isinstance(old, Conn) else old
-    return walk(entry.overlay(held, parsed.kind, parsed.attributes, Counter()))
+    return walk(flow_entry.overlay(held, parsed.kind, parsed.attributes, Counter()))
 
 
 @given(connections())
 def test_messages_are_of_their_kind(each: Conn) -> None:
-    kinds = [entry.parse(m).kind for m in (each.new(), each.update(), each.full(), each.destroy())]
+    kinds = [flow_entry.parse(m).kind for m in (each.new(), each.update(), each.full(), each.destroy())]
     assert kinds == [Kind.NEW, Kind.UPDATE, Kind.FULL, Kind.DESTROY]
-    assert entry.parse(each.new()).family == each.family
+    assert flow_entry.parse(each.new()).family == each.family
 
 
 @given(connections())
 def test_the_key_is_the_original_tuple_and_the_zone(each: Conn) -> None:
-    attributes = entry.parse(each.new()).attributes
-    assert entry.key_of(attributes) == each.key
-    assert entry.family_of(each.key) == each.family
-    assert entry.protocol_of(each.key) == each.original.protocol
-    assert entry.is_gre(each.key) == (each.original.protocol == uapi.IPPROTO_GRE)
-    assert entry.tuple_of(each.key) == replace(each.original, zone=None).pack(uapi.CTA_TUPLE_ORIG)
+    attributes = flow_entry.parse(each.new()).attributes
+    assert flow_entry.key_of(attributes) == each.key
+    assert flow_entry.family_of(each.key) == each.family
+    assert flow_entry.protocol_of(each.key) == each.original.protocol
+    assert flow_entry.is_gre(each.key) == (each.original.protocol == uapi.IPPROTO_GRE)
+    assert flow_entry.tuple_of(each.key) == replace(each.original, zone=None).pack(uapi.CTA_TUPLE_ORIG)
 
 
 def test_the_zone_of_a_key_has_one_form() -> None:
-    assert entry.zone_of(conn().key) == b""
-    assert entry.zone_of(conn(zone=3).key) == be16(uapi.CTA_ZONE, 3)
-    assert entry.zone_of(conn(replace(TCP, zone=3)).key) == be16(uapi.CTA_ZONE, 3)
+    assert flow_entry.zone_of(conn().key) == b""
+    assert flow_entry.zone_of(conn(zone=3).key) == be16(uapi.CTA_ZONE, 3)
+    assert flow_entry.zone_of(conn(replace(TCP, zone=3)).key) == be16(uapi.CTA_ZONE, 3)
 
 
 def test_a_master_is_looked_for_in_its_childs_zone() -> None:
     master = UDP.pack(uapi.CTA_TUPLE_MASTER)
-    assert entry.master_key(conn().key, master) == conn(UDP).key
-    assert entry.master_key(conn(zone=3).key, master) == conn(UDP, zone=3).key
+    assert flow_entry.master_key(conn().key, master) == conn(UDP).key
+    assert flow_entry.master_key(conn(zone=3).key, master) == conn(UDP, zone=3).key
 
 
 @given(connections())
@@ -134,22 +134,22 @@ def test_attributes_of_unknown_type_are_dropped_and_counted() -> None:
     strange = attribute(99, b"x")
     message = netlink(uapi.CT_NEW, 0x600, uapi.AF_INET, conn().new()[20:] + strange)
     dropped: Counter[str] = Counter()
-    parsed = entry.parse(message)
-    value = entry.overlay(None, parsed.kind, parsed.attributes, dropped)
+    parsed = flow_entry.parse(message)
+    value = flow_entry.overlay(None, parsed.kind, parsed.attributes, dropped)
     assert walk(value) == conn().table_row()
     assert dropped == {"unknown_attribute": 1}
 
 
 def test_known_attributes_of_no_use_are_dropped_without_a_word() -> None:
     dropped: Counter[str] = Counter()
-    parsed = entry.parse(conn().full(counters=True))
-    assert not walk(entry.overlay(None, parsed.kind, parsed.attributes, dropped)).keys() & entry.DROPPED
+    parsed = flow_entry.parse(conn().full(counters=True))
+    assert not walk(flow_entry.overlay(None, parsed.kind, parsed.attributes, dropped)).keys() & flow_entry.DROPPED
     assert not dropped
 
 
 def test_the_snapshot_lies_under_what_events_said() -> None:
     live = conn(ident=9, timeout=1, protoinfo=tcp_info(7))
-    merged = walk(entry.under(RICH.held(), live.held(), frozenset()))
+    merged = walk(flow_entry.under(RICH.held(), live.held(), frozenset()))
     assert merged[uapi.CTA_TIMEOUT] == b"\0\0\0\x01"
     assert merged[uapi.CTA_PROTOINFO] == walk(tcp_info(7))[uapi.CTA_PROTOINFO]
     assert merged[uapi.CTA_LABELS] == RICH.labels
@@ -160,44 +160,44 @@ def test_the_snapshot_lies_under_what_events_said() -> None:
 
 def test_but_over_what_was_held_before_it() -> None:
     stale = conn(ident=9, protoinfo=tcp_info(2), synproxy=synproxy_info(7))
-    merged = walk(entry.under(RICH.held(), stale.held(), frozenset({uapi.CTA_PROTOINFO, uapi.CTA_SYNPROXY})))
+    merged = walk(flow_entry.under(RICH.held(), stale.held(), frozenset({uapi.CTA_PROTOINFO, uapi.CTA_SYNPROXY})))
     assert merged[uapi.CTA_PROTOINFO] == RICH.table_row()[uapi.CTA_PROTOINFO]
     assert merged[uapi.CTA_SYNPROXY] == RICH.table_row()[uapi.CTA_SYNPROXY]
 
 
 def test_the_snapshot_of_another_entry_says_nothing() -> None:
     live = conn(ident=10)
-    assert entry.under(RICH.held(), live.held(), frozenset()) == live.held()
+    assert flow_entry.under(RICH.held(), live.held(), frozenset()) == live.held()
 
 
 def test_plain_is_what_events_say_whole() -> None:
-    assert entry.is_plain(conn(mark=1).key, conn(mark=1).held())
-    assert not entry.is_plain(RICH.key, RICH.held())
+    assert flow_entry.is_plain(conn(mark=1).key, conn(mark=1).held())
+    assert not flow_entry.is_plain(RICH.key, RICH.held())
     gre = conn(replace(TCP, protocol=uapi.IPPROTO_GRE), protoinfo=b"")
-    assert not entry.is_plain(gre.key, gre.held())
+    assert not flow_entry.is_plain(gre.key, gre.held())
 
 
 def test_what_an_entry_has() -> None:
-    rich = entry.parse(RICH.full(counters=True)).attributes
-    assert entry.helper_of(rich) == "ftp"
-    assert entry.timeout_of(rich) == 120
-    assert entry.packets_of(rich) == 0
-    assert (entry.has_helper(RICH.held()), entry.has_master(RICH.held())) == (True, True)
-    plain = entry.parse(conn().new()).attributes
-    assert entry.helper_of(plain) is None
-    assert (entry.has_helper(conn().held()), entry.has_master(conn().held())) == (False, False)
-    assert entry.helper_of({uapi.CTA_HELP: nest(uapi.CTA_HELP)}) is None
+    rich = flow_entry.parse(RICH.full(counters=True)).attributes
+    assert flow_entry.helper_of(rich) == "ftp"
+    assert flow_entry.timeout_of(rich) == 120
+    assert flow_entry.packets_of(rich) == 0
+    assert (flow_entry.has_helper(RICH.held()), flow_entry.has_master(RICH.held())) == (True, True)
+    plain = flow_entry.parse(conn().new()).attributes
+    assert flow_entry.helper_of(plain) is None
+    assert (flow_entry.has_helper(conn().held()), flow_entry.has_master(conn().held())) == (False, False)
+    assert flow_entry.helper_of({uapi.CTA_HELP: nest(uapi.CTA_HELP)}) is None
 
 
 def test_packets_of_both_directions_are_added() -> None:
     counts = [nest(kind, attribute(1, (3).to_bytes(8, "big"))) for kind in (9, 10)]
-    assert entry.packets_of({9: counts[0], 10: counts[1]}) == 6
+    assert flow_entry.packets_of({9: counts[0], 10: counts[1]}) == 6
 
 
 def test_an_answer_travels_without_sequence_and_port() -> None:
     answer = bytearray(conn().full())
     answer[6:16] = b"\0\0" + b"\x07" * 8
-    assert entry.as_full(bytes(answer)) == conn().full()
+    assert flow_entry.as_full(bytes(answer)) == conn().full()
 
 
 @pytest.mark.parametrize(
@@ -214,14 +214,14 @@ def test_an_answer_travels_without_sequence_and_port() -> None:
 )
 def test_what_is_no_message_is_malformed(damaged: bytes) -> None:
     with pytest.raises(MalformedError):
-        entry.parse(damaged)
+        flow_entry.parse(damaged)
 
 
 def test_a_flow_without_original_tuple_has_no_key() -> None:
     with pytest.raises(MalformedError):
-        entry.key_of({uapi.CTA_ID: be32(uapi.CTA_ID, 1)})
+        flow_entry.key_of({uapi.CTA_ID: be32(uapi.CTA_ID, 1)})
 
 
 def test_families_are_told_by_the_key() -> None:
-    assert entry.family_of(conn(SIX).key) == uapi.AF_INET6
-    assert entry.family_of(inverse(TCP).pack(uapi.CTA_TUPLE_REPLY)) == uapi.AF_INET
+    assert flow_entry.family_of(conn(SIX).key) == uapi.AF_INET6
+    assert flow_entry.family_of(inverse(TCP).pack(uapi.CTA_TUPLE_REPLY)) == uapi.AF_INET

@@ -4,16 +4,16 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 
-from ftfw.kernel import entry, expectation, uapi
+from ftfw.kernel import expectation, flow_entry, uapi
 from ftfw.kernel.attributes import MalformedError
-from ftfw.kernel.rewrite import DOUBTED_S, PINNED_S
+from ftfw.kernel.create import DOUBTED_S, PINNED_S
 from tests.unit.conntrack import TCP, UDP, End, Expect, be16, be32, conn, expectations, walk
 
 AWAITED = Expect(TCP, replace(UDP, source_port=0), timeout=17, class_=1)
 
 
 def held(each: Expect) -> tuple[bytes, bytes]:
-    attributes = entry.parse(each.new()).attributes
+    attributes = flow_entry.parse(each.new()).attributes
     return expectation.key_of(attributes), expectation.value_of(attributes)
 
 
@@ -90,7 +90,7 @@ def test_the_family_is_the_expected_flows() -> None:
 
 @pytest.mark.parametrize("lacking", expectation.KEY)
 def test_without_its_tuples_it_has_no_key(lacking: int) -> None:
-    attributes = entry.parse(AWAITED.new()).attributes
+    attributes = flow_entry.parse(AWAITED.new()).attributes
     del attributes[lacking]
     with pytest.raises(MalformedError):
         expectation.key_of(attributes)

@@ -6,14 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftfw.check import probes
-from ftfw.daemon import host
+from ftfw.cli.check import host_probes
+from ftfw.daemon import local_host
+from ftfw.kernel import helpers
 from ftfw.replication import messages
-from ftfw.replication.facts import FACTS_MAX, TEXT_MAX, are_facts
+from ftfw.replication.host_facts import FACTS_MAX, TEXT_MAX, are_facts
 from ftfw.replication.member import Member
 from ftfw.replication.messages import BodyError, Facts
 from ftfw.replication.peers import Peers
-from ftfw.seal import OVERHEAD
+from ftfw.security.frames import OVERHEAD
+from ftfw.system import sysctl
 
 SMALLEST_BODY = 576 - 48 - OVERHEAD  # bytes: the smallest MTU that can be configured, over IPv6
 TEXT = st.text(st.characters(categories=["L", "N"]), max_size=TEXT_MAX)
@@ -31,8 +33,8 @@ def test_they_fill_a_frame_and_no_more(limit: int) -> None:
 
 
 def test_what_a_host_tells_fits_into_the_smallest_frame(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probes, "sysctl", lambda _: 2**31 - 1)
-    told = host.facts("warm", 1472, list(probes.HELPERS))
+    monkeypatch.setattr(sysctl, "read", lambda _: 2**31 - 1)
+    told = local_host.facts("warm", 1472, list(helpers.HELPERS))
     assert are_facts(told)
     assert told["entries_max"] == 2**31 - 1
     assert len(messages.facts("n" * 64, {**told, "kernel": "k" * TEXT_MAX}, SMALLEST_BODY)) <= SMALLEST_BODY
@@ -80,7 +82,7 @@ def test_facts_outlive_a_role_and_say_nothing_of_one() -> None:
 
 @pytest.fixture
 def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(probes, "MODULES", tmp_path)
+    monkeypatch.setattr(helpers, "MODULES", tmp_path)
     directory = tmp_path / os.uname().release
     directory.mkdir()
     (directory / "modules.builtin").write_text("kernel/net/netfilter/nf_conntrack_ftp.ko\n")
@@ -88,16 +90,16 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_helpers_are_found_without_loading_any(modules: Path) -> None:
-    assert probes.installed_helpers() is None
+    assert helpers.installed_helpers() is None
     (modules / "modules.dep").write_text(
         "kernel/net/netfilter/nf_conntrack_sip.ko.xz: kernel/net/netfilter/nf_conntrack.ko.xz\n"
         "kernel/net/netfilter/nf_conntrack_h323.ko.zst:\nkernel/net/netfilter/nf_conntrack_netbios_ns.ko:\n"
     )
-    assert probes.installed_helpers() == ["ftp", "sip", "Q.931", "RAS", "netbios-ns"]
+    assert helpers.installed_helpers() == ["ftp", "sip", "Q.931", "RAS", "netbios-ns"]
 
 
 def test_the_probes_answer_on_this_host() -> None:
-    assert probes.runs(Path("/proc/self/comm").read_text().strip())
-    assert not probes.runs("no-such-program")
-    assert isinstance(probes.clock_is_synchronised(), bool)
-    assert isinstance(probes.forwards(), bool)
+    assert host_probes.runs(Path("/proc/self/comm").read_text().strip())
+    assert not host_probes.runs("no-such-program")
+    assert isinstance(host_probes.clock_is_synchronised(), bool)
+    assert isinstance(host_probes.forwards(), bool)

@@ -12,10 +12,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from ftfw import config
-from ftfw.daemon.keepalived import Keepalived, Now
-from ftfw.keepalived import ADOPTION_S, MASTER, SILENT_S, Notification
-from ftfw.roles import Event
+from ftfw.config import schema
+from ftfw.daemon.keepalived_task import Keepalived, Now
+from ftfw.daemon.roles.role_table import Event
+from ftfw.daemon.roles.vrrp_states import ADOPTION_S, MASTER, SILENT_S, Notification
 
 ADDRESS = ip_address("192.0.2.1")
 
@@ -27,7 +27,7 @@ class Daemon:
         self.path = path
         self.wanted: list[Event] = []
         self.now = Now("backup", ready=False, free=False)
-        keys = config.Keepalived.model_validate(more | ({"fifo": str(path)} if path.name else {}))
+        keys = schema.Keepalived.model_validate(more | ({"fifo": str(path)} if path.name else {}))
         self.keepalived = Keepalived(keys, "backup", want=self.wanted.append)
 
     @asynccontextmanager

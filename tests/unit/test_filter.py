@@ -2,9 +2,9 @@ from typing import Any
 
 import pytest
 
-from ftfw.config import Replicate
-from ftfw.filter import compile_filter
-from ftfw.model import Flow
+from ftfw.config.schema import Replicate
+from ftfw.kernel.flow_filter import compile_filter
+from ftfw.kernel.flow_model import Flow
 
 
 def flow(protocol: str = "tcp", **changes: Any) -> Flow:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftfw.link.framing import FRAME_MAX, FramingError, Splitter, framed
-from ftfw.seal import OVERHEAD
+from ftfw.security.frames import OVERHEAD
 
 FRAMES = st.lists(st.binary(min_size=OVERHEAD, max_size=OVERHEAD + 60), max_size=8)
 

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from ftfw import keyfile
-from ftfw.config import load
-from ftfw.daemon.hangup import Files
+from ftfw.config.schema import load
+from ftfw.daemon.reload import Files
+from ftfw.security import key_file
 
 LINK = '[[link]]\ntransport = "multicast"\ninterface = "sync"\ngroup = "225.0.0.50"\n'
 
@@ -15,7 +15,7 @@ def directory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Path:
     """A configuration and two keys."""
     caplog.set_level(logging.INFO)
     for name in ("a", "b"):
-        keyfile.generate(tmp_path / name)
+        key_file.generate(tmp_path / name)
     write(tmp_path, "a")
     return tmp_path
 
@@ -28,7 +28,7 @@ def write(directory: Path, *keys: str, more: str = "") -> Path:
 
 
 def key(directory: Path, name: str) -> bytes:
-    return keyfile.read(directory / name)
+    return key_file.read(directory / name)
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:

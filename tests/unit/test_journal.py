@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ftfw.journal import JournalFormatter, log_formatter
+from ftfw.daemon.log.journald import JournalFormatter, log_formatter
 
 
 @pytest.mark.parametrize(("level", "priority"), [("info", 6), ("warning", 4), ("error", 3), ("critical", 3)])

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftfw.check.keepalived_conf import Fifo, Instance, Statement, parse, read
+from ftfw.cli.check.keepalived_conf import Fifo, Instance, Statement, parse, read
 
 CONF = Path(__file__).parents[2] / "conf/keepalived/keepalived.conf"
 

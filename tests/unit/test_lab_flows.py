@@ -6,11 +6,11 @@ import pytest
 import ftfw.lab
 from ftfw.lab import plan
 from ftfw.lab.announce import frame
+from ftfw.lab.failover_run import select
 from ftfw.lab.flows import catalogue
-from ftfw.lab.flows.tcp import BLOCK_SIZE, block
-from ftfw.lab.flows.tftp import TFTP_BLOCK_SIZE, content
+from ftfw.lab.flows.tcp_flows import BLOCK_SIZE, block
+from ftfw.lab.flows.tftp_flows import TFTP_BLOCK_SIZE, content
 from ftfw.lab.host import LabError
-from ftfw.lab.run import select
 
 MAC = bytes.fromhex("020000000001")
 

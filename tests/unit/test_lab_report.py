@@ -3,9 +3,9 @@ import json
 
 from rich.console import Console
 
+from ftfw.lab.failover_run import Run, Takeover
 from ftfw.lab.judge import Outcome, Row, Verdict
-from ftfw.lab.report import Printer, as_json, heading, line
-from ftfw.lab.run import Run, Takeover
+from ftfw.lab.lab_report import Printer, as_json, heading, line
 
 SURVIVOR = Row(
     name="tcp-idle-v4",

@@ -2,27 +2,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftfw.lab import wire
+from ftfw.lab import agent_messages
 
-MESSAGES: st.SearchStrategy[wire.Message] = st.one_of(
-    st.builds(wire.Command, operation=st.text(), arguments=st.dictionaries(st.text(), st.integers() | st.text())),
+MESSAGES: st.SearchStrategy[agent_messages.Message] = st.one_of(
     st.builds(
-        wire.Report,
+        agent_messages.Command, operation=st.text(), arguments=st.dictionaries(st.text(), st.integers() | st.text())
+    ),
+    st.builds(
+        agent_messages.Report,
         flow=st.text(),
         alive=st.booleans(),
         pause_s=st.none() | st.floats(allow_nan=False),
         reason=st.text(),
     ),
-    st.builds(wire.Done, error=st.text()),
+    st.builds(agent_messages.Done, error=st.text()),
 )
 
 
 @given(MESSAGES)
-def test_every_message_comes_back_from_one_line(message: wire.Message) -> None:
-    line = wire.encode(message)
+def test_every_message_comes_back_from_one_line(message: agent_messages.Message) -> None:
+    line = agent_messages.encode(message)
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
-    assert wire.decode(line) == message
+    assert agent_messages.decode(line) == message
 
 
 @pytest.mark.parametrize(
@@ -40,5 +42,5 @@ def test_every_message_comes_back_from_one_line(message: wire.Message) -> None:
     ],
 )
 def test_anything_else_is_refused(line: bytes) -> None:
-    with pytest.raises(wire.WireError, match="not a message"):
-        wire.decode(line)
+    with pytest.raises(agent_messages.WireError, match="not a message"):
+        agent_messages.decode(line)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftfw.kernel import uapi
-from ftfw.kernel.layout import DESTROY, PREFIX, SHAPES, Shape, dumped_value
+from ftfw.kernel.message_shapes import DESTROY, PREFIX, SHAPES, Shape, dumped_value
 from tests.unit.conntrack import (
     Conn,
     End,

@@ -11,9 +11,9 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from trio.testing import MockClock
 
-from ftfw.config_values import Endpoint
-from ftfw.daemon import scrapes
-from ftfw.metrics import FAMILIES, Metrics, collect
+from ftfw.config.value_types import Endpoint
+from ftfw.daemon.metrics import scrape_listener
+from ftfw.daemon.metrics.metric_families import FAMILIES, Metrics, collect
 
 BACKUP: dict[str, Any] = {
     "node": "fw2",
@@ -193,7 +193,7 @@ GET = b"GET /metrics HTTP/1.1\r\nHost: fw1\r\n\r\n"
 
 
 async def serving(nursery: trio.Nursery, tell: Any = lambda: b"x 1\n", host: str = "127.0.0.1") -> int:
-    listeners = await nursery.start(scrapes.Scrapes(Endpoint(host, 0), tell).run)
+    listeners = await nursery.start(scrape_listener.Scrapes(Endpoint(host, 0), tell).run)
     port: int = listeners[0].socket.getsockname()[1]
     return port
 
@@ -248,13 +248,13 @@ async def test_clients_that_say_nothing_are_dropped_and_more_than_a_few_are_not_
 ) -> None:
     async with trio.open_nursery() as nursery:
         port = await serving(nursery)
-        quiet = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(scrapes.CLIENTS_MAX)]
+        quiet = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(scrape_listener.CLIENTS_MAX)]
         for stream in quiet:
             await stream.send_all(b"GET /metrics HTT")
         autojump_clock.autojump_threshold = 0.05  # s; the kernel hands bytes over meanwhile
         assert await ask(port, GET) == b""
         for stream in quiet:
-            with trio.fail_after(scrapes.DEADLINE_S + 1):
+            with trio.fail_after(scrape_listener.DEADLINE_S + 1):
                 assert await stream.receive_some() == b""
             await stream.aclose()
         assert (await ask(port, GET)).endswith(b"x 1\n")
@@ -263,7 +263,7 @@ async def test_clients_that_say_nothing_are_dropped_and_more_than_a_few_are_not_
 
 async def test_ipv6() -> None:
     async with trio.open_nursery() as nursery:
-        listeners = await nursery.start(scrapes.Scrapes(Endpoint("::1", 0), lambda: b"x 1\n").run)
+        listeners = await nursery.start(scrape_listener.Scrapes(Endpoint("::1", 0), lambda: b"x 1\n").run)
         host, port = listeners[0].socket.getsockname()[:2]
         assert (len(listeners), host) == (1, "::1")
         async with await trio.open_tcp_stream(host, port) as stream:
@@ -286,7 +286,7 @@ async def test_a_place_where_nobody_can_listen_is_told_once_and_tried_again(
 ) -> None:
     async with trio.open_nursery() as nursery:
         port = await serving(nursery)
-        trying = scrapes.Scrapes(Endpoint(host, port), bytes)
+        trying = scrape_listener.Scrapes(Endpoint(host, port), bytes)
         nursery.start_soon(trying.run)
         autojump_clock.autojump_threshold = 0.05  # s; a name is asked for in a thread
         await until(lambda: trying.status()["failed"].get(reason, 0) >= 3)
@@ -301,7 +301,7 @@ async def test_it_listens_when_the_port_is_free_again(autojump_clock: MockClock)
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         port = other.getsockname()[1]
-        trying = scrapes.Scrapes(Endpoint("127.0.0.1", port), lambda: b"x 1\n")
+        trying = scrape_listener.Scrapes(Endpoint("127.0.0.1", port), lambda: b"x 1\n")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trying.run)
             await until(lambda: trying.status()["failed"])

@@ -9,13 +9,13 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftfw.cli import main
-from ftfw.config import Config, parse, require_complete
-from ftfw.config_values import PROTOCOLS, TCP_STATES
-from ftfw.migration import MigrationError, NothingToDoError, Severity, Translation, translate
-from ftfw.migration.options import OPTIONS, SINGLE, Key, Section, Without, as_markdown
-from ftfw.migration.syntax import Statement
-from ftfw.migration.syntax import parse as statements_of
+from ftfw.cli.commands import main
+from ftfw.cli.migration.conntrackd_options import OPTIONS, SINGLE, Key, Section, Severity, Without, as_markdown
+from ftfw.cli.migration.conntrackd_syntax import MigrationError, Statement
+from ftfw.cli.migration.conntrackd_syntax import parse as statements_of
+from ftfw.cli.migration.translation import NothingToDoError, Translation, translate
+from ftfw.config.schema import Config, parse, require_complete
+from ftfw.config.value_types import PROTOCOLS, TCP_STATES
 
 EXAMPLES = Path("/usr/share/doc/conntrackd/examples")
 MANUAL = Path("/usr/share/man/man5/conntrackd.conf.5.gz")

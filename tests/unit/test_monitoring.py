@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ftfw.metrics import FAMILIES, Metrics
+from ftfw.daemon.metrics.metric_families import FAMILIES, Metrics
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "conf/prometheus/ftfw.rules.yml"

@@ -7,8 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftfw.keepalived import ADOPTION_S, DISAGREEMENT_S, LINE_MAX, MASTER, STATES, Fifo, Instances, Notification, Truth
-from ftfw.roles import Event
+from ftfw.daemon.roles.role_table import Event
+from ftfw.daemon.roles.vrrp_states import (
+    ADOPTION_S,
+    DISAGREEMENT_S,
+    LINE_MAX,
+    MASTER,
+    STATES,
+    Fifo,
+    Instances,
+    Notification,
+    Truth,
+)
 
 VI_1, VI_2, FW = ("INSTANCE", "VI_1"), ("INSTANCE", "VI_2"), ("GROUP", "FW")
 

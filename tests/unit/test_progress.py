@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from ftfw import progress
-from ftfw.cli import main
-from ftfw.control_client import ControlError
-from ftfw.progress import progress_bar, request
+from ftfw.cli import progress_view
+from ftfw.cli.commands import main
+from ftfw.cli.progress_view import progress_bar, request
+from ftfw.control.client import ControlError
 
 
 def backup(state: str, **counts: Any) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def test_an_active_has_its_backups_do_it() -> None:
 
 def test_who_hears_no_active_does_not_wait_for_ever() -> None:
     lost = {"peers": [{"name": "fw1", "role": "active", "last_seen_s": 9.0}, {"name": "fw3", "role": "backup"}]}
-    looks = progress.LOOKS_ALONE_MAX
+    looks = progress_view.LOOKS_ALONE_MAX
     alone = [backup("complete"), *[backup("asking") | lost] * (looks - 1)]
     daemon = Daemon(*alone, backup("asking") | lost)
     with pytest.raises(ControlError, match="no active is heard that could answer; what was asked for stands"):
@@ -84,9 +84,9 @@ def test_who_hears_no_active_does_not_wait_for_ever() -> None:
 
 def test_an_active_that_is_heard_is_waited_for_as_long_as_it_takes() -> None:
     heard = {"peers": [{"name": "fw1", "role": "active", "last_seen_s": 0.1}]}
-    lost = [backup("asking")] * (progress.LOOKS_ALONE_MAX - 1)
+    lost = [backup("asking")] * (progress_view.LOOKS_ALONE_MAX - 1)
     last = backup("complete", snapshots=1)
-    filling = [backup("filling") | heard] * 3 * progress.LOOKS_ALONE_MAX
+    filling = [backup("filling") | heard] * 3 * progress_view.LOOKS_ALONE_MAX
     found = Daemon(backup("complete"), *lost, *filling, *lost, last).request("resync")
     assert found is not None
     assert found[1] is last
@@ -109,8 +109,8 @@ def run(*arguments: str) -> tuple[int, str, str]:
 
 
 def answering(monkeypatch: pytest.MonkeyPatch, daemon: Daemon) -> None:
-    monkeypatch.setattr("ftfw.cli.call", lambda _path, command, **_: daemon.ask(command))
-    monkeypatch.setattr(progress, "LOOK_S", 0.0)
+    monkeypatch.setattr("ftfw.cli.commands.call", lambda _path, command, **_: daemon.ask(command))
+    monkeypatch.setattr(progress_view, "LOOK_S", 0.0)
 
 
 def test_what_a_scrub_has_found_is_told(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +139,7 @@ def test_ctrl_c_leaves_the_request_standing(config: Path, monkeypatch: pytest.Mo
     def interrupt(_: float) -> Iterator[None]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ftfw.progress.request.__kwdefaults__", {"sleep": interrupt})
+    monkeypatch.setattr("ftfw.cli.progress_view.request.__kwdefaults__", {"sleep": interrupt})
     code, out, err = run("resync", "--wait", "--config", str(config))
     assert (code, out) == (1, "")
     assert "what was asked for stands" in err
@@ -159,7 +159,7 @@ def test_a_bar_comes_after_a_second_and_says_how_far(
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
     now = 100.0
-    monkeypatch.setattr("ftfw.progress.time.monotonic", lambda: now)
+    monkeypatch.setattr("ftfw.cli.progress_view.time.monotonic", lambda: now)
     with progress_bar("commit") as tell:
         assert tell is not None
         now += 0.9

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from ftfw import buckets, conversation, seal
-from ftfw.kernel import digest
-from ftfw.replication import active, backup, facts, messages, peers, states
-from ftfw.seal import HEADER_SIZE, OVERHEAD, VERSION
-from ftfw.window import SIZE
+from ftfw.kernel import entry_digest
+from ftfw.replication import active, backup, bucket_digests, host_facts, messages, peers, state_tables
+from ftfw.security import frames, freshness
+from ftfw.security.frames import HEADER_SIZE, OVERHEAD, VERSION
+from ftfw.security.replay_window import SIZE
 
 PAGE = (Path(__file__).parents[2] / "docs/protocol.md").read_text()
 
@@ -26,13 +26,13 @@ def rows(section: str) -> list[list[str]]:
 @pytest.mark.parametrize(
     ("name", "transitions", "first"),
     [
-        ("states", states.TRANSITIONS, states.State.IDLE),
-        ("readings", states.READINGS, states.Reading.NOTHING),
+        ("states", state_tables.TRANSITIONS, state_tables.State.IDLE),
+        ("readings", state_tables.READINGS, state_tables.Reading.NOTHING),
     ],
 )
 def test_the_states_are_the_tables(name: str, transitions: Mapping[tuple[Enum, Enum], Enum], first: Enum) -> None:
     found = PAGE.partition(f"<!-- {name} -->\n")[2].partition(f"<!-- /{name} -->")[0]
-    assert found.splitlines() == list(states.as_markdown(transitions, first))
+    assert found.splitlines() == list(state_tables.as_markdown(transitions, first))
 
 
 def test_the_types_are_the_codes() -> None:
@@ -46,11 +46,11 @@ def test_the_types_are_the_codes() -> None:
 
 def test_the_limits_are_the_codes() -> None:
     told = {name.strip("`"): float(value) for name, value, _ in rows("Limits")}
-    modules = (active, backup, buckets, conversation, messages, peers, seal, facts)
+    modules = (active, backup, bucket_digests, freshness, messages, peers, frames, host_facts)
     for name, value in told.items():
         found = {getattr(module, name) for module in modules if hasattr(module, name)}
         assert found == {value}, name
-    constants = {name for module in (active, backup, conversation) for name in vars(module) if name.endswith("_S")}
+    constants = {name for module in (active, backup, freshness) for name in vars(module) if name.endswith("_S")}
     assert constants <= told.keys()
 
 
@@ -66,8 +66,8 @@ def test_the_digest_is_the_codes() -> None:
     lines = PAGE.partition("<!-- digest -->\n")[2].partition("<!-- /digest -->")[0].splitlines()[1:-1]
     told = dict(line.split(maxsplit=1) for line in lines)
     key, value, salt = (bytes.fromhex(told[name]) for name in ("key", "value", "salt"))
-    assert digest.compared(value).hex() == told["compared"]
+    assert entry_digest.compared(value).hex() == told["compared"]
     assert [
-        (each, number.to_bytes(4, sys.byteorder).hex()) for each, number in digest.digests([(key, value)], salt)
+        (each, number.to_bytes(4, sys.byteorder).hex()) for each, number in entry_digest.digests([(key, value)], salt)
     ] == [(key, told["digest"])]
-    assert f"{buckets.bucket_of(key, 12)} of 2^12" == told["bucket"]
+    assert f"{bucket_digests.bucket_of(key, 12)} of 2^12" == told["bucket"]

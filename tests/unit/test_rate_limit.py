@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from ftfw.rate_limit import ALWAYS, BURST, KINDS_MAX, WINDOW_S, RateLimit
+from ftfw.daemon.log.rate_limit import ALWAYS, BURST, KINDS_MAX, WINDOW_S, RateLimit
 
 
 class Clock:

@@ -7,18 +7,17 @@ from typing import Any
 
 import pytest
 
-from ftfw import buckets
-from ftfw.buckets import Digests, Scope, bucket_of
-from ftfw.kernel.select import Selector
+from ftfw.kernel.event_selector import Selector
 from ftfw.replication import active as active_module
 from ftfw.replication import backup as backup_module
-from ftfw.replication import messages
+from ftfw.replication import bucket_digests, messages
 from ftfw.replication.active import PEER_LOST_S, SNAPSHOT_WINDOW, Active
 from ftfw.replication.backup import ACK_FRAMES, FRESH_S, READY_S, RESYNC_RETRY_S, Backup
+from ftfw.replication.bucket_digests import Digests, Scope, bucket_of
 from ftfw.replication.messages import Ack, Heartbeat, Resync, Stream, Want
 from ftfw.replication.peers import PEERS_MAX
-from ftfw.replication.states import Reading, State
-from ftfw.store import SLICE, Store
+from ftfw.replication.state_tables import Reading, State
+from ftfw.replication.store import SLICE, Store
 from tests.unit.conntrack import TCP, UDP, conn
 from tests.unit.reading import Reader
 from tests.unit.table import Table, alike, held
@@ -244,7 +243,7 @@ def test_a_snapshot_during_which_events_were_lost_makes_nobody_in_sync() -> None
 @pytest.fixture
 def fine(monkeypatch: pytest.MonkeyPatch) -> None:
     """One bucket for each entry, so that small tables can differ in few of many."""
-    monkeypatch.setattr(buckets, "ENTRIES", 1)
+    monkeypatch.setattr(bucket_digests, "ENTRIES", 1)
     monkeypatch.setattr(messages, "BUCKETS_MAX", 2)
 
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftfw.kernel import rewrite, uapi
+from ftfw.kernel import create, uapi
 from ftfw.kernel.attributes import nested, split
-from ftfw.kernel.bulk import BATCH, Creator
-from ftfw.kernel.rewrite import CREATE, DOUBTED_S, FALLBACK_TIMEOUT_S, PINNED_S, Timeouts
+from ftfw.kernel.create import CREATE, DOUBTED_S, FALLBACK_TIMEOUT_S, PINNED_S, Timeouts
+from ftfw.kernel.create_bulk import BATCH, Creator
 from tests.unit.conntrack import (
     PORTS,
     TCP,
@@ -38,13 +38,13 @@ SIX = End("2001:db8::1", "2001:db8::2", 7, 8, uapi.IPPROTO_TCP)
 
 
 def created(each: Conn, *, pinned: bool = False) -> dict[int, bytes]:
-    return walk(rewrite.create(each.key, each.held(), timeouts=TIMEOUTS, pinned=pinned))
+    return walk(create.create(each.key, each.held(), timeouts=TIMEOUTS, pinned=pinned))
 
 
 def updated(each: Conn, found: Conn | None = None) -> dict[int, bytes]:
     """What makes the entry `found` equal to `each`; without one, an entry that is equal already."""
     there = split((found or each).full()[20:])
-    return walk(rewrite.update(each.key, each.held(), there, timeouts=TIMEOUTS))
+    return walk(create.update(each.key, each.held(), there, timeouts=TIMEOUTS))
 
 
 def status(attributes: dict[int, bytes]) -> int:
@@ -206,9 +206,9 @@ def test_what_is_restored_goes_along_and_ids_and_counters_do_not() -> None:
 
 def test_a_body_without_what_a_kernel_lacks() -> None:
     rich = conn(helper=b"ftp", master=UDP)
-    body = rewrite.create(rich.key, rich.held(), timeouts=TIMEOUTS)
+    body = create.create(rich.key, rich.held(), timeouts=TIMEOUTS)
     for lacking in (uapi.CTA_HELP, uapi.CTA_TUPLE_MASTER):
-        left = walk(rewrite.without(body, lacking))
+        left = walk(create.without(body, lacking))
         assert left == {kind: data for kind, data in walk(body).items() if kind != lacking}
         assert lacking in walk(body)
 
@@ -237,7 +237,7 @@ def test_an_entry_gets_at_least_what_a_packet_would_give_it(each: Conn, least: i
     assert timeout(created(replace(each, timeout=0))) == least
     assert timeout(created(replace(each, timeout=least - 1))) == least
     assert timeout(created(replace(each, timeout=5000))) == 5000
-    only = walk(rewrite.set_timeout(each.key, replace(each, timeout=0).held(), TIMEOUTS, pinned=False))
+    only = walk(create.set_timeout(each.key, replace(each, timeout=0).held(), TIMEOUTS, pinned=False))
     assert timeout(only) == least
     assert only.keys() <= {uapi.CTA_TUPLE_ORIG, uapi.CTA_ZONE, uapi.CTA_TIMEOUT}
 
@@ -247,15 +247,15 @@ def test_an_entry_gets_at_least_what_a_packet_would_give_it(each: Conn, least: i
     [
         (conn(), 1000),
         (conn(UDP, status=8), 31),
-        (conn(protoinfo=tcp_info(7)), rewrite.ENDING_S),
-        (conn(SCTP, protoinfo=sctp_info(5)), rewrite.ENDING_S),
+        (conn(protoinfo=tcp_info(7)), create.ENDING_S),
+        (conn(SCTP, protoinfo=sctp_info(5)), create.ENDING_S),
     ],
 )
 def test_a_hot_backups_pinned_timer_is_not_believed(each: Conn, instead: int) -> None:
     """An active that was one streams what is left of two weeks until its timers are settled."""
     for left in (PINNED_S, PINNED_S - 86400, DOUBTED_S):
         assert timeout(created(replace(each, timeout=left))) == instead
-        only = rewrite.set_timeout(each.key, replace(each, timeout=left).held(), TIMEOUTS, pinned=False)
+        only = create.set_timeout(each.key, replace(each, timeout=left).held(), TIMEOUTS, pinned=False)
         assert timeout(walk(only)) == instead
     assert timeout(created(replace(each, timeout=DOUBTED_S - 1))) == DOUBTED_S - 1
 
@@ -263,7 +263,7 @@ def test_a_hot_backups_pinned_timer_is_not_believed(each: Conn, instead: int) ->
 @given(connections())
 def test_a_pinned_entry_does_not_run_out(each: Conn) -> None:
     assert timeout(created(each, pinned=True)) == PINNED_S
-    assert timeout(walk(rewrite.set_timeout(each.key, each.held(), TIMEOUTS, pinned=True))) == PINNED_S
+    assert timeout(walk(create.set_timeout(each.key, each.held(), TIMEOUTS, pinned=True))) == PINNED_S
 
 
 def test_pinned_timers_fit_the_kernels_clock() -> None:
@@ -272,14 +272,14 @@ def test_pinned_timers_fit_the_kernels_clock() -> None:
 
 def test_an_entry_that_tells_no_timeout_gets_one() -> None:
     value = b"".join(data for kind, data in split(conn(protoinfo=tcp_info(7)).held()).items() if kind != 7)
-    assert timeout(walk(rewrite.create(conn().key, value, timeouts=TIMEOUTS))) == FALLBACK_TIMEOUT_S
+    assert timeout(walk(create.create(conn().key, value, timeouts=TIMEOUTS))) == FALLBACK_TIMEOUT_S
 
 
 # Entries that are there already
 
 
 def updatable(held: Conn, found: Conn) -> bool:
-    return rewrite.updatable(held.held(), split(found.full()[20:]))
+    return create.updatable(held.held(), split(found.full()[20:]))
 
 
 def test_an_update_can_do_it_when_translation_and_helper_are_the_same() -> None:
@@ -322,11 +322,11 @@ def test_an_extension_that_says_nothing_need_not_go() -> None:
     for kind, told in nothing.items():
         if kind == uapi.CTA_LABELS:
             nothing[kind] = told[:4] + bytes(16)
-        elif kind in rewrite.LASTING:
+        elif kind in create.LASTING:
             inner = (data[:4] + bytes(len(data) - 4) for data in nested(told).values())
             nothing[kind] = told[:4] + b"".join(inner)
     assert nothing.keys() >= {uapi.CTA_LABELS, uapi.CTA_SEQ_ADJ_ORIG, uapi.CTA_SYNPROXY}
-    assert rewrite.updatable(conn().held(), nothing)
+    assert create.updatable(conn().held(), nothing)
 
 
 # In bulk

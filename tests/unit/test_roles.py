@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-from ftfw import roles
-from ftfw.daemon.changes import WAITING_MAX, Changes
-from ftfw.roles import AT_REST, TRANSITIONS, Action, Event, State
+from ftfw.daemon.role_changer import WAITING_MAX, Changes
+from ftfw.daemon.roles import role_table
+from ftfw.daemon.roles.role_table import AT_REST, TRANSITIONS, Action, Event, State
 
 WANTED = {Event.PROMOTE: State.ACTIVE, Event.DEMOTE: State.BACKUP}
 wishes = st.sampled_from([Event.PROMOTE, Event.DEMOTE])
@@ -22,7 +22,7 @@ wishes = st.sampled_from([Event.PROMOTE, Event.DEMOTE])
 def test_the_page_has_the_table() -> None:
     page = (Path(__file__).parents[2] / "docs/keepalived.md").read_text()
     found = page.partition("<!-- roles -->\n")[2].partition("<!-- /roles -->")[0]
-    assert found.splitlines() == list(roles.as_markdown())
+    assert found.splitlines() == list(role_table.as_markdown())
 
 
 def test_every_wish_is_taken_in_every_state_and_only_a_change_gets_done() -> None:

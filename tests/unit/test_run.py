@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftfw.kernel import run
+from ftfw.kernel import message_run
 from ftfw.kernel.attributes import MalformedError
-from ftfw.kernel.layout import DESTROY, SHAPES
-from ftfw.kernel.run import Run
-from ftfw.store import Store
+from ftfw.kernel.message_run import Run
+from ftfw.kernel.message_shapes import DESTROY, SHAPES
+from ftfw.replication.store import Store
 from tests.unit.conntrack import TCP, UDP, Conn, conn, connections
 
 MOST = 1 << 20
@@ -18,8 +18,8 @@ plain = st.lists(connections(plain=True, protocols=(6, 17)), min_size=1, max_siz
 
 
 def run_of(messages: list[bytes]) -> Run | None:
-    shape = SHAPES.get(run.prefix_of(messages[0]))
-    return run.of_kernel(shape, messages) if shape else None
+    shape = SHAPES.get(message_run.prefix_of(messages[0]))
+    return message_run.of_kernel(shape, messages) if shape else None
 
 
 def runs(some: list[Conn]) -> list[tuple[Run, list[bytes]]]:
@@ -27,13 +27,13 @@ def runs(some: list[Conn]) -> list[tuple[Run, list[bytes]]]:
     by_shape: dict[bytes, list[bytes]] = {}
     for each in some:
         for message in (each.new(), each.update("protoinfo"), each.full(), each.destroy()):
-            by_shape.setdefault(run.prefix_of(message), []).append(message)
+            by_shape.setdefault(message_run.prefix_of(message), []).append(message)
     made = [(run_of(messages), messages) for messages in by_shape.values()]
     return [(found, messages) for found, messages in made if found is not None]
 
 
-def unfold(found: Run, *, most: int = MOST) -> run.Part:
-    return run.unfold(*found.fold(), most=most)
+def unfold(found: Run, *, most: int = MOST) -> message_run.Part:
+    return message_run.unfold(*found.fold(), most=most)
 
 
 @given(plain)
@@ -86,7 +86,7 @@ def test_the_end_of_flows_by_a_run() -> None:
 
 def test_messages_of_two_shapes_are_no_run() -> None:
     messages = [conn(UDP).new(), conn(TCP).new()]
-    assert run.of_kernel(SHAPES[run.prefix_of(messages[0])], messages) is None
+    assert message_run.of_kernel(SHAPES[message_run.prefix_of(messages[0])], messages) is None
 
 
 @settings(max_examples=50)
@@ -99,7 +99,7 @@ def test_another_versions_shape_gives_its_messages_one_by_one(some: list[Conn], 
         at = random.choice([place for place in range(len(template)) if place not in found.shape.places])
         packed += struct.pack(">H", at)
         other = random.randbytes(count)
-        part = run.unfold(template, packed, count, columns + other, most=MOST)
+        part = message_run.unfold(template, packed, count, columns + other, most=MOST)
         assert isinstance(part, list)
         assert [message[:at] + message[at + 1 :] for message in part] == [m[:at] + m[at + 1 :] for m in messages]
         assert bytes(message[at] for message in part) == other
@@ -112,7 +112,7 @@ def test_what_is_wrong_in_the_first_message_is_not_taken_for_plain(some: list[Co
         template, packed, count, columns = found.fold()
         damaged = bytearray(template)
         damaged[random.choice([p for p in range(len(template)) if p not in found.shape.places])] ^= 1
-        part = run.unfold(bytes(damaged), packed, count, columns, most=MOST)
+        part = message_run.unfold(bytes(damaged), packed, count, columns, most=MOST)
         assert isinstance(part, list) or part.shape != found.shape
 
 
@@ -131,25 +131,25 @@ def test_what_is_wrong_in_the_first_message_is_not_taken_for_plain(some: list[Co
 )
 def test_what_is_no_run(template: bytes, places: bytes, count: int, columns: bytes) -> None:
     with pytest.raises(MalformedError):
-        run.unfold(template, places, count, columns, most=MOST)
+        message_run.unfold(template, places, count, columns, most=MOST)
 
 
 def test_places_are_remembered_of_shapes_only_and_no_more_than_they_have() -> None:
-    run._places.cache_clear()
+    message_run._places.cache_clear()
     shaped = conn(TCP).new()
     for template in (b"abcd", shaped):
         with pytest.raises(MalformedError):
-            run.unfold(template, b"\1\0" * 100_000, 1, b"", most=MOST)
-    assert run._places.cache_info().currsize == 0
-    assert run.unfold(shaped, b"\0\x24", 2, b"xy", most=MOST)
-    assert run._places.cache_info().currsize == 1
+            message_run.unfold(template, b"\1\0" * 100_000, 1, b"", most=MOST)
+    assert message_run._places.cache_info().currsize == 0
+    assert message_run.unfold(shaped, b"\0\x24", 2, b"xy", most=MOST)
+    assert message_run._places.cache_info().currsize == 1
 
 
 @settings(max_examples=200)
 @given(st.binary(max_size=60), st.binary(max_size=9), st.integers(0, 9), st.binary(max_size=50))
 def test_any_bytes_are_messages_or_malformed(template: bytes, places: bytes, count: int, columns: bytes) -> None:
     try:
-        part = run.unfold(template, places, count, columns, most=MOST)
+        part = message_run.unfold(template, places, count, columns, most=MOST)
     except MalformedError:
         return
     messages = part.split() if isinstance(part, Run) else part

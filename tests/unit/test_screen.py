@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from ftfw.datagrams import attach_filter
-from ftfw.link import screen
-from ftfw.seal import EPOCH_SIZE, VERSION, Sealer
+from ftfw.link import socket_filter
+from ftfw.security.frames import EPOCH_SIZE, VERSION, Sealer
+from ftfw.system.recvmmsg import attach_filter
 
 KEY, OTHER = b"k" * 32, b"o" * 32
 
@@ -49,7 +49,7 @@ def other_version(sealed: bytes) -> bytes:
 
 
 def test_only_frames_under_a_known_key_pass(ends: tuple[socket.socket, socket.socket]) -> None:
-    attach_filter(ends[0], screen.program([key_id(KEY)]))
+    attach_filter(ends[0], socket_filter.program([key_id(KEY)]))
     strangers = [b"", b"F", b"FW", b"FW\x01", b"FW\x01\0ab", b"GET / HTTP/1.1", secrets.token_bytes(1400), frame(OTHER)]
     assert passing(ends, *strangers, frame(KEY)) == [frame(KEY)]
 
@@ -57,26 +57,26 @@ def test_only_frames_under_a_known_key_pass(ends: tuple[socket.socket, socket.so
 def test_other_versions_and_other_names_pass_since_the_daemon_tells_of_them(
     ends: tuple[socket.socket, socket.socket],
 ) -> None:
-    attach_filter(ends[0], screen.program([key_id(KEY)]))
+    attach_filter(ends[0], socket_filter.program([key_id(KEY)]))
     wanted = [other_version(frame(OTHER)), frame(KEY, name="fw1")]
     assert passing(ends, *wanted) == wanted
 
 
 def test_keys_change_at_run_time(ends: tuple[socket.socket, socket.socket]) -> None:
-    attach_filter(ends[0], screen.program([key_id(KEY)]))
+    attach_filter(ends[0], socket_filter.program([key_id(KEY)]))
     assert passing(ends, frame(OTHER)) == []
-    attach_filter(ends[0], screen.program([key_id(KEY), key_id(OTHER)]))
+    attach_filter(ends[0], socket_filter.program([key_id(KEY), key_id(OTHER)]))
     assert passing(ends, frame(OTHER), frame(KEY)) == [frame(OTHER), frame(KEY)]
-    attach_filter(ends[0], screen.program([key_id(OTHER)]))
+    attach_filter(ends[0], socket_filter.program([key_id(OTHER)]))
     assert passing(ends, frame(KEY)) == []
 
 
 def test_without_keys_any_frame_passes(ends: tuple[socket.socket, socket.socket]) -> None:
-    attach_filter(ends[0], screen.program([]))
+    attach_filter(ends[0], socket_filter.program([]))
     assert passing(ends, b"x" * 100, frame(KEY)) == [frame(KEY)]
 
 
 def test_many_keys(ends: tuple[socket.socket, socket.socket]) -> None:
     keys = [secrets.token_bytes(32) for _ in range(300)]
-    attach_filter(ends[0], screen.program(map(key_id, keys)))
+    attach_filter(ends[0], socket_filter.program(map(key_id, keys)))
     assert passing(ends, frame(keys[0]), frame(keys[-1]), frame(KEY)) == [frame(keys[0]), frame(keys[-1])]

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftfw import seal
-from ftfw.seal import HEADER_SIZE, OVERHEAD, Opener, RefusedError, Sealer
+from ftfw.security import frames
+from ftfw.security.frames import HEADER_SIZE, OVERHEAD, Opener, RefusedError, Sealer
 
 KEY, OTHER = b"k" * 32, b"o" * 32
-EPOCH = b"e" * seal.EPOCH_SIZE
+EPOCH = b"e" * frames.EPOCH_SIZE
 
 
 def sealer(*, key: bytes = KEY, name: str = "fw1", epoch: bytes = EPOCH) -> Sealer:
@@ -66,7 +66,7 @@ def test_the_shortest_frame_is_an_empty_body() -> None:
 def test_foreign_and_version() -> None:
     frame = sealer().seal(b"body")
     assert refused(opener(), b"WF" + frame[2:]) == "foreign"
-    assert refused(opener(), frame[:2] + bytes((seal.VERSION + 1,)) + frame[3:]) == "version"
+    assert refused(opener(), frame[:2] + bytes((frames.VERSION + 1,)) + frame[3:]) == "version"
 
 
 def test_unknown_key_and_forged() -> None:
@@ -86,7 +86,7 @@ def test_a_forged_counter_is_not_taken() -> None:
 
 def test_no_keys_are_derived_for_an_epoch_that_nobody_with_the_key_has_named(monkeypatch: pytest.MonkeyPatch) -> None:
     frame, receiver = sealer().seal(b"body"), opener()
-    monkeypatch.setattr(seal, "_cipher", None)  # deriving would fail
+    monkeypatch.setattr(frames, "_cipher", None)  # deriving would fail
     for number in range(100):
         invented = frame[:16] + number.to_bytes(32, "big") + frame[48:]
         assert refused(receiver, invented) == "forged"
@@ -130,6 +130,6 @@ def test_a_sealer_changes_its_key_and_counts_on() -> None:
 
 def test_derived_keys_are_kept_for_a_bounded_number_of_epochs() -> None:
     receiver = opener()
-    for number in range(2 * seal.EPOCHS_MAX):
+    for number in range(2 * frames.EPOCHS_MAX):
         receiver.open(sealer(epoch=number.to_bytes(32, "big")).seal(b""))
-    assert len(receiver._ciphers) == seal.EPOCHS_MAX
+    assert len(receiver._ciphers) == frames.EPOCHS_MAX

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftfw.config import Replicate
-from ftfw.filter import compile_filter
-from ftfw.kernel import entry, select, uapi
-from ftfw.kernel.layout import SHAPES
-from ftfw.kernel.run import Run
-from ftfw.kernel.select import HINTS_PER_REQUEST, Selected, Selector
-from ftfw.store import Store
+from ftfw.config.schema import Replicate
+from ftfw.kernel import event_selector, flow_entry, uapi
+from ftfw.kernel.event_selector import HINTS_PER_REQUEST, Selected, Selector
+from ftfw.kernel.flow_filter import compile_filter
+from ftfw.kernel.message_run import Run
+from ftfw.kernel.message_shapes import SHAPES
+from ftfw.replication.store import Store
 from tests.unit.conntrack import (
     TCP,
     UDP,
@@ -345,7 +345,7 @@ def test_a_filter_does_the_same_to_plain_messages_and_to_all_others(keys: Any, m
 @pytest.mark.parametrize("end", [TCP, SIX, UDP, ICMP])
 def test_plain_messages_are_not_decoded_for_a_filter(end: End, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it goes by what cannot change, and at their beginning where it does not."""
-    monkeypatch.setattr(entry, "parse", None)
+    monkeypatch.setattr(flow_entry, "parse", None)
     fixed = {
         "protocols": ["tcp"],
         "addresses": ["192.0.2.0/24", "::/0"],
@@ -473,5 +473,5 @@ def test_a_flow_without_tuples_is_counted() -> None:
 
 @given(connections())
 def test_the_key_in_a_message(each: Conn) -> None:
-    assert select.key_in(each.full()) == each.key
-    assert walk(select.key_in(each.new())).keys() <= {uapi.CTA_TUPLE_ORIG, uapi.CTA_ZONE}
+    assert event_selector.key_in(each.full()) == each.key
+    assert walk(event_selector.key_in(each.new())).keys() <= {uapi.CTA_TUPLE_ORIG, uapi.CTA_ZONE}

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftfw.buckets import Scope, bucket_of
-from ftfw.kernel import run, uapi
-from ftfw.kernel.layout import SHAPES
-from ftfw.kernel.run import Run
-from ftfw.store import SLICE, Store
+from ftfw.kernel import message_run, uapi
+from ftfw.kernel.message_run import Run
+from ftfw.kernel.message_shapes import SHAPES
+from ftfw.replication.bucket_digests import Scope, bucket_of
+from ftfw.replication.store import SLICE, Store
 from tests.unit.conntrack import (
     TCP,
     UDP,
@@ -398,7 +398,7 @@ def test_a_plain_message_behind_other_bytes_is_not_taken_for_one() -> None:
     """Its beginning is that of a plain one, and so is its end."""
     for message in (conn().new(), conn().full(), conn().destroy()):
         longer = message[:32] + bytes(200) + message
-        for part in ([longer], run.unfold(longer, b"\0\x23", 2, b"ab", most=1000)):
+        for part in ([longer], message_run.unfold(longer, b"\0\x23", 2, b"ab", most=1000)):
             store = Store()
             store.apply(part)
             store.begin_snapshot()
@@ -498,7 +498,7 @@ def test_a_store_tells_what_events_have_touched_while_it_was_watched() -> None:
     store.apply([conn(TCP).new()])
     store.watch()
     runs = [conn(replace(UDP, source_port=port)).new() for port in range(5)]
-    shape = SHAPES[run.prefix_of(runs[0])]
+    shape = SHAPES[message_run.prefix_of(runs[0])]
     store.apply([conn(TCP).update("mark")])
     store.apply(Run(shape, b"".join(runs)))
     assert len(store.unwatch()) == 6

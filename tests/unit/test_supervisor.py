@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from ftfw.daemon.supervisor import Supervisor, one_line
+from ftfw.daemon.systemd import Supervisor, one_line
 
 Heard = Callable[[], list[str]]
 

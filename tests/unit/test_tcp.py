@@ -10,9 +10,9 @@ from itertools import pairwise
 
 import trio
 
-from ftfw.config import UnicastLink
-from ftfw.link.base import Taken
+from ftfw.config.schema import UnicastLink
 from ftfw.link.framing import framed
+from ftfw.link.link_base import Taken
 from ftfw.link.tcp import SEND_QUEUE_MAX, UNPROVEN_MAX, Tcp
 
 FRAME = bytes(8000)

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftfw.kernel import entry
+from ftfw.kernel import flow_entry
 from ftfw.kernel.attributes import MalformedError
-from ftfw.kernel.wellformed import Checker
+from ftfw.kernel.validate import Checker
 from tests.unit.conntrack import TCP, UDP, Expect, attribute, be16, conn, expectations, flow_messages, nest, netlink
 
 any_message = flow_messages() | st.builds(Expect.new, expectations()) | st.builds(Expect.destroy, expectations())
@@ -15,7 +15,7 @@ any_message = flow_messages() | st.builds(Expect.new, expectations()) | st.build
 def is_whole(checker: Checker, message: bytes) -> bool | None:
     """What the checker says; None for what does not get that far."""
     try:
-        parsed = entry.parse(message)
+        parsed = flow_entry.parse(message)
     except MalformedError:
         return None
     try:

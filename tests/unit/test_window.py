@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftfw.window import SIZE, ReplayWindow
+from ftfw.security.replay_window import SIZE, ReplayWindow
 
 # Counter by counter, and whether it is fresh when it comes.
 VECTORS = {

@@ -7,12 +7,12 @@ import pytest
 import trio
 
 from ftfw import __version__
-from ftfw.conversation import Conversation
-from ftfw.daemon.wire import SILENT_S, Wire
-from ftfw.link.base import Link, Received, Taken
+from ftfw.daemon.transport import SILENT_S, Wire
+from ftfw.link.link_base import Link, Received, Taken
 from ftfw.replication import messages
 from ftfw.replication.messages import Heartbeat, Message
-from ftfw.seal import RefusedError
+from ftfw.security.frames import RefusedError
+from ftfw.security.freshness import Conversation
 
 KEY, OTHER = b"k" * 32, b"o" * 32
 

@@ -1,11 +1,11 @@
 """What a backup does with what it holds, but for the kernel."""
 
-from ftfw.kernel import entry, expectation, inject, rewrite, uapi
+from ftfw.kernel import create, expectation, flow_entry, injector, uapi
 from ftfw.kernel.attributes import BODY, payload, split
-from ftfw.kernel.bulk import Creator
-from ftfw.kernel.digest import SALT_SIZE
-from ftfw.kernel.rewrite import Timeouts
-from ftfw.store import Store
+from ftfw.kernel.create import Timeouts
+from ftfw.kernel.create_bulk import Creator
+from ftfw.kernel.entry_digest import SALT_SIZE
+from ftfw.replication.store import Store
 
 TIMEOUTS = Timeouts()
 # The kernel ignores the first; in the others bulk goes by the status, and one by one by the tuples.
@@ -47,15 +47,15 @@ def _create(creator: Creator, key: bytes, value: bytes) -> None:
 def _use(key: bytes, value: bytes) -> None:
     attributes = split(value)
     assert not expectation.is_key(key)
-    assert entry.family_of(key)
-    assert rewrite.without(rewrite.create(key, value, timeouts=TIMEOUTS), uapi.CTA_TUPLE_MASTER)
-    assert rewrite.update(key, value, attributes, timeouts=TIMEOUTS)
-    assert rewrite.set_timeout(key, value, TIMEOUTS, pinned=True)
-    rewrite.updatable(value, attributes)
-    assert entry.found_by(key)
+    assert flow_entry.family_of(key)
+    assert create.without(create.create(key, value, timeouts=TIMEOUTS), uapi.CTA_TUPLE_MASTER)
+    assert create.update(key, value, attributes, timeouts=TIMEOUTS)
+    assert create.set_timeout(key, value, TIMEOUTS, pinned=True)
+    create.updatable(value, attributes)
+    assert flow_entry.found_by(key)
     master = attributes.get(uapi.CTA_TUPLE_MASTER)
-    assert master is None or entry.master_key(key, master)
-    assert inject._delete_reply(key, value)
-    assert inject._helper_kind((key, value))
-    assert entry.timeout_of(attributes) >= 0
-    entry.is_fixed(attributes)
+    assert master is None or flow_entry.master_key(key, master)
+    assert injector._delete_reply(key, value)
+    assert injector._helper_kind((key, value))
+    assert flow_entry.timeout_of(attributes) >= 0
+    flow_entry.is_fixed(attributes)

@@ -1,19 +1,19 @@
 """Every flow of the lab, in the order of the table."""
 
-from . import crowd, ftp, gre, programs, tcp, tftp, udp
-from .base import Flow
+from ftfw.lab.flows import crowd_flows, ftp_flows, gre_flows, program_flows, tcp_flows, tftp_flows, udp_flows
+from ftfw.lab.flows.flow_base import Flow
 
 
 def catalogue() -> list[Flow]:
     """Return fresh flows; names are unique."""
     flows = [
-        *tcp.flows(),
-        *crowd.flows(),
-        *programs.flows(),
-        *udp.flows(),
-        *gre.flows(),
-        *tftp.flows(),
-        *ftp.flows(),
+        *tcp_flows.flows(),
+        *crowd_flows.flows(),
+        *program_flows.flows(),
+        *udp_flows.flows(),
+        *gre_flows.flows(),
+        *tftp_flows.flows(),
+        *ftp_flows.flows(),
     ]
     assert len({flow.name for flow in flows}) == len(flows)
     return flows

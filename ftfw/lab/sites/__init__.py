@@ -1,9 +1,9 @@
 """The places that the lab can be built in."""
 
-from ..daemons import DAEMONS
-from ..installed import INSTALLED
-from ..site import Place
-from . import machines, netns, vagrant
+from ftfw.lab.daemons import DAEMONS
+from ftfw.lab.installed import INSTALLED
+from ftfw.lab.site import Place
+from ftfw.lab.sites import machines, netns, vagrant
 
 SITES: dict[str, Place] = {
     "namespaces": Place(daemons=DAEMONS, site=lambda _: netns.site()),

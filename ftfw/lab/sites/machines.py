@@ -19,11 +19,11 @@ from pathlib import Path
 
 import trio
 
-from .. import guest, plan
-from ..host import Host, LabError, end, run_here
-from . import cgroup, ssh
-from .netns import SWITCH, Network, network
-from .ssh import SshHost
+from ftfw.lab import guest, plan
+from ftfw.lab.host import Host, LabError, end, run_here
+from ftfw.lab.sites import cgroup, ssh
+from ftfw.lab.sites.netns import SWITCH, Network, network
+from ftfw.lab.sites.ssh import SshHost
 
 BOTH, ONE = frozenset(plan.FIREWALLS), frozenset({plan.FW1})
 KERNEL, INITRD, DISK = "vmlinuz", "initrd", "firewall.raw"

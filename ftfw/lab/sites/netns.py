@@ -15,9 +15,9 @@ from pathlib import Path
 
 import trio
 
-from .. import plan
-from ..host import Host, LabError, run_here
-from . import cgroup
+from ftfw.lab import plan
+from ftfw.lab.host import Host, LabError, run_here
+from ftfw.lab.sites import cgroup
 
 SWITCH = "switch"
 PREFIX = "ftfw-lab-"

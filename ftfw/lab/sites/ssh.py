@@ -11,8 +11,8 @@ from pathlib import Path
 
 import trio
 
-from ..host import LabError, end, run_here
-from ..site import FLOWTABLE_RULES
+from ftfw.lab.host import LabError, end, run_here
+from ftfw.lab.site import FLOWTABLE_RULES
 
 OPTIONS = {
     "StrictHostKeyChecking": "no",

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import trio
 
-from .. import plan
-from ..host import Host, LabError, run_here
-from ..installed import CONFIG, replace
-from . import ssh
-from .netns import PREFIX, claimed
-from .ssh import SshHost
+from ftfw.lab import plan
+from ftfw.lab.host import Host, LabError, run_here
+from ftfw.lab.installed import CONFIG, replace
+from ftfw.lab.sites import ssh
+from ftfw.lab.sites.netns import PREFIX, claimed
+from ftfw.lab.sites.ssh import SshHost
 
 FOLDER = Path("vagrant")
 LIBVIRT = Path("/run/netns/ftfw-vagrant")  # where vagrant/with-libvirt has libvirtd, and the machines' network

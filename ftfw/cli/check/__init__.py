@@ -1,0 +1,1 @@
+"""Findings of `ftfw check` about the host and the configuration, each with its remedy."""

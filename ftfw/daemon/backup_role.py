@@ -1,0 +1,137 @@
+"""What a backup does besides listening: acknowledges, keeps a hot kernel in step, cleans up after being active."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+
+import trio
+
+from ftfw.daemon import commit
+from ftfw.daemon.transport import Wire
+from ftfw.kernel.event_selector import Selector
+from ftfw.kernel.injector import Injector, Outcome
+from ftfw.replication.backup import NACK_S, Backup
+from ftfw.replication.store import REPAIRS, Store
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.1  # acknowledges the end of a burst; while frames come, they are what wakes the protocol
+REPIN_S = 86400.0  # a fourteenth of the time for which timers are pinned
+
+
+class Standby:
+    """The backup's work, until cancelled."""
+
+    def __init__(
+        self,
+        *,
+        backup: Backup,
+        store: Store,
+        hot: bool,
+        injector: Injector,
+        selector: Selector,
+        wire: Wire,
+        followed: Callable[[], None],
+        filled: Callable[[], None],
+        failed: Counter[str],
+    ) -> None:
+        self.backup = backup
+        self.store = store
+        self.outcome = Outcome(failed=failed)
+        self._hot = hot
+        self._injector = injector
+        self._selector = selector
+        self._wire = wire
+        self._followed = followed  # called for each active that is followed
+        self._followed_epoch: bytes | None = None
+        self._filled = filled  # called when a hot kernel has what the active has, once for each that is followed
+        self._filled_epoch: bytes | None = None
+        self._purged = False
+        self._told: Counter[str] = Counter()  # of repairs
+        self._to_go_through = trio.Event()  # replaced by each pass
+        self._changed = trio.Event()  # hot: the store is ahead of the kernel; replaced by each look at it
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._loosen)
+            nursery.start_soon(self._keep_in_step)
+            nursery.start_soon(self._go_through_store)
+
+    async def _loosen(self) -> None:
+        with trio.CancelScope(shield=True):  # a promotion may have nothing else to go on with
+            await commit.loosen(self._injector, self._selector)
+
+    async def _go_through_store(self) -> None:
+        """Compare and sweep, a slice at a time between what others do."""
+        while True:
+            while self.backup.work(trio.current_time()):
+                await trio.lowlevel.checkpoint()
+            self._tell_of_repairs()
+            with trio.move_on_after(TICK_S):
+                await self._to_go_through.wait()
+            self._to_go_through = trio.Event()
+
+    async def _keep_in_step(self) -> None:
+        repin_at = trio.current_time() + REPIN_S
+        while True:
+            self.send()
+            self._changed = trio.Event()
+            if self._hot:
+                whole = self.backup.snapshots
+                with trio.CancelScope(shield=True):  # changes that were taken must reach the kernel
+                    await commit.follow(self.store, self._injector, self.outcome)
+                self.backup.installed = whole
+                self._look_whether_filled()
+            if self.backup.complete and not self._purged:
+                await self._purge()
+            if self._hot and trio.current_time() >= repin_at:
+                repin_at = trio.current_time() + REPIN_S
+                await commit.repin(self.store, self._injector, self.outcome)
+            with trio.move_on_after(NACK_S if self.backup.missing else TICK_S):
+                await self._changed.wait()
+
+    @property
+    def filled(self) -> bool:
+        """Whether this kernel has had all that the active has, which only a hot one gets."""
+        return self._filled_epoch is not None and self._filled_epoch == self.backup.epoch
+
+    def _look_whether_filled(self) -> None:
+        if self.backup.complete and self.backup.installed >= self.backup.snapshots and not self.filled:
+            self._filled_epoch = self.backup.epoch
+            self._filled()
+
+    def _tell_of_repairs(self) -> None:
+        if self.store.repaired.total() > self._told.total():
+            found = self.store.repaired - self._told
+            log.warning(
+                "a comparison with the active found %d missing, %d stale and %d different entries; they are mended",
+                *(found[kind] for kind in REPAIRS),
+            )
+            self._told = self.store.repaired.copy()
+
+    def send(self) -> None:
+        """Put what the protocol has to say on the wire."""
+        self.backup.tick(trio.current_time())
+        self._wire.send(self.backup.outgoing)
+
+    def after_batch(self) -> None:
+        """Acknowledgements and requests do not wait for the next tick when frames come thick."""
+        self.send()
+        if self.backup.epoch not in {None, self._followed_epoch}:
+            self._followed_epoch = self.backup.epoch
+            self._followed()
+        if self.backup.has_work:
+            self._to_go_through.set()
+        if self._hot:
+            self._changed.set()
+
+    async def _purge(self) -> None:
+        purged = Outcome(failed=self.outcome.failed)
+        await commit.purge(self.store, self._injector, self._selector, purged, keep_held=self._hot)
+        self._purged = True
+        log.info(
+            "the active's snapshot is in: %d flows held; %d entries that were left in this kernel are gone",
+            self.store.flow_count(),
+            purged.deleted,
+        )

@@ -1,0 +1,1 @@
+"""The daemon's log: rate limits, and the form that journald reads."""

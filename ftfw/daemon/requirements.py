@@ -1,0 +1,94 @@
+"""What the daemon cannot do without on its host, asked for before it starts."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import NamedTuple
+
+from ftfw.config.schema import Config
+from ftfw.kernel.netlink import conntrack_errno
+from ftfw.system import libnftables, sysctl
+
+EVENTS = sysctl.SYSCTLS / "nf_conntrack_events"
+EVENTS_ALWAYS = 1  # 2, the default, makes no events for entries that were created while nobody listened
+
+
+class RequirementError(Exception):
+    """The host lacks something; the message says what, and the remedy."""
+
+
+class Lack(NamedTuple):
+    """Something that the host lacks."""
+
+    subject: str
+    found: str
+    remedy: str
+
+
+def require(config: Config) -> None:
+    """Raise RequirementError unless this process may use conntrack here, over at least one of the links."""
+    for lack in (conntrack_lack(), gate_lack(config)):
+        if lack is not None:
+            raise RequirementError(f"{lack.found}; {lack.remedy}")
+    names = [link.interface for link in config.link if link.interface is not None]
+    if len(names) == len(config.link) and not any(map(_exists, names)):
+        missing = ", ".join(names)
+        raise RequirementError(f"no interface {missing}, so no link can work; create it, or mend [[link]]")
+
+
+def conntrack_lack() -> Lack | None:
+    """Say what keeps this process from the kernel's connection tracking, if anything does."""
+    error = conntrack_errno()
+    if error == errno.EPERM:
+        return Lack(
+            "capabilities",
+            "CAP_NET_ADMIN is missing",
+            "run ftfw as root, or with AmbientCapabilities=CAP_NET_ADMIN in its systemd unit",
+        )
+    if error or not sysctl.SYSCTLS.is_dir() or sysctl.read("nf_conntrack_count") is None:
+        why = f" ({os.strerror(error)})" if error else ""
+        return Lack(
+            "nf_conntrack",
+            f"connection tracking does not answer over netlink{why}",
+            "`modprobe -a nf_conntrack nf_conntrack_netlink`, both also in /etc/modules-load.d/ftfw.conf,"
+            " or a kernel with CONFIG_NF_CONNTRACK, CONFIG_NF_CT_NETLINK and CONFIG_NF_CONNTRACK_EVENTS",
+        )
+    return None
+
+
+def gate_lack(config: Config) -> Lack | None:
+    """Say what keeps this process from making the gate that the configuration asks for, if anything does."""
+    if not config.takeover.gate_interfaces or libnftables.is_there():
+        return None
+    return Lack(
+        "takeover.gate_interfaces",
+        f"{libnftables.LIBRARY} is not installed, and the gate needs it",
+        "`apt install nftables`, or take takeover.gate_interfaces out of the configuration",
+    )
+
+
+def ensure_events_mode() -> int:
+    """Set nf_conntrack_events to 1 and return what it was; RequirementError if that cannot be done."""
+    name = f"net.netfilter.{EVENTS.name}"
+    old = sysctl.read(EVENTS.name)
+    if old is None:
+        raise RequirementError("this kernel makes no conntrack events; use one with CONFIG_NF_CONNTRACK_EVENTS")
+    if old != EVENTS_ALWAYS:
+        try:
+            EVENTS.write_text(f"{EVENTS_ALWAYS}\n")
+        except OSError as error:
+            raise RequirementError(
+                f"{name} is {old} and cannot be set to {EVENTS_ALWAYS} ({error.strerror}); do it before ftfw"
+                f" starts: `sysctl -w {name}={EVENTS_ALWAYS}`, and the same in /etc/sysctl.d/ftfw.conf"
+            ) from None
+    return old
+
+
+def _exists(name: str) -> bool:
+    try:
+        socket.if_nametoindex(name)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,119 @@
+"""Between the links and the protocol: frames out to every link, authentic messages in from any."""
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final
+
+import trio
+
+from ftfw import __version__
+from ftfw.link.link_base import Link, Taken
+from ftfw.replication.messages import BodyError, Message
+from ftfw.security.frames import OVERHEAD, VERSION, RefusedError, key_id
+from ftfw.security.freshness import Conversation
+
+log = logging.getLogger(__name__)
+
+SHOUT_S = 60.0
+SHOUTED = {
+    "own_name": "another node calls itself {name}, too; give each node a name of its own (node.name)",
+    "version": (
+        "frames of protocol version {theirs} come in, and this node, {name} with ftfw {program}, speaks {ours};"
+        " run the same ftfw on all nodes"
+    ),
+    "unknown_key": "frames under a key that this node does not have; compare security.key_files on both nodes",
+}
+
+Receive = Callable[[bytes, Message, float], None]
+"""Told the epoch and the message of an authentic frame, and the time."""
+
+# What whoever has no key of ours can bring about; under all other reasons, what is refused is authentic.
+STRANGE: Final = frozenset({"short", "foreign", "version", "own_name", "own_frame", "unknown_key", "forged"})
+SILENT_S: Final = 3.0  # a link on which nobody was heard for so long is down if somebody is heard on another one
+
+
+class Wire:
+    """A node's links under one seal.  Every frame goes to every link."""
+
+    def __init__(self, links: Sequence[Link], keys: Sequence[bytes], *, name: str) -> None:
+        self.links = links
+        self._name = name
+        self._shouted_at: dict[str, float] = {}
+        self.conversation = Conversation(keys, name=name, links=len(links), random=os.urandom)
+        self._admit(keys)
+
+    def rekey(self, keys: Sequence[bytes]) -> None:
+        """Seal with the first of `keys` and open with all; have the kernel drop what comes under none of them."""
+        self.conversation.rekey(keys)
+        self._admit(keys)
+
+    def _admit(self, keys: Sequence[bytes]) -> None:
+        key_ids = list(map(key_id, keys))
+        for link in self.links:
+            link.admit(key_ids)
+
+    @property
+    def body_limit(self) -> int:
+        """The longest body that every link carries in one datagram."""
+        return min(link.frame_limit for link in self.links) - OVERHEAD
+
+    def send(self, bodies: list[bytes]) -> None:
+        """Seal and send all of `bodies`, and empty the list."""
+        if not bodies:
+            return
+        for frame in self.conversation.seal(bodies):  # close behind each other: the other side wakes once
+            for link in self.links:
+                link.send(frame)
+        bodies.clear()
+
+    async def receive_all(self, link: Link, receive: Receive, after: Callable[[], None]) -> None:
+        """Hand every authentic message of a link to `receive`; call `after` when a batch is through."""
+        number = self.links.index(link)
+        await link.run(partial(self._take, link, number, receive, after))
+
+    def _take(self, link: Link, number: int, receive: Receive, after: Callable[[], None], frames: list[bytes]) -> Taken:
+        now = trio.current_time()
+        authentic = len(frames)
+        name = None
+        for frame in frames:
+            try:
+                heard = self.conversation.hear(frame, number, now)
+            except (RefusedError, BodyError) as refused:
+                link.dropped[refused.reason] += 1
+                authentic -= refused.reason in STRANGE
+                self._shout(refused, link, now)
+                continue
+            if heard is not None:
+                name = getattr(heard.message, "name", name)
+                receive(heard.epoch, heard.message, now)
+        if authentic:
+            link.heard_at = now
+        self.send(self.conversation.outgoing)
+        after()
+        return Taken(authentic, name)
+
+    def _shout(self, refused: RefusedError | BodyError, link: Link, now: float) -> None:
+        """Tell of what will not mend itself, once in a while."""
+        text = SHOUTED.get(refused.reason)
+        if text is not None and now - self._shouted_at.get(refused.reason, float("-inf")) >= SHOUT_S:
+            self._shouted_at[refused.reason] = now
+            theirs = refused.version if isinstance(refused, RefusedError) else VERSION
+            told = text.format(name=self._name, program=__version__, theirs=theirs, ours=VERSION)
+            log.error("%s: %s", link.name, told)
+
+    def status(self, now: float) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """`link` and `links` of the status."""
+        each = [link.counts() for link in self.links]
+        total: dict[str, Any] = {
+            name: sum(counts[name] for counts in each) for name in ("sent", "received", "bytes_sent", "bytes_received")
+        }
+        total["dropped"] = dict(sum((Counter(counts["dropped"]) for counts in each), Counter[str]()))
+        somebody_is_heard = any(now - link.heard_at < SILENT_S for link in self.links)
+        links = [
+            {"name": link.name, "up": link.up and (now - link.heard_at < SILENT_S or not somebody_is_heard), **counts}
+            for link, counts in zip(self.links, each, strict=True)
+        ]
+        return total, links

@@ -1,0 +1,115 @@
+"""What of an entry is compared with another node's, as a number.  Pure.
+
+Left out is what changes without an event: timeouts, the flag bits of TCP that come and go with each packet, and the
+protocol's state of a flow that a flowtable handles.  A mark of 0 is none: dumps tell it, events do not.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+from typing import Final
+
+from ftfw.kernel import expectation, flow_entry, uapi
+from ftfw.kernel.attributes import BODY, HEADER, nested, payload, split, u32
+from ftfw.kernel.flow_entry import Kind
+from ftfw.kernel.message_run import Part, Run
+from ftfw.kernel.message_shapes import dumped_value
+from ftfw.replication.bucket_digests import Scope
+
+SALT_SIZE: Final = 16
+SIZE: Final = 4  # bytes of a digest
+
+Entry = tuple[bytes, bytes]
+"""Key and value of a flow or an expectation, as a store holds them."""
+
+
+def digests(found: Iterable[Entry], salt: bytes) -> Iterator[tuple[bytes, int]]:
+    """Key and digest of each.  Under another salt, two entries whose digests happen to be alike have others."""
+    for key, value in found:
+        digest = blake2b(key + compared(value), digest_size=SIZE, salt=salt).digest()
+        yield key, int.from_bytes(digest, sys.byteorder)
+
+
+def dumped(parts: Iterable[Part]) -> Iterator[Entry]:
+    """The entries in parts of a dump."""
+    for part in parts:
+        if isinstance(part, Run):
+            shape = part.shape
+            for message in part.split():
+                yield message[BODY : shape.split], dumped_value(message, shape)
+            continue
+        for message in part:
+            parsed = flow_entry.parse(message)
+            if parsed.kind is Kind.EXPECT_NEW:
+                yield expectation.key_of(parsed.attributes), expectation.value_of(parsed.attributes)
+            else:
+                yield flow_entry.key_of(parsed.attributes), flow_entry.full_value(parsed.attributes)
+
+
+def within(scope: Scope, messages: Iterable[bytes], parts: Iterable[Part]) -> list[bytes]:
+    """The messages of a dump that are about entries in `scope`; `parts` has the same messages."""
+    return [found for found, (key, _) in zip(messages, dumped(parts), strict=True) if key in scope]
+
+
+def compared(value: bytes) -> bytes:
+    """The part of a value that must be alike."""
+    length, kind = HEADER.unpack_from(value) if value else (0, 0)
+    if kind != uapi.CTA_TUPLE_REPLY | uapi.NLA_F_NESTED:
+        return b"".join([data for kind, data in split(value).items() if kind != uapi.CTA_EXPECT_TIMEOUT])
+    start = length + 16  # behind the reply tuple, the id and the status
+    if value[start : start + 4] == _TIMEOUT:
+        end = start + 8
+        if len(value) == end:
+            return value[:start]
+        if len(value) == end + 48 and value[end : end + 8] == _TCP:
+            return value[:start] + value[end + 8 : end + 32] + bytes((value[end + 36] & _TOLD, value[end + 44] & _TOLD))
+    return _compared_slowly(split(value))
+
+
+def alike(one: bytes, other: bytes) -> bool:
+    """Whether two values of an entry are alike, but for what a flowtable makes of them.
+
+    A flow gets into a flowtable, and out of it, without an event; while it is there, it has no state.
+    """
+    first, second = split(one), split(other)
+    if not (_is_offloaded(first) or _is_offloaded(second)):
+        return compared(one) == compared(other)
+    return _outside_flowtable(first) == _outside_flowtable(second)
+
+
+def _outside_flowtable(attributes: dict[int, bytes]) -> bytes:
+    told = {kind: data for kind, data in attributes.items() if kind != uapi.CTA_PROTOINFO}
+    if uapi.CTA_STATUS in told:
+        told[uapi.CTA_STATUS] = u32(uapi.CTA_STATUS, flow_entry.status_of(told) & ~_OFFLOADED)
+    return _compared_slowly(told)
+
+
+def _is_offloaded(attributes: dict[int, bytes]) -> bool:
+    return bool(flow_entry.status_of(attributes) & _OFFLOADED)
+
+
+def _compared_slowly(attributes: dict[int, bytes]) -> bytes:
+    info = attributes.pop(uapi.CTA_PROTOINFO, b"")
+    attributes.pop(uapi.CTA_TIMEOUT, None)
+    if attributes.get(uapi.CTA_MARK) == _NO_MARK:
+        del attributes[uapi.CTA_MARK]
+    return b"".join(attributes.values()) + (b"" if _is_offloaded(attributes) else _state(info))
+
+
+def _state(info: bytes) -> bytes:
+    tcp = nested(info).get(uapi.CTA_PROTOINFO_TCP) if info else None
+    if tcp is None:
+        return info
+    fields = nested(tcp)
+    flags = [fields.pop(kind) for kind in _FLAGS if kind in fields]
+    return b"".join(fields.values()) + bytes(payload(each)[0] & _TOLD for each in flags)
+
+
+_TIMEOUT: Final = HEADER.pack(8, uapi.CTA_TIMEOUT)
+_TCP: Final = HEADER.pack(48, uapi.CTA_PROTOINFO | uapi.NLA_F_NESTED) + HEADER.pack(
+    44, uapi.CTA_PROTOINFO_TCP | uapi.NLA_F_NESTED
+)
+_FLAGS: Final = (uapi.CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, uapi.CTA_PROTOINFO_TCP_FLAGS_REPLY)
+_TOLD: Final = ~uapi.TCP_FLAGS_SILENT & 0xFF
+_OFFLOADED: Final = uapi.IPS_OFFLOAD | uapi.IPS_HW_OFFLOAD
+_NO_MARK: Final = u32(uapi.CTA_MARK, 0)

@@ -1,0 +1,429 @@
+"""Putting held flows and expectations into this kernel, and taking them out again.
+
+Order (promise 2): flows without a master, flows with one, masters first; then expectations.  What the kernel refuses
+for a reason with a remedy is tried again with it; what stays refused is counted by reason, never raised.
+"""
+
+import errno
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from queue import SimpleQueue
+from typing import TypeVar
+
+import trio
+
+from ftfw.kernel import create, expectation, flow_entry, uapi
+from ftfw.kernel.attributes import BODY, message, split
+from ftfw.kernel.create import Timeouts
+from ftfw.kernel.create_bulk import BATCH, Creator
+from ftfw.kernel.flow_entry import family_of, helper_of, protocol_of
+from ftfw.kernel.netlink import CutShortError, RequestSocket, errno_name
+
+QUEUED_MAX = 3  # batches put together and not yet with the kernel
+QUEUE_LOOK_S = 0.0005
+RESOLVE_BATCH = 128  # entries taken care of one by one between two checkpoints
+
+T = TypeVar("T")
+
+Flow = tuple[bytes, bytes]
+"""Key and value, as `entry` defines them."""
+Report = Callable[[int], Awaitable[None]]
+"""Told how many entries have been tried so far."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of it.
+
+    `failed` by reason; `remedied` counts what went in otherwise than asked for, by reason; `refused` are the keys of
+    what did not get in.
+    """
+
+    created: int = 0
+    updated: int = 0
+    deleted: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    remedied: Counter[str] = field(default_factory=Counter)
+    refused: set[bytes] = field(default_factory=set)
+
+
+async def _unheard(_tried: int) -> None:
+    await trio.lowlevel.checkpoint()
+
+
+class Injector:
+    """Writes this kernel's table.  One at a time: its socket's answers belong to the request before."""
+
+    def __init__(self, requests: RequestSocket, timeouts: Timeouts) -> None:
+        self._requests = requests
+        self._timeouts = timeouts
+        self._creators = {pinned: Creator(timeouts, pinned=pinned) for pinned in (False, True)}
+        self._lock = trio.Lock()
+        self._lacking: set[tuple[str | None, int, int]] = set()  # helpers that this kernel was asked for in vain
+
+    async def create(
+        self,
+        flows: Iterable[Flow],
+        outcome: Outcome,
+        *,
+        pinned: bool = False,
+        replace: bool = True,
+        renew: bool = False,
+        report: Report = _unheard,
+    ) -> list[bytes]:
+        """Create flows, or make existing ones equal to them; returns the keys of those that had to be created anew.
+
+        With an entry that is created anew the kernel forgets the expectations of which it was the master.
+        `pinned`: with a timeout that does not run out.  `replace` False: what is there already stays as it is.
+        `renew`: what is there already is deleted and created, unlooked at and not told: a third of the time, for when
+        no traffic misses it, and expectations are put in afterwards.
+        Many flows are a pipeline: a thread hands one batch to the kernel while the next is put together here.
+        """
+        async with self._lock:
+            troubled: list[tuple[int, Flow]] = []
+            rest = batches(flows, BATCH)
+            first = next(rest, [])
+            if len(first) < BATCH:
+                self._send(first, self._joined(first, pinned=pinned), outcome, troubled, pinned=pinned)
+                await report(len(first))
+            else:
+                await self._pipeline(chain([first], rest), outcome, troubled, pinned=pinned, report=report)
+            if renew:
+                troubled = await self._renew(troubled, outcome, pinned=pinned)
+            anew: list[bytes] = []
+            for group in batches(troubled, RESOLVE_BATCH):
+                existing = [flow for code, flow in group if code == errno.EEXIST]
+                if replace:
+                    anew += self._replace_all(existing, outcome, pinned=pinned)
+                else:
+                    self._leave(existing, outcome)
+                for code, flow in group:
+                    if code != errno.EEXIST:
+                        self._create_one(flow, outcome, pinned=pinned, code=code)
+                await trio.lowlevel.checkpoint()
+            return anew
+
+    async def _pipeline(
+        self,
+        parts: Iterable[list[Flow]],
+        outcome: Outcome,
+        troubled: list[tuple[int, Flow]],
+        *,
+        pinned: bool,
+        report: Report,
+    ) -> None:
+        waiting: SimpleQueue[tuple[list[Flow], bytes] | None] = SimpleQueue()
+
+        def hand_over() -> None:
+            while (work := waiting.get()) is not None:
+                self._send(*work, outcome, troubled, pinned=pinned)
+
+        tried = 0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, hand_over)
+            try:
+                for batch in parts:
+                    waiting.put((batch, self._joined(batch, pinned=pinned)))
+                    tried += len(batch)
+                    await report(tried)
+                    while waiting.qsize() > QUEUED_MAX:  # noqa: ASYNC110 (a thread empties it, and has no time to tell)
+                        await trio.sleep(QUEUE_LOOK_S)
+            finally:
+                waiting.put(None)
+
+    def _joined(self, batch: list[Flow], *, pinned: bool) -> bytes:
+        parts = self._creators[pinned].message_parts
+        return b"".join(chain.from_iterable([parts(key, value, index) for index, (key, value) in enumerate(batch)]))
+
+    def _send(
+        self, batch: list[Flow], data: bytes, outcome: Outcome, troubled: list[tuple[int, Flow]], *, pinned: bool
+    ) -> None:
+        try:
+            errors = self._requests.send(data)
+        except CutShortError:
+            errors = self._one_by_one(batch, outcome, pinned=pinned)
+        outcome.created += len(batch) - len(errors)
+        troubled.extend((code, batch[index]) for index, code in errors)
+
+    def _one_by_one(self, batch: list[Flow], outcome: Outcome, *, pinned: bool) -> list[tuple[int, int]]:
+        """Create what the kernel has not come to, and put nothing together in bulk; the errors as `send` has them."""
+        outcome.remedied["one_by_one"] += len(batch)
+        bodies = [create.create(key, value, timeouts=self._timeouts, pinned=pinned) for key, value in batch]
+        codes = [self._try(key, body) for (key, _), body in zip(batch, bodies, strict=True)]
+        return [(index, code) for index, code in enumerate(codes) if code]
+
+    async def _renew(
+        self, troubled: list[tuple[int, Flow]], outcome: Outcome, *, pinned: bool
+    ) -> list[tuple[int, Flow]]:
+        """Delete existing entries and create them as they should be; what is in trouble still."""
+        still = [each for each in troubled if each[0] != errno.EEXIST]
+        for batch in batches((flow for code, flow in troubled if code == errno.EEXIST), BATCH):
+            again = Outcome()
+            self._requests.send(b"".join(_delete(key, index) for index, (key, _) in enumerate(batch)))
+            self._send(batch, self._joined(batch, pinned=pinned), again, still, pinned=pinned)
+            outcome.updated += again.created
+            outcome.remedied += again.remedied
+            await trio.lowlevel.checkpoint()
+        return still
+
+    def _replace_all(self, flows: list[Flow], outcome: Outcome, *, pinned: bool) -> list[bytes]:
+        """Make entries that are in the way equal to `flows`; returns the keys of those created anew."""
+        found = self._found([key for key, _ in flows])
+        bodies = {
+            flow[0]: body
+            for flow in flows
+            if flow[0] in found and (body := self._update_body(flow, found[flow[0]], pinned=pinned)) is not None
+        }
+        updated = self._update_all(bodies, outcome)
+        anew = []
+        for key, value in flows:
+            if key in updated:
+                continue
+            for removal in (_delete(key), _delete_reply(key, value)):  # two entries may be in the way
+                if not self._requests.send(removal):
+                    outcome.deleted += 1
+            self._create_one((key, value), outcome, pinned=pinned)
+            if key in found:
+                anew.append(key)
+        return anew
+
+    def _leave(self, flows: list[Flow], outcome: Outcome) -> None:
+        """What is there already is well; a flow whose place another one has taken is not."""
+        found = self._found([key for key, _ in flows])
+        for key, _ in flows:
+            if key not in found:
+                outcome.refused.add(key)
+                outcome.failed[errno_name(errno.EEXIST)] += 1
+
+    def _update_body(self, flow: Flow, found: dict[int, bytes], *, pinned: bool) -> bytes | None:
+        """The attributes that make an existing entry equal to `flow`; None if no update can do that."""
+        key, value = flow
+        if _helper_kind(flow) in self._lacking:
+            value = create.without(value, uapi.CTA_HELP)
+        if not create.updatable(value, found):
+            return None
+        return create.update(key, value, found, timeouts=self._timeouts, pinned=pinned)
+
+    def _update_all(self, bodies: dict[bytes, bytes], outcome: Outcome) -> set[bytes]:
+        """Update existing entries; the keys of those for which that was possible."""
+        keys = list(bodies)
+        requests = [_update(key, bodies[key], index) for index, key in enumerate(keys)]
+        errors = dict(self._requests.send(b"".join(requests)))
+        for index, code in errors.copy().items():
+            key = keys[index]
+            if code == errno.ENOSPC and uapi.CTA_LABELS in split(
+                bodies[key]
+            ):  # room for labels is from birth, or never
+                outcome.remedied["labels_missing"] += 1
+                if not self._requests.send(_update(key, create.without(bodies[key], uapi.CTA_LABELS))):
+                    del errors[index]
+        outcome.updated += len(keys) - len(errors)
+        return {key for index, key in enumerate(keys) if index not in errors}
+
+    def _create_one(self, flow: Flow, outcome: Outcome, *, pinned: bool, code: int = 0) -> None:
+        """Create one flow; without its master if that is gone, without its helper if this kernel lacks it.
+
+        `code`: the errno of an attempt that was made already.
+        """
+        key, value = flow
+        body = create.create(key, value, timeouts=self._timeouts, pinned=pinned)
+        code = code or self._try(key, body)
+        if code == errno.EOPNOTSUPP and uapi.CTA_HELP in split(body):  # the kernel looks for it before the master
+            outcome.remedied["helper_missing"] += 1
+            body = create.without(body, uapi.CTA_HELP)
+            code = self._try(key, body)
+            if code != errno.EOPNOTSUPP:
+                self._lacking.add(_helper_kind(flow))
+        if code == errno.ENOENT and uapi.CTA_TUPLE_MASTER in split(body):
+            outcome.remedied["master_missing"] += 1
+            code = self._try(key, create.without(body, uapi.CTA_TUPLE_MASTER))
+        if code:
+            outcome.refused.add(key)
+            outcome.failed[errno_name(code)] += 1
+        else:
+            outcome.created += 1
+
+    def _try(self, key: bytes, body: bytes) -> int:
+        """The errno of one creation, 0 if it was carried out."""
+        try:
+            errors = self._requests.send(message(uapi.CT_NEW, create.CREATE, family_of(key), body))
+        except CutShortError:
+            return errno.EINVAL
+        return errors[0][1] if errors else 0
+
+    async def verify_helpers(self, flows: Iterable[Flow], outcome: Outcome, *, pinned: bool = False) -> list[bytes]:
+        """Read flows with helpers back; one that has lost its helper is created anew, once.
+
+        Returns the keys of those, as `create` does.
+        """
+        anew = []
+        async with self._lock:
+            for group in batches(flows, RESOLVE_BATCH):
+                for key, value in self._helperless(group):
+                    again = Outcome()
+                    self._requests.send(_delete(key))
+                    self._create_one((key, value), again, pinned=pinned)
+                    anew.append(key)
+                    outcome.created += again.created - 1  # it was counted when it was created first
+                    outcome.failed.update(again.failed)
+                    outcome.refused |= again.refused
+                    if not again.remedied["helper_missing"] and self._helperless([(key, value)]):
+                        outcome.remedied["helper_lost"] += 1
+                await trio.lowlevel.checkpoint()
+        return anew
+
+    def _helperless(self, flows: list[Flow]) -> list[Flow]:
+        """Those of `flows` that are in the kernel without the helper they should and can have."""
+        wanted = [(flow, helper) for flow in flows if (helper := create.created_helper(split(flow[1]))) is not None]
+        found = self._found([key for (key, _), _ in wanted])
+        helperless = []
+        for flow, helper in wanted:
+            if flow[0] not in found:
+                continue
+            if helper_of(found[flow[0]]) == helper:
+                self._lacking.discard(_helper_kind(flow))
+            elif _helper_kind(flow) not in self._lacking:
+                helperless.append(flow)
+        return helperless
+
+    def _found(self, keys: list[bytes]) -> dict[bytes, dict[int, bytes]]:
+        answers = self._requests.get(_gets(keys))
+        return {keys[index]: split(answer, BODY) for index, answer in answers.items()}
+
+    async def get(self, keys: Iterable[bytes]) -> dict[bytes, dict[int, bytes]]:
+        """What the kernel has under these keys: key → attributes."""
+        found: dict[bytes, dict[int, bytes]] = {}
+        for batch in batches(keys, RESOLVE_BATCH):
+            found |= self._found(batch)
+            await trio.lowlevel.checkpoint()
+        return found
+
+    def read(self, keys: list[bytes]) -> list[bytes]:
+        """The messages with which the kernel answers when asked for these flows; those it lacks are left out."""
+        return list(self._requests.get(_gets(keys)).values())
+
+    async def delete(self, keys: Iterable[bytes], outcome: Outcome) -> None:
+        """Delete flows; one that is gone already is no failure."""
+        async with self._lock:
+            for batch in batches(keys, BATCH):
+                errors = self._requests.send(b"".join(_delete(key, i) for i, key in enumerate(batch)))
+                outcome.deleted += len(batch) - len(errors)
+                outcome.failed.update(errno_name(code) for _, code in errors if code != errno.ENOENT)
+                await trio.lowlevel.checkpoint()
+
+    async def set_timeouts(self, flows: Iterable[Flow], outcome: Outcome, *, pinned: bool = False) -> None:
+        """Set only the timers of existing entries."""
+        async with self._lock:
+            for batch in batches(flows, BATCH):
+                requests = [
+                    _update(key, create.set_timeout(key, value, self._timeouts, pinned=pinned), index)
+                    for index, (key, value) in enumerate(batch)
+                ]
+                errors = self._requests.send(b"".join(requests))
+                outcome.updated += len(batch) - len(errors)
+                outcome.failed.update(errno_name(code) for _, code in errors if code != errno.ENOENT)
+                await trio.lowlevel.checkpoint()
+
+    async def loosen(self, keys: Iterable[bytes]) -> None:
+        """Take window tracking off existing TCP flows; one that has ended since is no failure."""
+        async with self._lock:
+            for batch in batches(keys, BATCH):
+                requests = [_update(key, create.loosen(key), index) for index, key in enumerate(batch)]
+                self._requests.send(b"".join(requests))
+                await trio.lowlevel.checkpoint()
+
+    async def expect(
+        self, expectations: Iterable[tuple[bytes, bytes, bytes]], outcome: Outcome, *, pinned: bool = False
+    ) -> None:
+        """Create expectations, given as key, value and the master's CTA_ZONE attribute (or nothing)."""
+        async with self._lock:
+            for batch in batches(expectations, RESOLVE_BATCH):
+                requests = b"".join(
+                    chain.from_iterable(
+                        expectation.create(key, value, zone, sequence=2 * index, pinned=pinned)
+                        for index, (key, value, zone) in enumerate(batch)
+                    )
+                )
+                failed = {sequence // 2: code for sequence, code in reversed(self._requests.send(requests))}
+                outcome.refused.update(batch[index][0] for index in failed)
+                outcome.created += len(batch) - len(failed)
+                outcome.failed.update(f"expectation_{errno_name(code)}" for code in failed.values())
+                await trio.lowlevel.checkpoint()
+
+    async def set_expectation_timeouts(
+        self, expectations: Iterable[tuple[bytes, bytes, bytes]], outcome: Outcome
+    ) -> None:
+        """Give expectations their own timeouts; one that has been met since is left gone."""
+        async with self._lock:
+            for batch in batches(expectations, RESOLVE_BATCH):
+                errors = self._requests.send(b"".join(expectation.set_timeout(*each) for each in batch))
+                outcome.updated += len(batch) - len(errors)
+                outcome.failed.update(f"expectation_{errno_name(c)}" for _, c in errors if c != errno.ENOENT)
+                await trio.lowlevel.checkpoint()
+
+    async def unexpect(self, expectations: Iterable[tuple[bytes, bytes]], outcome: Outcome) -> None:
+        """Remove expectations, given as key and zone attribute; one that is gone already is no failure."""
+        async with self._lock:
+            for batch in batches(expectations, RESOLVE_BATCH):
+                requests = [expectation.delete(key, zone, sequence=i) for i, (key, zone) in enumerate(batch)]
+                errors = self._requests.send(b"".join(requests))
+                outcome.deleted += len(batch) - len(errors)
+                outcome.failed.update(f"expectation_{errno_name(c)}" for _, c in errors if c != errno.ENOENT)
+                await trio.lowlevel.checkpoint()
+
+
+async def in_order(related: Iterable[Flow]) -> list[Flow]:
+    """Flows with a master, each behind its own master if that is among them."""
+    waiting: dict[bytes, Flow] = {}
+    for batch in batches(related, RESOLVE_BATCH):
+        waiting.update((flow_entry.found_by(key), (key, value)) for key, value in batch)
+        await trio.lowlevel.checkpoint()
+    ordered: list[Flow] = []
+    for names in batches(list(waiting), RESOLVE_BATCH):
+        for name in names:
+            ordered += reversed(_with_masters(name, waiting))
+        await trio.lowlevel.checkpoint()
+    return ordered
+
+
+def _with_masters(name: bytes, waiting: dict[bytes, Flow]) -> list[Flow]:
+    """A flow, its master, the master's master and so on, taken out of those that wait."""
+    path = []
+    while (flow := waiting.pop(name, None)) is not None:
+        path.append(flow)
+        name = flow_entry.master_key(flow[0], split(flow[1])[uapi.CTA_TUPLE_MASTER])
+    return path
+
+
+def _helper_kind(flow: Flow) -> tuple[str | None, int, int]:
+    """What the kernel looks a helper up by."""
+    key, value = flow
+    return helper_of(split(value)), family_of(key), protocol_of(key)
+
+
+def _gets(keys: list[bytes]) -> bytes:
+    return b"".join(message(uapi.CT_GET, uapi.NLM_F_REQUEST, family_of(key), key, i) for i, key in enumerate(keys))
+
+
+def _update(key: bytes, body: bytes, sequence: int = 0) -> bytes:
+    return message(uapi.CT_NEW, create.UPDATE, family_of(key), body, sequence)
+
+
+def _delete(key: bytes, sequence: int = 0) -> bytes:
+    return message(uapi.CT_DELETE, uapi.NLM_F_REQUEST, family_of(key), key, sequence)
+
+
+def _delete_reply(key: bytes, value: bytes) -> bytes:
+    """Delete whatever entry has this flow's reply tuple, in its zone."""
+    reply = split(value)[uapi.CTA_TUPLE_REPLY]
+    zone = split(key).get(uapi.CTA_ZONE, b"")
+    return message(uapi.CT_DELETE, uapi.NLM_F_REQUEST, family_of(reply), reply + zone)
+
+
+def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """The items in lists of `size`, the last one shorter."""
+    rest = iter(items)
+    while batch := list(islice(rest, size)):
+        yield batch

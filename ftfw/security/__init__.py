@@ -1,0 +1,1 @@
+"""Authentication and freshness of frames, and link keys.  Sans-I/O."""

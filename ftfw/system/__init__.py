@@ -1,0 +1,1 @@
+"""Thin wrappers of operating system interfaces, without conntrack and without policy."""

@@ -1,0 +1,13 @@
+"""Reads the switches below net.netfilter, in the network namespace of this process."""
+
+from pathlib import Path
+
+SYSCTLS = Path("/proc/sys/net/netfilter")
+
+
+def read(name: str) -> int | None:
+    """Return the value of net.netfilter.`name`; None if the kernel has no such switch."""
+    try:
+        return int((SYSCTLS / name).read_text())
+    except (OSError, ValueError):
+        return None
