@@ -13,7 +13,6 @@ from typing import Any
 
 import trio
 
-from ftfw import __version__
 from ftfw.config.schema import Config, MulticastLink
 from ftfw.config.schema import Link as LinkConfig
 from ftfw.control import server
@@ -28,7 +27,8 @@ from ftfw.daemon.role_changer import WAITING_MAX
 from ftfw.daemon.role_runner import Roles, first_of
 from ftfw.daemon.roles.role_table import Event
 from ftfw.daemon.roles.vrrp_states import STATES, TYPES, Notification
-from ftfw.daemon.systemd import Supervisor, one_line
+from ftfw.daemon.status import NodeStatus
+from ftfw.daemon.systemd import Supervisor
 from ftfw.daemon.transport import Wire
 from ftfw.kernel import helpers
 from ftfw.kernel.event_selector import Selector
@@ -41,15 +41,13 @@ from ftfw.link.tcp import Tcp
 from ftfw.link.udp import Udp
 from ftfw.replication import messages
 from ftfw.replication.host_facts import Fact
-from ftfw.replication.store import REPAIRS, Store
+from ftfw.replication.store import Store
 from ftfw.security import key_file
 from ftfw.security.frames import OVERHEAD
-from ftfw.system import sysctl
 
 log = logging.getLogger(__name__)
 
 FACTS_S = 5.0  # between two FACTS
-COUNTS_AGE_S = 1.0  # how old an active's counts of its kernel's entries may be
 # Threads hand batches to the kernel while this one builds the next; they must not wait 5 ms for the interpreter.
 SWITCH_INTERVAL_S = 0.0001
 
@@ -140,7 +138,7 @@ class Node:
             read=self._injector.read,
         )
         self._addresses: frozenset[bytes] = frozenset()  # of this host
-        self._metrics = Metrics(lambda: self._describe(*self._known_counts()))
+        self._metrics = Metrics(lambda: self._status.describe(*self._status.known_counts()))
         listen = config.metrics.listen
         self._scrapes = Scrapes(listen, self._metrics.exposition) if listen is not None else None
         self._gate = _gate(config, self._metrics)
@@ -160,7 +158,18 @@ class Node:
         self._keepalived = Keepalived(config.keepalived, role, want=self._roles.changes.take)
         self._supervisor = Supervisor(os.environ)
         self._helpers = helpers.installed_helpers()
-        self._kernel_counts = (float("-inf"), 0, 0)  # when, flows, expectations
+        self._status = NodeStatus(
+            config=config,
+            wire=wire,
+            roles=self._roles,
+            keepalived=self._keepalived,
+            gate=self._gate,
+            scrapes=self._scrapes,
+            selector=self._selector,
+            counts=self._counts,
+            dropped=self._dropped,
+            facts=self._facts,
+        )
 
     async def run(self) -> None:
         """Run until a signal comes."""
@@ -185,7 +194,7 @@ class Node:
             nursery.start_soon(self._tell_facts)
             if self._scrapes is not None:
                 nursery.start_soon(self._scrapes.run)
-            nursery.start_soon(self._supervisor.run, self._one_line)
+            nursery.start_soon(self._supervisor.run, self._status.line)
             with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
                 async for received in signals:
                     if received != signal.SIGHUP:
@@ -233,7 +242,7 @@ class Node:
         now, changes = trio.current_time(), self._roles.changes
         return Now(
             role=self._roles.role if changes.at_rest else None,
-            ready=self._ready(now),
+            ready=self._status.ready(now),
             free=not changes.asked and not self._roles.member.peers.actives(now),
         )
 
@@ -249,10 +258,11 @@ class Node:
     async def _command(self, request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         match request:
             case {"command": "status", **how}:
-                counts = await self._count_entries() if how.get("count", True) else self._known_counts()
-                return self._describe(*counts)
+                status = self._status
+                counts = await status.count_entries() if how.get("count", True) else status.known_counts()
+                return status.describe(*counts)
             case {"command": "ready"}:
-                return {"ready": self._ready(trio.current_time())}
+                return {"ready": self._status.ready(trio.current_time())}
             case {"command": "promote" | "demote" as wanted}:
                 return await self._roles.change(Event(wanted), progress)
             case {"command": "resync" | "scrub" as command}:
@@ -316,126 +326,3 @@ class Node:
                     store.add_snapshot(self._selector.dumped(batch).messages)
         store.end_snapshot()
         return store
-
-    async def _count_entries(self) -> tuple[int, int]:
-        standby = self._roles.standby
-        if standby is not None:
-            return standby.store.flow_count(), len(standby.store.expectations)
-        counted_at, flows, expectations = self._kernel_counts
-        if trio.current_time() - counted_at > COUNTS_AGE_S:
-            counted = []
-            for dump in (dump_flows, dump_expectations):
-                async with aclosing(dump()) as batches:
-                    counted.append(sum([len(self._selector.dumped(b).messages) async for b in batches]))
-            flows, expectations = counted
-            self._kernel_counts = (trio.current_time(), flows, expectations)
-        return flows, expectations
-
-    def _known_counts(self) -> tuple[int | None, int | None]:
-        """The counts as far as they are there: to read the table for them is too much for whoever asks on a timer."""
-        standby, streaming = self._roles.standby, self._roles.streaming
-        if standby is not None:
-            return standby.store.flow_count(), len(standby.store.expectations)
-        return streaming.counted if streaming is not None else (None, None)
-
-    def _describe(self, flows: int | None, expectations: int | None) -> dict[str, Any]:
-        now = trio.current_time()
-        link, links = self._wire.status(now)
-        dropped = self._dropped + self._roles.member.dropped + self._roles.dropped
-        return {
-            "node": self._config.node.name,
-            "role": self._roles.role,
-            "synced": self._synced(now),
-            "why_not_synced": self._why_not_synced(now),
-            "ready": self._ready(now),
-            "conflict": self._roles.member.peers.conflict(self._roles.role, now),
-            "flows": flows,
-            "expectations": expectations,
-            "peers": self._peer_status(now),
-            "link": link,
-            "links": links,
-            "kernel": {
-                "entries": sysctl.read("nf_conntrack_count"),
-                "entries_max": sysctl.read("nf_conntrack_max"),
-                "events": self._counts["events"],
-                "overruns": self._counts["overruns"],
-                "inject_failed": dict(self._roles.inject_failed),
-                "dropped": dict(dropped),
-            },
-            "stream": self._stream_status(),
-            "last_commit": self._roles.last_commit,
-            "keepalived": self._keepalived.status(),
-            "gate": self._gate.status(now) if self._gate is not None else None,
-            "metrics": self._scrapes.status() if self._scrapes is not None else None,
-            "mode": self._config.standby.mode,
-            "version": __version__,
-            "facts": self._facts(),
-        }
-
-    def _ready(self, now: float) -> bool:
-        standby = self._roles.standby
-        if standby is None:
-            return self._roles.streaming is not None
-        return standby.backup.ready(now) or self._has_the_traffic(now)
-
-    def _has_the_traffic(self, now: float) -> bool:
-        """Whether this kernel's table is what there is to go on with: the addresses are here, and nobody is active."""
-        return self._keepalived.holds_all_addresses and not self._roles.member.peers.actives(now)
-
-    def _one_line(self) -> str:
-        now, role = trio.current_time(), self._roles.role
-        conflict = self._roles.member.peers.conflict(role, now)
-        return one_line(role, conflict=conflict, synced=self._synced(now), why_not=self._why_not_synced(now))
-
-    def _synced(self, now: float) -> bool | None:
-        standby, streaming = self._roles.standby, self._roles.streaming
-        if standby is not None:
-            return standby.backup.synced(now)
-        return streaming.active.synced(now) if streaming is not None else False
-
-    def _why_not_synced(self, now: float) -> str | None:
-        standby, streaming = self._roles.standby, self._roles.streaming
-        if standby is not None:
-            return standby.backup.why_not(now)
-        return streaming.active.why_not(now) if streaming is not None else None
-
-    def _stream_status(self) -> dict[str, Any]:
-        proofs = dict(self._wire.conversation.counts)
-        standby, streaming = self._roles.standby, self._roles.streaming
-        if standby is not None:
-            backup = standby.backup
-            return {
-                "state": backup.state.value,
-                "incoming": standby.store.snapshot_size if standby.store.in_snapshot else None,
-                "behind": backup.behind,
-                "gaps": backup.gaps,
-                "repeated": backup.repeated,
-                "snapshots": backup.snapshots,
-                "stale": backup.stale,
-                "compared": backup.compared,
-                "repaired": {kind: standby.store.repaired[kind] for kind in REPAIRS},
-                **proofs,
-            }
-        if streaming is not None:
-            active = streaming.active
-            return {"resent": active.resent, "outrun": active.outrun, "compared": active.compared, **proofs}
-        return proofs
-
-    def _peer_status(self, now: float) -> list[dict[str, Any]]:
-        streaming = self._roles.streaming
-        active = streaming.active if streaming is not None else None
-        described = []
-        for peer in sorted(self._roles.member.peers.known.values(), key=lambda peer: peer.name):
-            backup = active.backups.get(peer.name) if active else None
-            described.append(
-                {
-                    "name": peer.name,
-                    "role": peer.role,
-                    "last_seen_s": round(now - peer.heard_at, 3),
-                    "lag_s": round(active.lag_s(backup, now), 6) if active and backup else None,
-                    "acked": backup.acked if backup else None,
-                    "heard_for_s": round(peer.heard_at - peer.since, 3),
-                    "facts": {**peer.facts, "age_s": round(now - peer.told_at, 3)} if peer.facts else None,
-                }
-            )
-        return described
