@@ -139,7 +139,7 @@ def set_timeout(key: bytes, value: bytes, timeouts: Timeouts, *, pinned: bool) -
     return key + _timeout(attributes, protocol_of(key), status_of(attributes), timeouts, pinned=pinned)
 
 
-def loosen(key: bytes) -> bytes:
+def disable_window_tracking(key: bytes) -> bytes:
     """The attributes that take window tracking off an existing TCP entry, and change nothing else."""
     flags = bytes((uapi.IP_CT_TCP_FLAG_BE_LIBERAL, uapi.IP_CT_TCP_FLAG_BE_LIBERAL))
     kinds = (uapi.CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, uapi.CTA_PROTOINFO_TCP_FLAGS_REPLY)

@@ -7,20 +7,26 @@ protocol's state of a flow that a flowtable handles.  A mark of 0 is none: dumps
 import sys
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
-from typing import Final
+from typing import Final, Protocol
 
 from ftfw.kernel import expectation, flow_entry, uapi
 from ftfw.kernel.attributes import BODY, HEADER, nested, payload, split, u32
 from ftfw.kernel.flow_entry import Kind
 from ftfw.kernel.message_run import Part, Run
 from ftfw.kernel.message_shapes import dumped_value
-from ftfw.replication.bucket_digests import Scope
 
 SALT_SIZE: Final = 16
 SIZE: Final = 4  # bytes of a digest
 
 Entry = tuple[bytes, bytes]
 """Key and value of a flow or an expectation, as a store holds them."""
+
+
+class Keys(Protocol):
+    """A set of keys that is told by a test, such as the keys in some buckets of a table."""
+
+    def __contains__(self, key: bytes, /) -> bool:
+        """Return whether the set has this key."""
 
 
 def digests(found: Iterable[Entry], salt: bytes) -> Iterator[tuple[bytes, int]]:
@@ -46,9 +52,9 @@ def dumped(parts: Iterable[Part]) -> Iterator[Entry]:
                 yield flow_entry.key_of(parsed.attributes), flow_entry.full_value(parsed.attributes)
 
 
-def within(scope: Scope, messages: Iterable[bytes], parts: Iterable[Part]) -> list[bytes]:
-    """The messages of a dump that are about entries in `scope`; `parts` has the same messages."""
-    return [found for found, (key, _) in zip(messages, dumped(parts), strict=True) if key in scope]
+def within(keys: Keys, messages: Iterable[bytes], parts: Iterable[Part]) -> list[bytes]:
+    """Return the messages of a dump that are about entries whose key is in `keys`; `parts` has the same messages."""
+    return [found for found, (key, _) in zip(messages, dumped(parts), strict=True) if key in keys]
 
 
 def compared(value: bytes) -> bytes:

@@ -168,14 +168,14 @@ class Selector:
             if _entangled(shaped):
                 shaped = [(SHAPES[message_run.prefix_of(found)], [found]) for found in in_order]
             else:
-                shaped.sort(key=lambda group: group[0].order)
+                shaped.sort(key=lambda group: group[0].kind)
         for shape, group in shaped:
             self._select_group(shape, group, selected)
 
     def _select_group(self, shape: Shape, group: list[bytes], selected: Selected) -> None:
         found = message_run.of_kernel(shape, group)
         changing = self._is_changing(shape.protocol)
-        if found is None or (changing and shape.order == UPDATE):
+        if found is None or (changing and shape.kind == UPDATE):
             for message_ in group:
                 self._select_slowly(message_, selected)
             return
@@ -186,7 +186,7 @@ class Selector:
             and not _has_loopback(found)
         ):
             group = [m for m in group if not self._ends_here(shape.source_of(m), shape.reply_source_of(m))]
-        if self._passes is not None and not (changing and shape.order == DESTROY):
+        if self._passes is not None and not (changing and shape.kind == DESTROY):
             group = _passing(self._passes, shape, group)
         if len(group) < len(found):
             found = Run(shape, b"".join(group))
@@ -329,7 +329,7 @@ def _entangled(groups: list[tuple[Shape, list[bytes]]]) -> bool:
     What begins like a shape may have another protocol; the length of its tuple it has in common with it.
     """
     for (one, first), (other, second) in combinations(groups, 2):
-        if one.split == other.split and (one.order == other.order or {one.order, other.order} == {NEW, DESTROY}):
+        if one.split == other.split and (one.kind == other.kind or {one.kind, other.kind} == {NEW, DESTROY}):
             keys = {found[BODY : one.split] for found in first}
             if not keys.isdisjoint([found[BODY : other.split] for found in second]):
                 return True

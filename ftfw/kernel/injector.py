@@ -330,7 +330,7 @@ class Injector:
         """Take window tracking off existing TCP flows; one that has ended since is no failure."""
         async with self._lock:
             for batch in batches(keys, BATCH):
-                requests = [_update(key, create.loosen(key), index) for index, key in enumerate(batch)]
+                requests = [_update(key, create.disable_window_tracking(key), index) for index, key in enumerate(batch)]
                 self._requests.send(b"".join(requests))
                 await trio.lowlevel.checkpoint()
 

@@ -46,11 +46,11 @@ class Run:
         size, split, messages = self.shape.size, self.shape.split, self.messages
         return [messages[start + BODY : start + split] for start in range(0, len(messages), size)]
 
-    def fold(self) -> tuple[bytes, bytes, int, bytes]:
-        """As it stands on the wire: see `unfold`."""
+    def pack_columns(self) -> tuple[bytes, bytes, int, bytes]:
+        """As it stands on the wire: see `unpack_columns`."""
         messages, size, count = self.messages, self.shape.size, len(self)
         places, columns = [], []
-        for place in self.shape.places:
+        for place in self.shape.variable_offsets:
             column = messages[place::size]
             if column != column[:1] * count:
                 places.append(place)
@@ -67,20 +67,20 @@ def of_kernel(shape: Shape, messages: list[bytes]) -> Run | None:
     joined, size, count = b"".join(messages), shape.size, len(messages)
     if len(joined) != size * count:
         return None
-    for place, byte in shape.telling:
+    for place, byte in shape.discriminators:
         if joined[place::size] != byte * count:
             return None
     return Run(shape, joined)
 
 
-def unfold(template: bytes, places: bytes, count: int, columns: bytes, *, most: int) -> Part:
+def unpack_columns(template: bytes, places: bytes, count: int, columns: bytes, *, most: int) -> Part:
     """The messages, at most `most` bytes of them, of a run as it stands on the wire.  Raises MalformedError.
 
     `template` is the first message, `places` (16 bits each, in network order) are those of its bytes in which the
     others differ, `columns` has `count` bytes for each of them.
     """
     shape = SHAPES.get(template[:PREFIX])
-    if shape is None or len(places) > 2 * len(shape.places):
+    if shape is None or len(places) > 2 * len(shape.variable_offsets):
         where, open_ = _unpack(places), False
     else:
         where, open_ = _places(template[:PREFIX], places)
@@ -101,7 +101,7 @@ def unfold(template: bytes, places: bytes, count: int, columns: bytes, *, most: 
 def _places(prefix: bytes, packed: bytes) -> tuple[tuple[int, ...], bool]:
     """The places, and whether the shape leaves them open.  Kept, so only for as many as a shape has."""
     places = _unpack(packed)
-    return places, set(places) <= set(SHAPES[prefix].places)
+    return places, set(places) <= set(SHAPES[prefix].variable_offsets)
 
 
 def _unpack(packed: bytes) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ net/netfilter/nf_conntrack_netlink.c), so that nearly all messages have one of a
 first 32 bytes, which hold everything up to the first address.  What is left to prove depends on who made the message:
 
 - The kernel lays out tuples in one way only, so that the protocol and the types of the attributes behind the tuples
-  decide (`telling`).
+  decide (`discriminators`).
 - A message from elsewhere is compared as a whole, as a number under a mask: every attribute header has to be where the
   shape has it (`mask`, `pattern`), and none may stand behind, where the mask does not reach (`size`).
 
@@ -29,7 +29,7 @@ PREFIX: Final = 32
 EVENT_NEW: Final = uapi.NLM_F_CREATE | uapi.NLM_F_EXCL  # nlmsg_flags of a NEW event
 EVENT_UPDATE: Final = 0
 
-NEW, UPDATE, DESTROY = range(3)  # `Shape.order`
+NEW, UPDATE, DESTROY = range(3)  # `Shape.kind`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +39,13 @@ class Shape:
     size: int  # bytes of a message
     mask: int
     pattern: int
-    places: tuple[int, ...]  # where messages of this shape may differ
-    telling: tuple[tuple[int, bytes], ...]  # the bytes that tell this shape from others with its prefix: place, byte
+    variable_offsets: tuple[int, ...]  # where messages of this shape may differ
+    discriminators: tuple[
+        tuple[int, bytes], ...
+    ]  # the bytes that tell this shape from others with its prefix: place, byte
     fields: Struct  # of an event: key and value
     split: int  # where the original tuple ends and the value begins
-    order: int  # NEW (also for what a dump tells), UPDATE or DESTROY: what happens to a flow in this order
+    kind: int  # NEW (also for what a dump tells), UPDATE or DESTROY: what happens to a flow in this order
     reply_end: int  # in a dump's message the value's attributes follow in another order: see `dumped_value`
     dump: bool
     value_end: int  # behind it stands what a dump tells of every injected entry, and says nothing
@@ -73,7 +75,7 @@ class _Builder:
     def __init__(self) -> None:
         self.pattern = bytearray()
         self.mask = bytearray()
-        self.zero: list[int] = []  # places of payload that has to be zero
+        self.zero: list[int] = []  # variable_offsets of payload that has to be zero
 
     def fixed(self, data: bytes) -> None:
         self.pattern += data
@@ -183,21 +185,21 @@ def _build(
     message.pattern[: MESSAGE.size] = MESSAGE.pack(len(message.pattern), kind, flags, 0, 0)
     address = 4 if family == uapi.AF_INET else 16
     size = len(message.pattern)
-    places = tuple(place for place in range(size) if not message.mask[place])
+    variable_offsets = tuple(place for place in range(size) if not message.mask[place])
     # The protocol, and the low bytes of the types behind the tuples, whose headers stand eight bytes apart.
     types = (place for place in range(reply_end + 2, size, 8) if message.mask[place])
-    telling = (PREFIX + 2 * address + 12, *types, *message.zero)
+    discriminators = (PREFIX + 2 * address + 12, *types, *message.zero)
     tuples = (PREFIX, PREFIX + split - BODY)  # where their source addresses stand
     port = 2 * address + 20  # and, behind these, their source ports
     return bytes(message.pattern[:PREFIX]), Shape(
         size=size,
         mask=int.from_bytes(message.mask, "big"),
         pattern=int.from_bytes(message.pattern, "big"),
-        places=places,
-        telling=tuple((place, bytes((message.pattern[place],))) for place in telling),
+        variable_offsets=variable_offsets,
+        discriminators=tuple((place, bytes((message.pattern[place],))) for place in discriminators),
         fields=Struct(f"{BODY}x{split - BODY}s{size - split}s"),
         split=split,
-        order=DESTROY if kind == uapi.CT_DELETE else UPDATE if flags == EVENT_UPDATE else NEW,
+        kind=DESTROY if kind == uapi.CT_DELETE else UPDATE if flags == EVENT_UPDATE else NEW,
         reply_end=reply_end,
         dump=dump,
         value_end=value_end,

@@ -260,7 +260,7 @@ class Packer:
         items: list[Any] = []
         for part in parts:
             if isinstance(part, Run):
-                items.append(part.fold())
+                items.append(part.pack_columns())
             else:
                 items += part
         plain: bytes = msgpack.packb(items)
@@ -412,7 +412,7 @@ def _parts(codec: int, blob: bytes) -> list[Part]:
             single.append(item)
             continue
         template, places, count, columns = item
-        part = message_run.unfold(template, places, count, columns, most=room)
+        part = message_run.unpack_columns(template, places, count, columns, most=room)
         room -= len(template) * len(part)
         parts.append(part)
         single = []

@@ -97,7 +97,7 @@ class Store:
                 continue
             if touch is not None:
                 touch(key)
-            if shape.order == DESTROY:
+            if shape.kind == DESTROY:
                 plain.pop(key, None)
             else:
                 plain[key] = message[shape.split :]
@@ -105,7 +105,7 @@ class Store:
 
     def _apply_run(self, run: Run) -> bool:
         """Take a run in without looking at each message; False if something in it asks for that."""
-        ends = run.shape.order == DESTROY
+        ends = run.shape.kind == DESTROY
         if run.shape.dump:
             return False
         if ends or self.rich or self._doubtful or self._notes():

@@ -156,7 +156,7 @@ def unfold(data: bytes) -> None:
     """Any bytes as a run's columns; what is taken for a run of a shape has that shape in each message."""
     reader = Reader(data)
     count, places, template = reader.number(3), reader.piece(), reader.piece()
-    part = message_run.unfold(template, places, count, reader.rest(), most=UNPACKED_MAX)
+    part = message_run.unpack_columns(template, places, count, reader.rest(), most=UNPACKED_MAX)
     assert len(part) == count
     split = part.split() if isinstance(part, Run) else part
     assert {len(message) for message in split} == {len(template)}

@@ -58,10 +58,10 @@ def test_plain_messages_are_recognised(end: End, mark: int) -> None:
         shape = recognise(message)
         assert shape
         assert not shape.dump
-        assert shape.order != DESTROY
+        assert shape.kind != DESTROY
     gone = recognise(conn(end).destroy())
     assert gone
-    assert gone.order == DESTROY
+    assert gone.kind == DESTROY
 
 
 @pytest.mark.parametrize("mark", [0, 0x01020304])
@@ -84,7 +84,7 @@ def test_a_shape_knows_where_what_filters_go_by_stands(end: End, mark: int) -> N
             assert (shape.mark is not None) == bool(mark)
             assert shape.mark is None or struct.unpack_from(">I", message, shape.mark) == (mark,)
             assert (shape.tcp_state is not None) == bool(info)
-            assert shape.tcp_state is None or message[shape.tcp_state] == (7 if shape.order == DESTROY else 4)
+            assert shape.tcp_state is None or message[shape.tcp_state] == (7 if shape.kind == DESTROY else 4)
 
 
 @given(flow_messages())
@@ -96,7 +96,7 @@ def test_a_recognised_message_is_plain_and_falls_into_key_and_value(message: byt
     plain = [uapi.CTA_TUPLE_ORIG, uapi.CTA_TUPLE_REPLY, uapi.CTA_ID, uapi.CTA_STATUS]
     assert set(attributes) <= {*plain, uapi.CTA_TIMEOUT, uapi.CTA_PROTOINFO, uapi.CTA_MARK, uapi.CTA_USE}
     assert payloads(message[20 : shape.split]) == [(uapi.CTA_TUPLE_ORIG, attributes[uapi.CTA_TUPLE_ORIG])]
-    assert (shape.order == DESTROY) == (message[4:6] == b"\x02\x01")
+    assert (shape.kind == DESTROY) == (message[4:6] == b"\x02\x01")
     original, reply = walk(attributes[uapi.CTA_TUPLE_ORIG]), walk(attributes[uapi.CTA_TUPLE_REPLY])
     assert set(original) == set(reply) == {uapi.CTA_TUPLE_IP, uapi.CTA_TUPLE_PROTO}
     for tuple_, found in (

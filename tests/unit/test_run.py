@@ -32,8 +32,8 @@ def runs(some: list[Conn]) -> list[tuple[Run, list[bytes]]]:
     return [(found, messages) for found, messages in made if found is not None]
 
 
-def unfold(found: Run, *, most: int = MOST) -> message_run.Part:
-    return message_run.unfold(*found.fold(), most=most)
+def unpacked(found: Run, *, most: int = MOST) -> message_run.Part:
+    return message_run.unpack_columns(*found.pack_columns(), most=most)
 
 
 @given(plain)
@@ -41,7 +41,7 @@ def test_a_run_comes_back_from_its_columns(some: list[Conn]) -> None:
     for found, messages in runs(some):
         assert len(found) == len(messages)
         assert found.split() == messages
-        assert unfold(found) == found
+        assert unpacked(found) == found
 
 
 @given(plain, st.integers(0, 12))
@@ -76,7 +76,7 @@ def test_the_end_of_flows_by_a_run() -> None:
     for each in some:
         ends = run_of([each.destroy()])
         assert ends is not None
-        assert ends.shape.order == DESTROY
+        assert ends.shape.kind == DESTROY
         store = Store()
         store.apply([other.new() for other in some])
         store.apply(ends)
@@ -95,11 +95,11 @@ def test_another_versions_shape_gives_its_messages_one_by_one(some: list[Conn], 
     """Where our shape has something fixed, theirs may differ."""
     random = Random(seed)
     for found, messages in runs(some):
-        template, packed, count, columns = found.fold()
-        at = random.choice([place for place in range(len(template)) if place not in found.shape.places])
+        template, packed, count, columns = found.pack_columns()
+        at = random.choice([place for place in range(len(template)) if place not in found.shape.variable_offsets])
         packed += struct.pack(">H", at)
         other = random.randbytes(count)
-        part = message_run.unfold(template, packed, count, columns + other, most=MOST)
+        part = message_run.unpack_columns(template, packed, count, columns + other, most=MOST)
         assert isinstance(part, list)
         assert [message[:at] + message[at + 1 :] for message in part] == [m[:at] + m[at + 1 :] for m in messages]
         assert bytes(message[at] for message in part) == other
@@ -109,10 +109,10 @@ def test_another_versions_shape_gives_its_messages_one_by_one(some: list[Conn], 
 def test_what_is_wrong_in_the_first_message_is_not_taken_for_plain(some: list[Conn], seed: int) -> None:
     random = Random(seed)
     for found, _ in runs(some):
-        template, packed, count, columns = found.fold()
+        template, packed, count, columns = found.pack_columns()
         damaged = bytearray(template)
-        damaged[random.choice([p for p in range(len(template)) if p not in found.shape.places])] ^= 1
-        part = message_run.unfold(bytes(damaged), packed, count, columns, most=MOST)
+        damaged[random.choice([p for p in range(len(template)) if p not in found.shape.variable_offsets])] ^= 1
+        part = message_run.unpack_columns(bytes(damaged), packed, count, columns, most=MOST)
         assert isinstance(part, list) or part.shape != found.shape
 
 
@@ -131,7 +131,7 @@ def test_what_is_wrong_in_the_first_message_is_not_taken_for_plain(some: list[Co
 )
 def test_what_is_no_run(template: bytes, places: bytes, count: int, columns: bytes) -> None:
     with pytest.raises(MalformedError):
-        message_run.unfold(template, places, count, columns, most=MOST)
+        message_run.unpack_columns(template, places, count, columns, most=MOST)
 
 
 def test_places_are_remembered_of_shapes_only_and_no_more_than_they_have() -> None:
@@ -139,9 +139,9 @@ def test_places_are_remembered_of_shapes_only_and_no_more_than_they_have() -> No
     shaped = conn(TCP).new()
     for template in (b"abcd", shaped):
         with pytest.raises(MalformedError):
-            message_run.unfold(template, b"\1\0" * 100_000, 1, b"", most=MOST)
+            message_run.unpack_columns(template, b"\1\0" * 100_000, 1, b"", most=MOST)
     assert message_run._places.cache_info().currsize == 0
-    assert message_run.unfold(shaped, b"\0\x24", 2, b"xy", most=MOST)
+    assert message_run.unpack_columns(shaped, b"\0\x24", 2, b"xy", most=MOST)
     assert message_run._places.cache_info().currsize == 1
 
 
@@ -149,7 +149,7 @@ def test_places_are_remembered_of_shapes_only_and_no_more_than_they_have() -> No
 @given(st.binary(max_size=60), st.binary(max_size=9), st.integers(0, 9), st.binary(max_size=50))
 def test_any_bytes_are_messages_or_malformed(template: bytes, places: bytes, count: int, columns: bytes) -> None:
     try:
-        part = message_run.unfold(template, places, count, columns, most=MOST)
+        part = message_run.unpack_columns(template, places, count, columns, most=MOST)
     except MalformedError:
         return
     messages = part.split() if isinstance(part, Run) else part
@@ -160,5 +160,5 @@ def test_a_run_takes_a_fraction_of_its_messages_room() -> None:
     messages = [conn(TCP).new()] * 100
     found = run_of(messages)
     assert found is not None
-    wire = msgpack.packb(found.fold())
+    wire = msgpack.packb(found.pack_columns())
     assert len(wire) < len(b"".join(messages)) / 10

@@ -398,7 +398,7 @@ def test_a_plain_message_behind_other_bytes_is_not_taken_for_one() -> None:
     """Its beginning is that of a plain one, and so is its end."""
     for message in (conn().new(), conn().full(), conn().destroy()):
         longer = message[:32] + bytes(200) + message
-        for part in ([longer], message_run.unfold(longer, b"\0\x23", 2, b"ab", most=1000)):
+        for part in ([longer], message_run.unpack_columns(longer, b"\0\x23", 2, b"ab", most=1000)):
             store = Store()
             store.apply(part)
             store.begin_snapshot()
