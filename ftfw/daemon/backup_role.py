@@ -6,17 +6,17 @@ from collections.abc import Callable
 
 import trio
 
-from ftfw.daemon import commit
+from ftfw.daemon import hot_kernel, leftover_entries
 from ftfw.daemon.transport import Wire
 from ftfw.kernel.event_selector import Selector
-from ftfw.kernel.injector import Injector, Outcome
+from ftfw.kernel.injector import InjectionOutcome, Injector
 from ftfw.replication.backup import NACK_S, Backup
 from ftfw.replication.store import REPAIRS, Store
 
 log = logging.getLogger(__name__)
 
 TICK_S = 0.1  # acknowledges the end of a burst; while frames come, they are what wakes the protocol
-REPIN_S = 86400.0  # a fourteenth of the time for which timers are pinned
+REFRESH_PINS_S = 86400.0  # a fourteenth of the time for which timers are pinned
 
 
 class Standby:
@@ -37,7 +37,7 @@ class Standby:
     ) -> None:
         self.backup = backup
         self.store = store
-        self.outcome = Outcome(failed=failed)
+        self.outcome = InjectionOutcome(failed=failed)
         self._hot = hot
         self._injector = injector
         self._selector = selector
@@ -54,13 +54,13 @@ class Standby:
     async def run(self) -> None:
         """Work until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._loosen)
+            nursery.start_soon(self._disable_window_tracking)
             nursery.start_soon(self._keep_in_step)
             nursery.start_soon(self._go_through_store)
 
-    async def _loosen(self) -> None:
+    async def _disable_window_tracking(self) -> None:
         with trio.CancelScope(shield=True):  # a promotion may have nothing else to go on with
-            await commit.loosen(self._injector, self._selector)
+            await leftover_entries.disable_window_tracking(self._injector, self._selector)
 
     async def _go_through_store(self) -> None:
         """Compare and sweep, a slice at a time between what others do."""
@@ -73,21 +73,21 @@ class Standby:
             self._to_go_through = trio.Event()
 
     async def _keep_in_step(self) -> None:
-        repin_at = trio.current_time() + REPIN_S
+        refresh_pins_at = trio.current_time() + REFRESH_PINS_S
         while True:
             self.send()
             self._changed = trio.Event()
             if self._hot:
                 whole = self.backup.snapshots
                 with trio.CancelScope(shield=True):  # changes that were taken must reach the kernel
-                    await commit.follow(self.store, self._injector, self.outcome)
+                    await hot_kernel.apply_to_kernel(self.store, self._injector, self.outcome)
                 self.backup.installed = whole
                 self._look_whether_filled()
             if self.backup.complete and not self._purged:
                 await self._purge()
-            if self._hot and trio.current_time() >= repin_at:
-                repin_at = trio.current_time() + REPIN_S
-                await commit.repin(self.store, self._injector, self.outcome)
+            if self._hot and trio.current_time() >= refresh_pins_at:
+                refresh_pins_at = trio.current_time() + REFRESH_PINS_S
+                await hot_kernel.refresh_pins(self.store, self._injector, self.outcome)
             with trio.move_on_after(NACK_S if self.backup.missing else TICK_S):
                 await self._changed.wait()
 
@@ -127,8 +127,8 @@ class Standby:
             self._changed.set()
 
     async def _purge(self) -> None:
-        purged = Outcome(failed=self.outcome.failed)
-        await commit.purge(self.store, self._injector, self._selector, purged, keep_held=self._hot)
+        purged = InjectionOutcome(failed=self.outcome.failed)
+        await leftover_entries.purge(self.store, self._injector, self._selector, purged, keep_held=self._hot)
         self._purged = True
         log.info(
             "the active's snapshot is in: %d flows held; %d entries that were left in this kernel are gone",

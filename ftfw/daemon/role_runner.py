@@ -9,17 +9,18 @@ import trio
 
 from ftfw.config.schema import Config
 from ftfw.control.server import ControlError, Progress
-from ftfw.daemon import commit
+from ftfw.daemon import after_takeover, commit, hot_kernel
 from ftfw.daemon.active_role import Streaming
 from ftfw.daemon.backup_role import Standby
 from ftfw.daemon.gate import Gate
+from ftfw.daemon.gre_keeper import GreKeeper
 from ftfw.daemon.log.rate_limit import ALWAYS
 from ftfw.daemon.metrics.metric_families import Metrics
 from ftfw.daemon.role_changer import WAITING_MAX, Changes
 from ftfw.daemon.roles.role_table import Action, Event
 from ftfw.daemon.transport import Wire
 from ftfw.kernel.event_selector import Selector
-from ftfw.kernel.injector import Injector, Outcome
+from ftfw.kernel.injector import InjectionOutcome, Injector
 from ftfw.kernel.netlink import EventSocket
 from ftfw.replication import messages
 from ftfw.replication.active import Active
@@ -180,7 +181,7 @@ class Roles:
         self._promoting_since = trio.current_time()
         self._warnings = self._out_of_sync(standby)
         await self._end_work()
-        outcome = Outcome()
+        outcome = InjectionOutcome()
         begun = trio.current_time()
         whole = await self._commit_behind_gate(standby, outcome)
         seconds = trio.current_time() - begun
@@ -197,7 +198,7 @@ class Roles:
         }
         self._unsettled = standby.store if self._hot or not whole else None
 
-    async def _commit_behind_gate(self, standby: Standby, outcome: Outcome) -> bool:
+    async def _commit_behind_gate(self, standby: Standby, outcome: InjectionOutcome) -> bool:
         if self._gate is None:
             return await self._commit(standby, outcome)
         self._gate.wait_for_commit()
@@ -206,7 +207,7 @@ class Roles:
         finally:
             self._gate.open()
 
-    async def _commit(self, standby: Standby, outcome: Outcome) -> bool:
+    async def _commit(self, standby: Standby, outcome: InjectionOutcome) -> bool:
         """Put the store into the kernel, and be heard meanwhile; whether all of it was tried."""
         self.member.backup = None  # what the stream says from here on comes too late
         standby.backup.unfollow()
@@ -214,7 +215,7 @@ class Roles:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._stay_heard)
                 if self._hot:
-                    await commit.commit_rest(standby.store, self._injector, outcome, standby.outcome.refused)
+                    await hot_kernel.commit_remaining(standby.store, self._injector, outcome, standby.outcome.refused)
                 else:
                     shut = self._gate is not None and self._gate.is_shut(trio.current_time())
                     await commit.commit(standby.store, self._injector, outcome, self.changes.report, renew=shut)
@@ -225,7 +226,7 @@ class Roles:
             log.exception("promote: the commit broke off; this node goes on as active, and puts in what is missing")
         return "commit_broke_off" not in outcome.failed
 
-    def _log_commit(self, outcome: Outcome, seconds: float) -> None:
+    def _log_commit(self, outcome: InjectionOutcome, seconds: float) -> None:
         log.info(
             "commit: %d created, %d updated, %d replaced, failed: %s, otherwise than asked for: %s, %.3f s",
             outcome.created,
@@ -302,12 +303,12 @@ class Roles:
         if self._hot or unsettled is not None:
             await self._settle(unsettled or Store())
         del unsettled
-        await commit.GreKeeper(self._injector, self._selector, Outcome(failed=self.inject_failed)).run()
+        await GreKeeper(self._injector, self._selector, InjectionOutcome(failed=self.inject_failed)).run()
 
     async def _settle(self, committed: Store) -> None:
-        outcome = Outcome()
+        outcome = InjectionOutcome()
         try:
-            await commit.settle(committed, self._injector, self._selector, outcome)
+            await after_takeover.restore_timeouts(committed, self._injector, self._selector, outcome)
         finally:
             self.inject_failed.update(outcome.failed)
             if self.last_commit is not None:

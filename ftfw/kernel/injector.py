@@ -34,7 +34,7 @@ Report = Callable[[int], Awaitable[None]]
 
 
 @dataclass(slots=True)
-class Outcome:
+class InjectionOutcome:
     """What came of it.
 
     `failed` by reason; `remedied` counts what went in otherwise than asked for, by reason; `refused` are the keys of
@@ -49,7 +49,8 @@ class Outcome:
     refused: set[bytes] = field(default_factory=set)
 
 
-async def _unheard(_tried: int) -> None:
+async def unheard(_tried: int) -> None:
+    """Report to nobody."""
     await trio.lowlevel.checkpoint()
 
 
@@ -66,12 +67,12 @@ class Injector:
     async def create(
         self,
         flows: Iterable[Flow],
-        outcome: Outcome,
+        outcome: InjectionOutcome,
         *,
         pinned: bool = False,
         replace: bool = True,
         renew: bool = False,
-        report: Report = _unheard,
+        report: Report = unheard,
     ) -> list[bytes]:
         """Create flows, or make existing ones equal to them; returns the keys of those that had to be created anew.
 
@@ -108,7 +109,7 @@ class Injector:
     async def _pipeline(
         self,
         parts: Iterable[list[Flow]],
-        outcome: Outcome,
+        outcome: InjectionOutcome,
         troubled: list[tuple[int, Flow]],
         *,
         pinned: bool,
@@ -138,7 +139,13 @@ class Injector:
         return b"".join(chain.from_iterable([parts(key, value, index) for index, (key, value) in enumerate(batch)]))
 
     def _send(
-        self, batch: list[Flow], data: bytes, outcome: Outcome, troubled: list[tuple[int, Flow]], *, pinned: bool
+        self,
+        batch: list[Flow],
+        data: bytes,
+        outcome: InjectionOutcome,
+        troubled: list[tuple[int, Flow]],
+        *,
+        pinned: bool,
     ) -> None:
         try:
             errors = self._requests.send(data)
@@ -147,7 +154,7 @@ class Injector:
         outcome.created += len(batch) - len(errors)
         troubled.extend((code, batch[index]) for index, code in errors)
 
-    def _one_by_one(self, batch: list[Flow], outcome: Outcome, *, pinned: bool) -> list[tuple[int, int]]:
+    def _one_by_one(self, batch: list[Flow], outcome: InjectionOutcome, *, pinned: bool) -> list[tuple[int, int]]:
         """Create what the kernel has not come to, and put nothing together in bulk; the errors as `send` has them."""
         outcome.remedied["one_by_one"] += len(batch)
         bodies = [create.create(key, value, timeouts=self._timeouts, pinned=pinned) for key, value in batch]
@@ -155,12 +162,12 @@ class Injector:
         return [(index, code) for index, code in enumerate(codes) if code]
 
     async def _renew(
-        self, troubled: list[tuple[int, Flow]], outcome: Outcome, *, pinned: bool
+        self, troubled: list[tuple[int, Flow]], outcome: InjectionOutcome, *, pinned: bool
     ) -> list[tuple[int, Flow]]:
         """Delete existing entries and create them as they should be; what is in trouble still."""
         still = [each for each in troubled if each[0] != errno.EEXIST]
         for batch in batches((flow for code, flow in troubled if code == errno.EEXIST), BATCH):
-            again = Outcome()
+            again = InjectionOutcome()
             self._requests.send(b"".join(_delete(key, index) for index, (key, _) in enumerate(batch)))
             self._send(batch, self._joined(batch, pinned=pinned), again, still, pinned=pinned)
             outcome.updated += again.created
@@ -168,7 +175,7 @@ class Injector:
             await trio.lowlevel.checkpoint()
         return still
 
-    def _replace_all(self, flows: list[Flow], outcome: Outcome, *, pinned: bool) -> list[bytes]:
+    def _replace_all(self, flows: list[Flow], outcome: InjectionOutcome, *, pinned: bool) -> list[bytes]:
         """Make entries that are in the way equal to `flows`; returns the keys of those created anew."""
         found = self._found([key for key, _ in flows])
         bodies = {
@@ -189,7 +196,7 @@ class Injector:
                 anew.append(key)
         return anew
 
-    def _leave(self, flows: list[Flow], outcome: Outcome) -> None:
+    def _leave(self, flows: list[Flow], outcome: InjectionOutcome) -> None:
         """What is there already is well; a flow whose place another one has taken is not."""
         found = self._found([key for key, _ in flows])
         for key, _ in flows:
@@ -206,7 +213,7 @@ class Injector:
             return None
         return create.update(key, value, found, timeouts=self._timeouts, pinned=pinned)
 
-    def _update_all(self, bodies: dict[bytes, bytes], outcome: Outcome) -> set[bytes]:
+    def _update_all(self, bodies: dict[bytes, bytes], outcome: InjectionOutcome) -> set[bytes]:
         """Update existing entries; the keys of those for which that was possible."""
         keys = list(bodies)
         requests = [_update(key, bodies[key], index) for index, key in enumerate(keys)]
@@ -222,7 +229,7 @@ class Injector:
         outcome.updated += len(keys) - len(errors)
         return {key for index, key in enumerate(keys) if index not in errors}
 
-    def _create_one(self, flow: Flow, outcome: Outcome, *, pinned: bool, code: int = 0) -> None:
+    def _create_one(self, flow: Flow, outcome: InjectionOutcome, *, pinned: bool, code: int = 0) -> None:
         """Create one flow; without its master if that is gone, without its helper if this kernel lacks it.
 
         `code`: the errno of an attempt that was made already.
@@ -253,7 +260,9 @@ class Injector:
             return errno.EINVAL
         return errors[0][1] if errors else 0
 
-    async def verify_helpers(self, flows: Iterable[Flow], outcome: Outcome, *, pinned: bool = False) -> list[bytes]:
+    async def verify_helpers(
+        self, flows: Iterable[Flow], outcome: InjectionOutcome, *, pinned: bool = False
+    ) -> list[bytes]:
         """Read flows with helpers back; one that has lost its helper is created anew, once.
 
         Returns the keys of those, as `create` does.
@@ -262,7 +271,7 @@ class Injector:
         async with self._lock:
             for group in batches(flows, RESOLVE_BATCH):
                 for key, value in self._helperless(group):
-                    again = Outcome()
+                    again = InjectionOutcome()
                     self._requests.send(_delete(key))
                     self._create_one((key, value), again, pinned=pinned)
                     anew.append(key)
@@ -304,7 +313,7 @@ class Injector:
         """The messages with which the kernel answers when asked for these flows; those it lacks are left out."""
         return list(self._requests.get(_gets(keys)).values())
 
-    async def delete(self, keys: Iterable[bytes], outcome: Outcome) -> None:
+    async def delete(self, keys: Iterable[bytes], outcome: InjectionOutcome) -> None:
         """Delete flows; one that is gone already is no failure."""
         async with self._lock:
             for batch in batches(keys, BATCH):
@@ -313,7 +322,7 @@ class Injector:
                 outcome.failed.update(errno_name(code) for _, code in errors if code != errno.ENOENT)
                 await trio.lowlevel.checkpoint()
 
-    async def set_timeouts(self, flows: Iterable[Flow], outcome: Outcome, *, pinned: bool = False) -> None:
+    async def set_timeouts(self, flows: Iterable[Flow], outcome: InjectionOutcome, *, pinned: bool = False) -> None:
         """Set only the timers of existing entries."""
         async with self._lock:
             for batch in batches(flows, BATCH):
@@ -326,7 +335,7 @@ class Injector:
                 outcome.failed.update(errno_name(code) for _, code in errors if code != errno.ENOENT)
                 await trio.lowlevel.checkpoint()
 
-    async def loosen(self, keys: Iterable[bytes]) -> None:
+    async def disable_window_tracking(self, keys: Iterable[bytes]) -> None:
         """Take window tracking off existing TCP flows; one that has ended since is no failure."""
         async with self._lock:
             for batch in batches(keys, BATCH):
@@ -335,7 +344,7 @@ class Injector:
                 await trio.lowlevel.checkpoint()
 
     async def expect(
-        self, expectations: Iterable[tuple[bytes, bytes, bytes]], outcome: Outcome, *, pinned: bool = False
+        self, expectations: Iterable[tuple[bytes, bytes, bytes]], outcome: InjectionOutcome, *, pinned: bool = False
     ) -> None:
         """Create expectations, given as key, value and the master's CTA_ZONE attribute (or nothing)."""
         async with self._lock:
@@ -353,7 +362,7 @@ class Injector:
                 await trio.lowlevel.checkpoint()
 
     async def set_expectation_timeouts(
-        self, expectations: Iterable[tuple[bytes, bytes, bytes]], outcome: Outcome
+        self, expectations: Iterable[tuple[bytes, bytes, bytes]], outcome: InjectionOutcome
     ) -> None:
         """Give expectations their own timeouts; one that has been met since is left gone."""
         async with self._lock:
@@ -363,7 +372,7 @@ class Injector:
                 outcome.failed.update(f"expectation_{errno_name(c)}" for _, c in errors if c != errno.ENOENT)
                 await trio.lowlevel.checkpoint()
 
-    async def unexpect(self, expectations: Iterable[tuple[bytes, bytes]], outcome: Outcome) -> None:
+    async def unexpect(self, expectations: Iterable[tuple[bytes, bytes]], outcome: InjectionOutcome) -> None:
         """Remove expectations, given as key and zone attribute; one that is gone already is no failure."""
         async with self._lock:
             for batch in batches(expectations, RESOLVE_BATCH):

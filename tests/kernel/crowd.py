@@ -1,14 +1,14 @@
 """Many flows at once, put into the kernel of the namespace that one is in, as traffic would: not by the daemon."""
 
 from ftfw.kernel import attributes, create, uapi
-from ftfw.kernel.injector import Injector, Outcome
+from ftfw.kernel.injector import InjectionOutcome, Injector
 from ftfw.kernel.netlink import RequestSocket
 from ftfw.replication.store import Store
 
 
 async def inject_many(count: int, first: int = 0, *, lasting_s: int = 600) -> None:
     """Put in flows number `first` and following, faster than a small buffer can take their events."""
-    outcome = Outcome()
+    outcome = InjectionOutcome()
     requests = RequestSocket()
     await Injector(requests, create.Timeouts(udp=lasting_s)).create(_flows(count, first).plain.items(), outcome)
     requests.close()
@@ -17,7 +17,7 @@ async def inject_many(count: int, first: int = 0, *, lasting_s: int = 600) -> No
 
 async def end_many(count: int, first: int = 0) -> None:
     """End them."""
-    outcome = Outcome()
+    outcome = InjectionOutcome()
     requests = RequestSocket()
     await Injector(requests, create.Timeouts()).delete(list(_flows(count, first).plain), outcome)
     requests.close()

@@ -22,7 +22,7 @@ from ftfw.kernel.create import Timeouts
 from ftfw.kernel.event_selector import Selector
 from ftfw.kernel.flow_filter import compile_filter
 from ftfw.kernel.flow_model import Flow
-from ftfw.kernel.injector import Injector, Outcome
+from ftfw.kernel.injector import InjectionOutcome, Injector
 from ftfw.kernel.netlink import EventSocket, RequestSocket, dump_expectations, dump_flows
 from ftfw.replication.store import Store
 from tests.kernel import netns
@@ -174,10 +174,10 @@ class Namespace:
         (only,) = (await self.snapshot()).flows()
         return only
 
-    async def commit(self, store: Store) -> Outcome:
+    async def commit(self, store: Store) -> InjectionOutcome:
         """Put a store into this kernel, as a promotion does; only for less than a batch that goes to a thread."""
         with self:
-            outcome = Outcome()
+            outcome = InjectionOutcome()
             await commit.commit(store, self.injector, outcome, ignore_progress)
             return outcome
 

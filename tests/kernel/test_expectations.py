@@ -9,7 +9,7 @@ from ftfw.kernel import uapi
 from ftfw.kernel.attributes import u16, u32
 from ftfw.kernel.create import PINNED_S
 from ftfw.kernel.flow_model import Expectation
-from ftfw.kernel.injector import Outcome
+from ftfw.kernel.injector import InjectionOutcome
 from ftfw.replication.store import Store
 from tests.kernel.entries import (
     CLIENT,
@@ -160,7 +160,7 @@ async def test_timeout(pair: Pair) -> None:
     assert left is not None
     assert 40 <= left <= 47
     expectations = [(key, value, b"") for key, value in store.expectations.items()]
-    await backup.injector.expect(expectations, Outcome(), pinned=True)
+    await backup.injector.expect(expectations, InjectionOutcome(), pinned=True)
     left = only(await backup.snapshot()).timeout
     assert left is not None
     assert PINNED_S - 3 <= left <= PINNED_S
@@ -231,7 +231,7 @@ async def test_removal(pair: Pair) -> None:
     put_expectation(active, PLAIN + u16(uapi.CTA_EXPECT_ZONE, 5))
     store = capture.take()
     await backup.commit(store)
-    outcome = Outcome()
+    outcome = InjectionOutcome()
     (key,) = store.expectations
     gone = [(key, store.zone_of(key))]
     await backup.injector.unexpect(gone, outcome)

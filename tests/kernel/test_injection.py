@@ -12,7 +12,7 @@ from ftfw.kernel.attributes import BODY, message, split
 from ftfw.kernel.create import CREATE, PINNED_S, Timeouts
 from ftfw.kernel.create_bulk import Creator
 from ftfw.kernel.flow_model import Flow
-from ftfw.kernel.injector import Outcome, in_order
+from ftfw.kernel.injector import InjectionOutcome, in_order
 from ftfw.kernel.message_shapes import PREFIX, SHAPES, dumped_value
 from ftfw.kernel.netlink import CutShortError, OverrunError
 from ftfw.replication.store import Store
@@ -60,7 +60,7 @@ def renamed(store: Store, old: bytes, new: bytes) -> Store:
     return store
 
 
-async def only_change(pair: Pair, ours: bytes, present: bytes) -> Outcome:
+async def only_change(pair: Pair, ours: bytes, present: bytes) -> InjectionOutcome:
     """Commit the flow `ours` to a backup that has `present`; afterwards it must have `ours` and nothing else."""
     active, backup = pair
     active.put(ours)
@@ -218,7 +218,7 @@ async def test_what_is_there_may_be_left_alone(pair: Pair) -> None:
     store = await active.snapshot()
     backup.put(both(UDP, 1, 53) + alive() + mark(6))
     backup.put(both(TCP, 5009, 21) + alive() + tcp() + snat(OUTSIDE, 7))  # has the other one's place
-    outcome = Outcome()
+    outcome = InjectionOutcome()
     await backup.injector.create(store.plain.items(), outcome, replace=False)
     assert (outcome.created, outcome.updated, outcome.deleted, outcome.failed) == (0, 0, 0, {"exists": 1})
     assert len(outcome.refused) == 1
@@ -234,7 +234,7 @@ async def test_what_is_there_may_be_renewed(pair: Pair) -> None:
     store = await active.snapshot()
     backup.put(both(UDP, 1, 53) + alive() + mark(6))
     backup.put(both(TCP, 5009, 21) + alive() + tcp() + snat(OUTSIDE, 7))  # has the other one's place
-    outcome = Outcome()
+    outcome = InjectionOutcome()
     await backup.injector.create(store.plain.items(), outcome, renew=True)
     assert (outcome.created, outcome.updated, outcome.deleted, outcome.failed) == (2, 1, 1, {})
     left = {flow.original["sport"]: flow.mark for flow in (await backup.snapshot()).flows()}
@@ -373,7 +373,7 @@ async def test_a_lost_helper_is_seen_and_given_back(pair: Pair) -> None:
     active.put(CONTROL + helper("ftp"))
     backup.put(CONTROL)
     store = await active.snapshot()
-    outcome = Outcome()
+    outcome = InjectionOutcome()
     await backup.injector.verify_helpers(store.rich.items(), outcome)
     assert (await backup.flow()).helper == "ftp"
     assert (outcome.failed, outcome.remedied) == ({}, {})
@@ -513,12 +513,12 @@ async def test_timeouts(pair: Pair, flow: bytes, least: int) -> None:
     active.put(flow)
     store = await active.snapshot()
     flows = [*store.plain.items(), *store.rich.items()]
-    await backup.injector.create(flows, Outcome())
+    await backup.injector.create(flows, InjectionOutcome())
     assert least - 3 <= timeout(await backup.flow()) <= least
-    await backup.injector.delete([key for key, _ in flows], Outcome())
-    await backup.injector.create(flows, Outcome(), pinned=True)
+    await backup.injector.delete([key for key, _ in flows], InjectionOutcome())
+    await backup.injector.create(flows, InjectionOutcome(), pinned=True)
     assert PINNED_S - 3 <= timeout(await backup.flow()) <= PINNED_S
-    outcome = Outcome()
+    outcome = InjectionOutcome()
     await backup.injector.set_timeouts(flows, outcome)
     if "fixed_timeout" in (await backup.flow()).status:
         assert (outcome.updated, outcome.failed) == (0, {"not_permitted": 1})
@@ -540,10 +540,10 @@ async def test_own_doing_makes_no_event_and_an_administrators_does(pair: Pair) -
     active.put(both(UDP, 1, 53) + alive())
     flows = list((await active.snapshot()).plain.items())
     capture = Capture(backup)
-    await backup.injector.create(flows, Outcome())
-    await backup.injector.set_timeouts(flows, Outcome(), pinned=True)
-    await backup.injector.delete([key for key, _ in flows], Outcome())
-    await backup.injector.create(flows, Outcome())
+    await backup.injector.create(flows, InjectionOutcome())
+    await backup.injector.set_timeouts(flows, InjectionOutcome(), pinned=True)
+    await backup.injector.delete([key for key, _ in flows], InjectionOutcome())
+    await backup.injector.create(flows, InjectionOutcome())
     assert capture.events.drain(100) == []
     backup.run(
         *("conntrack", "-I", "-p", "udp", "-s", CLIENT, "-d", SERVER, "--sport", "7", "--dport", "8", "-t", "99")
@@ -571,10 +571,10 @@ async def test_what_is_gone_already_is_no_failure(pair: Pair) -> None:
     active, backup = pair
     active.put(both(UDP, 1, 53) + alive())
     flows = list((await active.snapshot()).plain.items())
-    outcome = Outcome()
+    outcome = InjectionOutcome()
     await backup.injector.delete([key for key, _ in flows], outcome)
     await backup.injector.set_timeouts(flows, outcome)
-    assert outcome == Outcome()
+    assert outcome == InjectionOutcome()
 
 
 async def test_many_at_once(pair: Pair) -> None:
@@ -585,7 +585,7 @@ async def test_many_at_once(pair: Pair) -> None:
     backup.put(both(TCP, 100, 80) + alive() + tcp("SYN_SENT"))
     backup.put(both(TCP, 200, 80) + alive() + tcp("SYN_SENT") + snat(OUTSIDE, 1200))
     store = await active.snapshot()
-    outcome = Outcome()
+    outcome = InjectionOutcome()
     await backup.injector.create(store.plain.items(), outcome)
     assert (outcome.created, outcome.updated, outcome.deleted, outcome.failed) == (399, 1, 1, {})
     assert {str(comparable(flow)) for flow in (await backup.snapshot()).flows()} == {
@@ -632,7 +632,7 @@ async def test_a_malformed_message_costs_no_flow(
         return (header if sequence != 4 else b"\xff" + header[1:], *rest)
 
     monkeypatch.setattr(Creator, "message_parts", wrong)
-    outcome = Outcome()
+    outcome = InjectionOutcome()
     await backup.injector.create(store.plain.items(), outcome, renew=renew)
     assert not outcome.failed
     assert outcome.created + outcome.updated == count
@@ -655,7 +655,7 @@ async def test_what_stays_malformed_is_counted(pair: Pair, monkeypatch: pytest.M
         Creator, "message_parts", lambda _, key, value, at: (wrong(uapi.CT_NEW, CREATE, 2, key + value, at),)
     )
     monkeypatch.setattr(injector, "message", wrong)
-    outcome = Outcome()
+    outcome = InjectionOutcome()
     await backup.injector.create(store.plain.items(), outcome)
     assert outcome.failed == {"invalid": 1}
     assert outcome.refused == {poison}

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import trio
 
-from ftfw.daemon import commit
+from ftfw.daemon import after_takeover, commit, gre_keeper, hot_kernel, leftover_entries, ordered_injection
 from ftfw.kernel import uapi
 from ftfw.kernel.attributes import u16, u32
 from ftfw.kernel.create import ENDING_S, PINNED_S, Timeouts
 from ftfw.kernel.flow_model import Flow
-from ftfw.kernel.injector import RESOLVE_BATCH, Injector, Outcome, in_order
+from ftfw.kernel.injector import RESOLVE_BATCH, InjectionOutcome, Injector, in_order
 from ftfw.replication.store import Store
 from tests.kernel.entries import (
     CLIENT,
@@ -64,10 +64,10 @@ async def table(namespace: Namespace) -> dict[object, Flow]:
     return {flow.original.get("sport", flow.original.get("src_key")): flow for flow in flows}
 
 
-async def follow(namespace: Namespace, store: Store) -> Outcome:
-    outcome = Outcome()
+async def follow(namespace: Namespace, store: Store) -> InjectionOutcome:
+    outcome = InjectionOutcome()
     with namespace:
-        await commit.follow(store, namespace.injector, outcome)
+        await hot_kernel.apply_to_kernel(store, namespace.injector, outcome)
     return outcome
 
 
@@ -101,7 +101,7 @@ async def test_a_hot_kernel_follows_the_store(pair: Pair) -> None:
     assert left(there[2]) > PINNED_S - 3
     assert not (await backup.snapshot()).expectations
 
-    assert await follow(backup, capture.take()) == Outcome()  # nothing is done twice
+    assert await follow(backup, capture.take()) == InjectionOutcome()  # nothing is done twice
 
 
 async def test_a_hot_kernel_loses_a_master_with_all_that_is_its(pair: Pair) -> None:
@@ -144,7 +144,7 @@ async def test_a_master_that_is_created_anew_keeps_what_it_expects(pair: Pair) -
     assert len((await backup.snapshot()).expectations) == 1
 
 
-async def test_repin(pair: Pair) -> None:
+async def test_refresh_pins(pair: Pair) -> None:
     """Timers are wound up again, those of GRE too although they cannot be set."""
     active, backup = pair
     active.put(udp(1))
@@ -154,13 +154,13 @@ async def test_repin(pair: Pair) -> None:
     await backup.commit(store)
     assert max(map(left, (await table(backup)).values())) < PINNED_S - 3
     with backup:
-        await commit.repin(store, backup.injector, Outcome())
+        await hot_kernel.refresh_pins(store, backup.injector, InjectionOutcome())
     there = await table(backup)
     assert set(there) == {1, 2, 5}
     assert min(map(left, there.values())) > PINNED_S - 3
 
 
-async def test_settle_gives_each_timer_what_its_state_would(pair: Pair) -> None:
+async def test_restoring_timeouts_gives_each_timer_what_its_state_would(pair: Pair) -> None:
     active, backup = pair
     active.put(udp(1))
     active.put(udp(2))
@@ -178,8 +178,8 @@ async def test_settle_gives_each_timer_what_its_state_would(pair: Pair) -> None:
     backup.put(udp(6) + u32(uapi.CTA_TIMEOUT, PINNED_S))  # an earlier daemon's
     backup.change(both(UDP, 2, 53) + u32(uapi.CTA_TIMEOUT, 77))  # as a packet has set it
     with backup:
-        await commit.settle(store, backup.injector, selector(), outcome := Outcome())
-    assert outcome == Outcome()
+        await after_takeover.restore_timeouts(store, backup.injector, selector(), outcome := InjectionOutcome())
+    assert outcome == InjectionOutcome()
     there = await table(backup)
     defaults = Timeouts()
     for sport, seconds in (
@@ -197,7 +197,7 @@ async def test_settle_gives_each_timer_what_its_state_would(pair: Pair) -> None:
     assert expected.timeout <= 60
 
 
-async def test_settle_takes_what_an_earlier_daemon_left_for_its_own(pair: Pair) -> None:
+async def test_restoring_timeouts_takes_what_an_earlier_daemon_left_for_its_own(pair: Pair) -> None:
     """A hot backup was killed and started as active: it holds nothing, its kernel has two weeks for everything."""
     active, backup = pair
     capture = Capture(active, journal=True)
@@ -208,8 +208,8 @@ async def test_settle_takes_what_an_earlier_daemon_left_for_its_own(pair: Pair) 
     put_expectation(active, PLAIN + u16(uapi.CTA_EXPECT_ZONE, 9))
     await follow(backup, capture.take())
     with backup:
-        await commit.settle(Store(), backup.injector, selector(), outcome := Outcome())
-    assert outcome == Outcome()
+        await after_takeover.restore_timeouts(Store(), backup.injector, selector(), outcome := InjectionOutcome())
+    assert outcome == InjectionOutcome()
     there = await table(backup)
     defaults = Timeouts()
     for sport, seconds in (
@@ -225,7 +225,7 @@ async def test_settle_takes_what_an_earlier_daemon_left_for_its_own(pair: Pair) 
     assert expected.timeout <= 300
 
 
-async def test_settle_puts_in_what_somebody_has_removed(pair: Pair) -> None:
+async def test_restoring_timeouts_puts_in_what_somebody_has_removed(pair: Pair) -> None:
     active, backup = pair
     capture = Capture(active, journal=True)
     active.put(FTP)
@@ -237,7 +237,7 @@ async def test_settle_puts_in_what_somebody_has_removed(pair: Pair) -> None:
     backup.run("conntrack", "-F")
     backup.put(both(UDP, 3, 53) + alive() + snat(OUTSIDE, 7))  # traffic that came since: it keeps its place
     with backup:
-        await commit.settle(capture.store, backup.injector, selector(), outcome := Outcome())
+        await after_takeover.restore_timeouts(capture.store, backup.injector, selector(), outcome := InjectionOutcome())
     assert (outcome.created, outcome.deleted, outcome.failed) == (4, 0, {"exists": 1})
     there = await table(backup)
     assert set(there) == {1, 3, 5000, 5001}
@@ -258,13 +258,13 @@ async def test_what_was_refused_is_tried_again_at_a_promotion(pair: Pair) -> Non
     outcome = await follow(backup, capture.store)
     assert outcome.failed == {"expectation_not_found": 1}
     backup.put(FTP)
-    again = Outcome()
-    await commit.commit_rest(capture.store, backup.injector, again, outcome.refused)
+    again = InjectionOutcome()
+    await hot_kernel.commit_remaining(capture.store, backup.injector, again, outcome.refused)
     assert (again.created, again.failed) == (1, {})
     assert len((await backup.snapshot()).expectations) == 1
 
 
-async def test_settle_does_not_bring_back_an_expectation_that_was_met(pair: Pair) -> None:
+async def test_restoring_timeouts_does_not_bring_back_an_expectation_that_was_met(pair: Pair) -> None:
     active, backup = pair
     capture = Capture(active, journal=True)
     active.put(FTP)
@@ -272,7 +272,7 @@ async def test_settle_does_not_bring_back_an_expectation_that_was_met(pair: Pair
     await follow(backup, capture.take())
     backup.put(PLAIN, kind=uapi.EXP_DELETE, flags=0)  # as its flow does when it comes
     with backup:
-        await commit.settle(capture.store, backup.injector, selector(), Outcome())
+        await after_takeover.restore_timeouts(capture.store, backup.injector, selector(), InjectionOutcome())
     assert not (await backup.snapshot()).expectations
 
 
@@ -294,7 +294,7 @@ async def snapshot_without_masters(pair: Pair) -> tuple[Store, list[bytes]]:
 async def test_what_needs_a_master_waits_for_the_snapshots_end(pair: Pair) -> None:
     _, backup = pair
     store, masters = await snapshot_without_masters(pair)
-    assert await follow(backup, store) == Outcome()
+    assert await follow(backup, store) == InjectionOutcome()
     store.add_snapshot(masters)
     store.end_snapshot()
     outcome = await follow(backup, store)
@@ -305,15 +305,15 @@ async def test_what_needs_a_master_waits_for_the_snapshots_end(pair: Pair) -> No
 async def test_a_promotion_in_a_snapshot_waits_for_no_master(pair: Pair) -> None:
     _, backup = pair
     store, _ = await snapshot_without_masters(pair)
-    outcome = Outcome()
+    outcome = InjectionOutcome()
     with backup:
-        await commit.commit_rest(store, backup.injector, outcome, set())
+        await hot_kernel.commit_remaining(store, backup.injector, outcome, set())
     assert outcome.remedied == {"master_missing": 1}
     assert outcome.failed == {"expectation_not_found": 1}
     assert set(await table(backup)) == {5001}
 
 
-async def test_loosen(pair: Pair) -> None:
+async def test_disable_window_tracking(pair: Pair) -> None:
     """Of what is replicated by TCP window tracking goes, and nothing else."""
     kernel, _ = pair
     kernel.put(both(TCP, 1, 80) + alive() + tcp(flags=(0x03, 0x21)) + mark(3))
@@ -323,7 +323,7 @@ async def test_loosen(pair: Pair) -> None:
     chosen = selector()
     chosen.excluded = frozenset({ip_address(INNER).packed})
     with kernel:
-        await commit.loosen(kernel.injector, chosen)
+        await leftover_entries.disable_window_tracking(kernel.injector, chosen)
     after = await table(kernel)
     assert before[1].tcp is not None
     loose = replace(before[1], tcp=before[1].tcp | {"flags_original": 0x0B, "flags_reply": 0x29})
@@ -346,7 +346,7 @@ async def test_purge(pair: Pair, keep_held: bool, stays: set[int]) -> None:
     chosen = selector()
     chosen.excluded = frozenset({ip_address(INNER).packed})
     with backup:
-        await commit.purge(store, backup.injector, chosen, outcome := Outcome(), keep_held=keep_held)
+        await leftover_entries.purge(store, backup.injector, chosen, outcome := InjectionOutcome(), keep_held=keep_held)
     assert set(await table(backup)) == stays
     assert (outcome.deleted, outcome.failed) == (5 - len(stays), {})
 
@@ -365,20 +365,22 @@ async def test_purge_of_expectations(pair: Pair, keep_held: bool) -> None:
     active.put(other, kind=uapi.EXP_DELETE, flags=0)
     store = await active.snapshot()
     with backup:
-        await commit.purge(store, backup.injector, selector(), outcome := Outcome(), keep_held=keep_held)
+        await leftover_entries.purge(
+            store, backup.injector, selector(), outcome := InjectionOutcome(), keep_held=keep_held
+        )
     assert not outcome.failed
     there = [expected.expected["dport"] for expected in (await backup.snapshot()).decoded_expectations()]
     assert there == ([20000] if keep_held else [])
 
 
-async def test_commit_rest_brings_what_came_last(pair: Pair) -> None:
+async def test_commit_remaining_brings_what_came_last(pair: Pair) -> None:
     active, backup = pair
     capture = Capture(active, journal=True)
     active.put(udp(1))
     await follow(backup, capture.take())
     active.put(udp(2))
-    outcome = Outcome()
-    await commit.commit_rest(capture.take(), backup.injector, outcome, set())
+    outcome = InjectionOutcome()
+    await hot_kernel.commit_remaining(capture.take(), backup.injector, outcome, set())
     assert (outcome.created, set(await table(backup))) == (1, {1, 2})
 
 
@@ -394,7 +396,7 @@ async def test_progress_tells_of_everything_that_is_tried(pair: Pair, monkeypatc
         told.append(step)
         await trio.lowlevel.checkpoint()
 
-    outcome = Outcome()
+    outcome = InjectionOutcome()
     await commit.commit(store, backup.injector, outcome, progress)
     assert told[-1] == {"done": 3, "total": 3}
     assert outcome.created == 3
@@ -434,7 +436,7 @@ async def ends(namespace: Namespace) -> dict[object, int]:
 
 async def test_gre_lives_while_packets_come(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """A committed GRE flow cannot renew its timer: it is created again while it is used, and runs out when not."""
-    monkeypatch.setattr(commit, "GRE_CHECK_S", 0.4)
+    monkeypatch.setattr(gre_keeper, "GRE_CHECK_S", 0.4)
     _, backup = pair
     await gre_pair(pair)
     assert backup.get_sysctl("nf_conntrack_acct") == 0, "left as it was found"
@@ -449,7 +451,7 @@ async def test_gre_lives_while_packets_come(pair: Pair, monkeypatch: pytest.Monk
         return await ends(backup)
 
     with tunnel, trio.fail_after(4 * LIMIT_S), backup:
-        keeper = commit.GreKeeper(backup.injector, selector(), Outcome())
+        keeper = gre_keeper.GreKeeper(backup.injector, selector(), InjectionOutcome())
         async with trio.open_nursery() as nursery:
             nursery.start_soon(keeper.run)
             for _ in range(2):  # until the timer of the flow that is used has been wound up, and once more
@@ -464,7 +466,7 @@ async def test_gre_lives_while_packets_come(pair: Pair, monkeypatch: pytest.Monk
     assert not await ends(backup)
 
 
-@pytest.mark.parametrize("work", ["repin", "settle"])
+@pytest.mark.parametrize("work", ["refresh_pins", "restore_timeouts"])
 async def test_a_gre_flow_is_not_lost_when_its_new_timer_is_interrupted(
     pair: Pair, work: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -475,15 +477,15 @@ async def test_a_gre_flow_is_not_lost_when_its_new_timer_is_interrupted(
     delete = backup.injector.delete
     with backup, trio.CancelScope() as scope:
 
-        async def delete_and_end(keys: Iterable[bytes], outcome: Outcome) -> None:
+        async def delete_and_end(keys: Iterable[bytes], outcome: InjectionOutcome) -> None:
             await delete(keys, outcome)
             scope.cancel()
 
         monkeypatch.setattr(backup.injector, "delete", delete_and_end)
-        if work == "repin":
-            await commit.repin(capture.store, backup.injector, Outcome())
+        if work == "refresh_pins":
+            await hot_kernel.refresh_pins(capture.store, backup.injector, InjectionOutcome())
         else:
-            await commit.settle(capture.store, backup.injector, selector(), Outcome())
+            await after_takeover.restore_timeouts(capture.store, backup.injector, selector(), InjectionOutcome())
     assert scope.cancelled_caught
     assert set(await table(backup)) == {5}
 
@@ -521,8 +523,8 @@ async def test_sorting_lets_others_work(pair: Pair) -> None:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(count_turns)
-        assert len((await commit._sort(many)).related) == 2000
-        assert turns >= 2000 // commit.SORTED_AT_ONCE // 2
+        assert len((await ordered_injection.sort_flows(many)).related) == 2000
+        assert turns >= 2000 // ordered_injection.SORTED_AT_ONCE // 2
         turns = 0
         assert len(await in_order(many)) == 2000
         assert turns >= 2000 // RESOLVE_BATCH

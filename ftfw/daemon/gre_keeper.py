@@ -1,0 +1,52 @@
+"""Keep injected GRE flows alive on an active."""
+
+from contextlib import aclosing
+
+import trio
+
+from ftfw.daemon.ordered_injection import recreate
+from ftfw.kernel import flow_entry
+from ftfw.kernel.event_selector import Selector
+from ftfw.kernel.injector import InjectionOutcome, Injector
+from ftfw.kernel.netlink import dump_fixed_flows
+
+GRE_CHECK_S = 5.0
+
+
+class GreKeeper:
+    """Keeps injected GRE flows alive: their entries never renew their timers, and cannot be given new ones.
+
+    An entry that has let packets through since it was created is created again before it runs out; one that has not
+    runs out.
+    """
+
+    def __init__(self, injector: Injector, selector: Selector, outcome: InjectionOutcome) -> None:
+        self._injector = injector
+        self._selector = selector
+        self._outcome = outcome
+
+    async def run(self) -> None:
+        """Watch those that are in the kernel now until none is left."""
+        keys = await self._find()
+        while keys:
+            await trio.sleep(GRE_CHECK_S)
+            found = await self._injector.get(keys)
+            keys = list(found)
+            due = [
+                (key, flow_entry.full_value(attributes))
+                for key, attributes in found.items()
+                if flow_entry.timeout_of(attributes) < 3 * GRE_CHECK_S and flow_entry.packets_of(attributes)
+            ]
+            await recreate(due, self._injector, self._outcome)
+
+    async def _find(self) -> list[bytes]:
+        """The kernel's entries, whichever daemon has put them in."""
+        keys: list[bytes] = []
+        async with aclosing(dump_fixed_flows()) as dump:
+            async for batch in dump:
+                for message in self._selector.dumped(batch).messages:
+                    attributes = flow_entry.parse(message).attributes
+                    key = flow_entry.key_of(attributes)
+                    if flow_entry.is_gre(key) and flow_entry.is_fixed(attributes):
+                        keys.append(key)
+        return keys
