@@ -2,7 +2,7 @@
 
 from contextlib import aclosing
 
-from ftfw.kernel import expectation, flow_entry, uapi
+from ftfw.kernel import expectation, flow_entry
 from ftfw.kernel.event_selector import Selector, key_in
 from ftfw.kernel.injector import InjectionOutcome, Injector
 from ftfw.kernel.netlink import dump_expectations, dump_flows
@@ -40,6 +40,4 @@ async def disable_window_tracking(injector: Injector, selector: Selector) -> Non
     async with aclosing(dump_flows()) as dump:
         async for batch in dump:
             keys = map(key_in, selector.dumped(batch).messages)
-            await injector.disable_window_tracking(
-                [key for key in keys if flow_entry.protocol_of(key) == uapi.IPPROTO_TCP]
-            )
+            await injector.disable_window_tracking([key for key in keys if flow_entry.is_tcp(key)])

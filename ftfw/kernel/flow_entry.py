@@ -197,6 +197,11 @@ def is_gre(key: bytes) -> bool:
     return protocol_of(key) == uapi.IPPROTO_GRE
 
 
+def is_tcp(key: bytes) -> bool:
+    """Tell whether the flow is TCP."""
+    return protocol_of(key) == uapi.IPPROTO_TCP
+
+
 def protocol_of(key: bytes) -> int:
     """The protocol number in a key."""
     protocol = nested(nested(key)[uapi.CTA_TUPLE_PROTO])
