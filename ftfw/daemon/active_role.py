@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 import trio
 
-from ftfw.daemon.transport import Wire
+from ftfw.daemon.engine_driver import EngineDriver
 from ftfw.kernel import entry_digest
 from ftfw.kernel.entry_digest import SALT_SIZE
 from ftfw.kernel.event_selector import Selected, Selector
@@ -21,9 +21,7 @@ log = logging.getLogger(__name__)
 
 GATHER_S = 0.008  # events are gathered for so long: wake-ups, system calls and frames are paid per batch
 DRAIN_MAX = 2048  # events taken between two checkpoints: a few milliseconds
-TICK_S = 0.1
 COUNT_S = 60.0  # how old the counts may be for whoever does not ask for them, unless tables are compared less often
-WINDOW_LOOK_S = 0.1  # a backup that vanished sends no acknowledgement that would wake the snapshot
 
 
 class Streaming:
@@ -35,7 +33,7 @@ class Streaming:
         active: Active,
         events: EventSocket,
         selector: Selector,
-        wire: Wire,
+        driver: EngineDriver,
         counts: Counter[str],
         counted: tuple[int, int] | None,
         compare_s: float,
@@ -43,32 +41,26 @@ class Streaming:
         self.active = active
         self._events = events
         self._selector = selector
-        self._wire = wire
+        self._driver = driver
         self.counted: tuple[int | None, int | None] = counted or (None, None)  # flows and expectations, when last read
         self._counted_at = trio.current_time() if counted else float("-inf")
         self._count_s = max(COUNT_S, compare_s)
         self._counts = counts  # events, overruns
-        self._heard = trio.Event()  # replaced whenever a backup has said something
+        self._moved = trio.Event()  # replaced whenever backups have said something, or a timer was due
 
     def after_batch(self) -> None:
-        """Backups have said something."""
-        self.send()
-        self._heard.set()
-        self._heard = trio.Event()
+        """Wake what waits for backups to say something, or to be given up."""
+        self._moved.set()
+        self._moved = trio.Event()
 
     async def run(self) -> None:
         """Stream until cancelled."""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._follow_events)
-                nursery.start_soon(self._keep_time)
                 nursery.start_soon(self._read_table)
         finally:
             self._events.close()
-
-    def send(self) -> None:
-        """Put what the protocol has to say on the wire."""
-        self._wire.send(self.active.outgoing)
 
     async def _follow_events(self) -> None:
         while True:
@@ -91,21 +83,13 @@ class Streaming:
             return DRAIN_MAX
         self._counts["events"] += len(found)
         selected = self._selector.select(found)
-        now = trio.current_time()
-        self.active.offer(selected.parts, now)
-        self.active.tick(now)  # a heartbeat of its own would wake the backup once more
-        self.send()
+        self.active.offer(selected.parts, trio.current_time())
+        self._driver.flush()  # with a heartbeat, if one is due: by itself it would wake the backup once more
         for answers in self._selector.follow(selected.hints):
             self.active.offer(answers.parts, trio.current_time())
-            self.send()
+            self._driver.flush()
             await trio.lowlevel.checkpoint()
         return len(found)
-
-    async def _keep_time(self) -> None:
-        while True:
-            self.active.tick(trio.current_time())
-            self.send()
-            await trio.sleep(TICK_S)
 
     async def _read_table(self) -> None:
         """Read the kernel's table whenever a backup needs it, or its counts are old."""
@@ -120,33 +104,34 @@ class Streaming:
                     async for _ in dumped:
                         pass  # it counts
             else:
-                await trio.sleep(TICK_S)
+                with trio.move_on_at(self._counted_at + self._count_s):
+                    await self._moved.wait()
 
     async def _snapshot(self) -> None:
         """Stream the table, or the buckets of it that are wanted: flows first, then expectations."""
         scope = self.active.begin_snapshot(trio.current_time())
-        self.send()
+        self._driver.flush()
         async with aclosing(self._dumped()) as dumped:
             async for found in dumped:
                 parts = found.parts if scope is None else [entry_digest.within(scope, found.messages, found.parts)]
                 await self._wait_for_room()
                 self.active.add_snapshot(parts, trio.current_time())
-                self.send()
+                self._driver.flush()
         await self._catch_up()
         self.active.end_snapshot(trio.current_time())
-        self.send()
+        self._driver.flush()
 
     async def _compare(self) -> None:
         """Stream the digests of the table."""
         self.active.begin_comparison(trio.current_time())
-        self.send()
+        self._driver.flush()
         salt, digests = os.urandom(SALT_SIZE), Digests()
         async with aclosing(self._dumped()) as dumped:
             async for found in dumped:
                 digests.add(entry_digest.digests(entry_digest.dumped(found.parts), salt))
         await self._catch_up()
         for _ in self.active.end_comparison(digests, salt, trio.current_time()):
-            self.send()
+            self._driver.flush()
             await self._wait_for_room()
 
     async def _dumped(self) -> AsyncGenerator[Selected, None]:
@@ -165,8 +150,7 @@ class Streaming:
 
     async def _wait_for_room(self) -> None:
         while not self.active.may_snapshot(trio.current_time()):
-            with trio.move_on_after(WINDOW_LOOK_S):
-                await self._heard.wait()
+            await self._moved.wait()
 
     async def _catch_up(self) -> None:
         """Stream what happened while the table was read, so that nothing in it is ahead of the events.

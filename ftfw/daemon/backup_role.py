@@ -3,19 +3,18 @@
 import logging
 from collections import Counter
 from collections.abc import Callable
+from math import inf
 
 import trio
 
 from ftfw.daemon import hot_kernel, leftover_entries
-from ftfw.daemon.transport import Wire
 from ftfw.kernel.event_selector import Selector
 from ftfw.kernel.injector import InjectionOutcome, Injector
-from ftfw.replication.backup import NACK_S, Backup
+from ftfw.replication.backup import Backup
 from ftfw.replication.store import REPAIRS, Store
 
 log = logging.getLogger(__name__)
 
-TICK_S = 0.1  # acknowledges the end of a burst; while frames come, they are what wakes the protocol
 REFRESH_PINS_S = 86400.0  # a fourteenth of the time for which timers are pinned
 
 
@@ -30,7 +29,6 @@ class Standby:
         hot: bool,
         injector: Injector,
         selector: Selector,
-        wire: Wire,
         followed: Callable[[], None],
         filled: Callable[[], None],
         failed: Counter[str],
@@ -41,7 +39,6 @@ class Standby:
         self._hot = hot
         self._injector = injector
         self._selector = selector
-        self._wire = wire
         self._followed = followed  # called for each active that is followed
         self._followed_epoch: bytes | None = None
         self._filled = filled  # called when a hot kernel has what the active has, once for each that is followed
@@ -49,7 +46,7 @@ class Standby:
         self._purged = False
         self._told: Counter[str] = Counter()  # of repairs
         self._to_go_through = trio.Event()  # replaced by each pass
-        self._changed = trio.Event()  # hot: the store is ahead of the kernel; replaced by each look at it
+        self._changed = trio.Event()  # the store may be ahead of the kernel; replaced by each look at it
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -68,14 +65,13 @@ class Standby:
             while self.backup.work(trio.current_time()):
                 await trio.lowlevel.checkpoint()
             self._tell_of_repairs()
-            with trio.move_on_after(TICK_S):
-                await self._to_go_through.wait()
+            self._changed.set()
+            await self._to_go_through.wait()
             self._to_go_through = trio.Event()
 
     async def _keep_in_step(self) -> None:
-        refresh_pins_at = trio.current_time() + REFRESH_PINS_S
+        refresh_pins_at = trio.current_time() + REFRESH_PINS_S if self._hot else inf
         while True:
-            self.send()
             self._changed = trio.Event()
             if self._hot:
                 whole = self.backup.snapshots
@@ -85,10 +81,10 @@ class Standby:
                 self._look_whether_filled()
             if self.backup.complete and not self._purged:
                 await self._purge()
-            if self._hot and trio.current_time() >= refresh_pins_at:
+            if trio.current_time() >= refresh_pins_at:
                 refresh_pins_at = trio.current_time() + REFRESH_PINS_S
                 await hot_kernel.refresh_pins(self.store, self._injector, self.outcome)
-            with trio.move_on_after(NACK_S if self.backup.missing else TICK_S):
+            with trio.move_on_at(refresh_pins_at):
                 await self._changed.wait()
 
     @property
@@ -110,20 +106,14 @@ class Standby:
             )
             self._told = self.store.repaired.copy()
 
-    def send(self) -> None:
-        """Put what the protocol has to say on the wire."""
-        self.backup.tick(trio.current_time())
-        self._wire.send(self.backup.outgoing)
-
     def after_batch(self) -> None:
-        """Acknowledgements and requests do not wait for the next tick when frames come thick."""
-        self.send()
+        """Look at what a batch of frames, or a timer, has changed."""
         if self.backup.epoch not in {None, self._followed_epoch}:
             self._followed_epoch = self.backup.epoch
             self._followed()
         if self.backup.has_work:
             self._to_go_through.set()
-        if self._hot:
+        if self._hot or not self._purged:
             self._changed.set()
 
     async def _purge(self) -> None:

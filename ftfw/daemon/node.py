@@ -29,7 +29,7 @@ from ftfw.daemon.roles.role_table import Event
 from ftfw.daemon.roles.vrrp_states import STATES, TYPES, Notification
 from ftfw.daemon.status import NodeStatus
 from ftfw.daemon.systemd import Supervisor
-from ftfw.daemon.transport import Wire
+from ftfw.daemon.transport import Transport
 from ftfw.kernel import helpers
 from ftfw.kernel.event_selector import Selector
 from ftfw.kernel.flow_filter import compile_filter
@@ -72,7 +72,7 @@ def run(config: Config, role: str, path: Path) -> None:
         raise StartError(str(error)) from None
     links = _open_links(config)
     try:
-        trio.run(Node(config, Wire(links, keys, name=config.node.name), role, Files(path, config)).run)
+        trio.run(Node(config, Transport(links, keys, name=config.node.name), role, Files(path, config)).run)
     except* ControlError as group:
         raise StartError(str(first_of(group))) from None
     finally:
@@ -123,10 +123,10 @@ def _link_trouble(link: LinkConfig, error: OSError) -> str:
 class Node:
     """One node of the pair or group."""
 
-    def __init__(self, config: Config, wire: Wire, role: str, files: Files) -> None:
+    def __init__(self, config: Config, transport: Transport, role: str, files: Files) -> None:
         self._config = config
         self._files = files
-        self._wire = wire
+        self._transport = transport
         self._counts: Counter[str] = Counter()  # events, overruns
         self._dropped: Counter[str] = Counter()
         self._requests = RequestSocket()
@@ -151,7 +151,7 @@ class Node:
             own_port=self._requests.port,
             injector=self._injector,
             selector=self._selector,
-            wire=wire,
+            transport=transport,
             counts=self._counts,
             metrics=self._metrics,
         )
@@ -160,7 +160,7 @@ class Node:
         self._helpers = helpers.installed_helpers()
         self._status = NodeStatus(
             config=config,
-            wire=wire,
+            transport=transport,
             roles=self._roles,
             keepalived=self._keepalived,
             gate=self._gate,
@@ -187,9 +187,11 @@ class Node:
                 nursery.start_soon(self._gate.run)
             # Commands wait for the first role; and where another daemon answers them, no frame is sent.
             await nursery.start(server.serve, self._config.control.socket, self._command)
-            for link in self._wire.links:
-                nursery.start_soon(self._wire.receive_all, link, self._roles.member.receive, self._after_batch)
+            member, driver = self._roles.member, self._roles.driver
+            for link in self._transport.links:
+                nursery.start_soon(self._transport.receive_all, link, member.receive, driver.after_batch)
             await nursery.start(self._roles.run)
+            nursery.start_soon(driver.run)
             nursery.start_soon(self._keepalived.run, self._now)
             nursery.start_soon(self._tell_facts)
             if self._scrapes is not None:
@@ -201,18 +203,18 @@ class Node:
                         break
                     with self._supervisor.reloading():
                         if keys := self._files.read_again():
-                            self._wire.rekey(keys)
+                            self._transport.rekey(keys)
             self._supervisor.stopping()
             nursery.cancel_scope.cancel()
 
     async def _tell_facts(self) -> None:
         """Tell the other nodes of this host, in frames as long as any: a path that does not take them is found out."""
         while True:
-            self._wire.send([messages.facts(self._config.node.name, self._facts(), self._wire.body_limit)])
+            self._transport.send([messages.facts(self._config.node.name, self._facts(), self._transport.body_limit)])
             await trio.sleep(FACTS_S)
 
     def _facts(self) -> dict[str, Fact]:
-        return local_host.facts(self._config.standby.mode, self._wire.body_limit + OVERHEAD, self._helpers)
+        return local_host.facts(self._config.standby.mode, self._transport.body_limit + OVERHEAD, self._helpers)
 
     def _learn_addresses(self, own: frozenset[bytes]) -> None:
         groups = frozenset(link.group.packed for link in self._config.link if isinstance(link, MulticastLink))
@@ -245,13 +247,6 @@ class Node:
             ready=self._status.ready(now),
             free=not changes.asked and not self._roles.member.peers.actives(now),
         )
-
-    # What comes over the links
-
-    def _after_batch(self) -> None:
-        work = self._roles.standby or self._roles.streaming
-        if work is not None:
-            work.after_batch()
 
     # Commands
 
@@ -307,7 +302,7 @@ class Node:
         if standby is not None:
             standby.backup.request_comparison(trio.current_time())
         elif streaming is not None:
-            streaming.active.comparison_wanted = True
+            streaming.active.request_comparison()
         return {"role": self._roles.role}
 
     async def _show(self, what: str) -> Iterator[dict[str, Any]]:

@@ -12,19 +12,19 @@ from ftfw.control.server import ControlError, Progress
 from ftfw.daemon import after_takeover, commit, hot_kernel
 from ftfw.daemon.active_role import Streaming
 from ftfw.daemon.backup_role import Standby
+from ftfw.daemon.engine_driver import EngineDriver
 from ftfw.daemon.gate import Gate
 from ftfw.daemon.gre_keeper import GreKeeper
 from ftfw.daemon.log.rate_limit import ALWAYS
 from ftfw.daemon.metrics.metric_families import Metrics
 from ftfw.daemon.role_changer import WAITING_MAX, Changes
 from ftfw.daemon.roles.role_table import Action, Event
-from ftfw.daemon.transport import Wire
+from ftfw.daemon.transport import Transport
 from ftfw.kernel.event_selector import Selector
 from ftfw.kernel.injector import InjectionOutcome, Injector
 from ftfw.kernel.netlink import EventSocket
-from ftfw.replication import messages
 from ftfw.replication.active import Active
-from ftfw.replication.backup import HEARTBEAT_S, Backup
+from ftfw.replication.backup import Backup
 from ftfw.replication.member import Member
 from ftfw.replication.store import Store
 
@@ -47,7 +47,7 @@ class Roles:
         own_port: int,
         injector: Injector,
         selector: Selector,
-        wire: Wire,
+        transport: Transport,
         counts: Counter[str],
         metrics: Metrics,
     ) -> None:
@@ -59,12 +59,13 @@ class Roles:
         self._own_port = own_port  # that the injector's messages come from
         self._injector = injector
         self._selector = selector
-        self._wire = wire
+        self._transport = transport
+        self.member = Member(config.node.name)
+        self.driver = EngineDriver([transport.freshness, self.member], transport, moved=self._after_batch)
         self._counts = counts  # events, overruns
         self._metrics = metrics
         self._promoting_since: float | None = None
         self.changes = Changes(role, self._perform)
-        self.member = Member()
         self.standby: Standby | None = None
         self.streaming: Streaming | None = None
         self.last_commit: dict[str, Any] | None = None
@@ -91,6 +92,11 @@ class Roles:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             await self.changes.run(task_status=task_status)
+
+    def _after_batch(self) -> None:
+        work = self.standby or self.streaming
+        if work is not None:
+            work.after_batch()
 
     async def change(self, event: Event, progress: Progress) -> dict[str, Any]:
         """Carry out the command of that name; ControlError if the contrary was wanted before it was done."""
@@ -146,6 +152,7 @@ class Roles:
 
         self._end_work = end
         self._nursery.start_soon(live)
+        self.driver.flush()
         log.info("%s is %s", self._config.node.name, self.role, extra=ALWAYS)
 
     # Backup
@@ -153,7 +160,7 @@ class Roles:
     def _listen(self) -> None:
         self._promoting_since = None
         store, now = Store(journal=self._hot, dropped=self.dropped), trio.current_time()
-        name, limit = self._config.node.name, self._wire.body_limit
+        name, limit = self._config.node.name, self._transport.body_limit
         backup = Backup(name=name, store=store, limit=limit, now=now, hot=self._hot)
         # Who was the only active one, or in sync with it, has in its kernel what there is to go on with.
         before, alone = self.standby, self.streaming is not None and not self.member.peers.rivals("active", now)
@@ -164,13 +171,12 @@ class Roles:
             hot=self._hot,
             injector=self._injector,
             selector=self._selector,
-            wire=self._wire,
             followed=self._followed,
             filled=self._filled,
             failed=self.inject_failed,
         )
         self.streaming = self._unsettled = None
-        self.member.active, self.member.backup = None, backup
+        self.member.begin_role(backup)
         self._begin(self.standby.run)
 
     async def _commit_held(self) -> None:
@@ -208,18 +214,16 @@ class Roles:
             self._gate.open()
 
     async def _commit(self, standby: Standby, outcome: InjectionOutcome) -> bool:
-        """Put the store into the kernel, and be heard meanwhile; whether all of it was tried."""
-        self.member.backup = None  # what the stream says from here on comes too late
+        """Put the store into the kernel; return True if all of it was tried."""
         standby.backup.unfollow()
+        self.member.leave_role(trio.current_time())
+        self.driver.flush()
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._stay_heard)
-                if self._hot:
-                    await hot_kernel.commit_remaining(standby.store, self._injector, outcome, standby.outcome.refused)
-                else:
-                    shut = self._gate is not None and self._gate.is_shut(trio.current_time())
-                    await commit.commit(standby.store, self._injector, outcome, self.changes.report, renew=shut)
-                nursery.cancel_scope.cancel()
+            if self._hot:
+                await hot_kernel.commit_remaining(standby.store, self._injector, outcome, standby.outcome.refused)
+            else:
+                shut = self._gate is not None and self._gate.is_shut(trio.current_time())
+                await commit.commit(standby.store, self._injector, outcome, self.changes.report, renew=shut)
         except* Exception as failure:
             outcome.failed["commit_broke_off"] += 1
             self._warnings.append(f"the commit broke off, what is missing is put in behind it: {first_of(failure)}")
@@ -237,11 +241,6 @@ class Roles:
             seconds,
         )
 
-    async def _stay_heard(self) -> None:
-        while True:
-            self._wire.send([messages.heartbeat(self._config.node.name, "backup", 0, 0)])
-            await trio.sleep(HEARTBEAT_S)
-
     def _out_of_sync(self, standby: Standby) -> list[str]:
         if standby.backup.was_synced:
             return []
@@ -256,12 +255,12 @@ class Roles:
     # Active
 
     def _stream(self) -> None:
-        self._wire.conversation.begin_epoch()
+        self._transport.freshness.begin_epoch()
         events = EventSocket(own_port=self._own_port, buffer_bytes=self._config.kernel.event_buffer_bytes)
         active = Active(
             name=self._config.node.name,
-            epoch=self._wire.conversation.epoch,
-            limit=self._wire.body_limit,
+            epoch=self._transport.freshness.epoch,
+            limit=self._transport.body_limit,
             compress=self._config.replication.compress,
             compare_s=self._config.replication.scrub_interval_s,
             now=trio.current_time(),
@@ -271,13 +270,13 @@ class Roles:
             active=active,
             events=events,
             selector=self._selector,
-            wire=self._wire,
+            driver=self.driver,
             counts=self._counts,
             counted=(promoted.flow_count(), len(promoted.expectations)) if promoted else None,
             compare_s=self._config.replication.scrub_interval_s,
         )
         self.streaming, self.standby = streaming, None
-        self.member.active, self.member.backup = active, None
+        self.member.begin_role(active)
 
         async def work() -> None:
             async with trio.open_nursery() as nursery:
@@ -292,7 +291,7 @@ class Roles:
     async def _stop(self) -> None:
         assert self._end_work is not None
         await self._end_work()
-        self._wire.conversation.begin_epoch()
+        self._transport.freshness.begin_epoch()
 
     async def _finish_commit(self) -> None:
         """What need not be done before traffic flows; the store is let go then, an active's is the kernel's table.

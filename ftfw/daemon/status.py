@@ -15,7 +15,7 @@ from ftfw.daemon.keepalived_task import Keepalived
 from ftfw.daemon.metrics.scrape_listener import Scrapes
 from ftfw.daemon.role_runner import Roles
 from ftfw.daemon.systemd import one_line
-from ftfw.daemon.transport import Wire
+from ftfw.daemon.transport import Transport
 from ftfw.kernel.event_selector import Selector
 from ftfw.kernel.netlink import dump_expectations, dump_flows
 from ftfw.replication.host_facts import Fact
@@ -30,7 +30,7 @@ class NodeStatus:
     """Describes the node: its parts are read, never changed.  Times are in seconds of trio's clock."""
 
     config: Config
-    wire: Wire
+    transport: Transport
     roles: Roles
     keepalived: Keepalived
     gate: Gate | None
@@ -69,7 +69,7 @@ class NodeStatus:
     def describe(self, flows: int | None, expectations: int | None) -> dict[str, Any]:
         """Return the whole status, with these counts."""
         now = trio.current_time()
-        link, links = self.wire.status(now)
+        link, links = self.transport.status(now)
         return {
             "node": self.config.node.name,
             "role": self.roles.role,
@@ -133,7 +133,7 @@ class NodeStatus:
         }
 
     def _stream(self) -> dict[str, Any]:
-        proofs = dict(self.wire.conversation.counts)
+        proofs = dict(self.transport.freshness.counts)
         standby, streaming = self.roles.standby, self.roles.streaming
         if standby is not None:
             backup = standby.backup

@@ -13,7 +13,7 @@ from ftfw import __version__
 from ftfw.link.link_base import Link, Taken
 from ftfw.replication.messages import BodyError, Message
 from ftfw.security.frames import OVERHEAD, VERSION, RefusedError, key_id
-from ftfw.security.freshness import Conversation
+from ftfw.security.freshness import Freshness
 
 log = logging.getLogger(__name__)
 
@@ -35,19 +35,19 @@ STRANGE: Final = frozenset({"short", "foreign", "version", "own_name", "own_fram
 SILENT_S: Final = 3.0  # a link on which nobody was heard for so long is down if somebody is heard on another one
 
 
-class Wire:
+class Transport:
     """A node's links under one seal.  Every frame goes to every link."""
 
     def __init__(self, links: Sequence[Link], keys: Sequence[bytes], *, name: str) -> None:
         self.links = links
         self._name = name
         self._shouted_at: dict[str, float] = {}
-        self.conversation = Conversation(keys, name=name, links=len(links), random=os.urandom)
+        self.freshness = Freshness(keys, name=name, links=len(links), random=os.urandom)
         self._admit(keys)
 
     def rekey(self, keys: Sequence[bytes]) -> None:
         """Seal with the first of `keys` and open with all; have the kernel drop what comes under none of them."""
-        self.conversation.rekey(keys)
+        self.freshness.rekey(keys)
         self._admit(keys)
 
     def _admit(self, keys: Sequence[bytes]) -> None:
@@ -60,14 +60,11 @@ class Wire:
         """The longest body that every link carries in one datagram."""
         return min(link.frame_limit for link in self.links) - OVERHEAD
 
-    def send(self, bodies: list[bytes]) -> None:
-        """Seal and send all of `bodies`, and empty the list."""
-        if not bodies:
-            return
-        for frame in self.conversation.seal(bodies):  # close behind each other: the other side wakes once
+    def send(self, bodies: Sequence[bytes]) -> None:
+        """Seal `bodies`, and send each frame over every link."""
+        for frame in self.freshness.seal(bodies):  # close behind each other: the other side wakes once
             for link in self.links:
                 link.send(frame)
-        bodies.clear()
 
     async def receive_all(self, link: Link, receive: Receive, after: Callable[[], None]) -> None:
         """Hand every authentic message of a link to `receive`; call `after` when a batch is through."""
@@ -80,7 +77,7 @@ class Wire:
         name = None
         for frame in frames:
             try:
-                heard = self.conversation.hear(frame, number, now)
+                heard = self.freshness.receive(frame, number, now)
             except (RefusedError, BodyError) as refused:
                 link.dropped[refused.reason] += 1
                 authentic -= refused.reason in STRANGE
@@ -91,7 +88,6 @@ class Wire:
                 receive(heard.epoch, heard.message, now)
         if authentic:
             link.heard_at = now
-        self.send(self.conversation.outgoing)
         after()
         return Taken(authentic, name)
 

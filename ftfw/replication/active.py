@@ -44,13 +44,13 @@ class _Kept:
 
 
 class Active:
-    """One active's stream.  `outgoing` holds the bodies to send, in their order."""
+    """Numbers and keeps the frames of one active's stream, and keeps account of its backups."""
 
     def __init__(self, *, name: str, epoch: bytes, limit: int, compress: bool, compare_s: float, now: float) -> None:
         self.name = name
         self.epoch = epoch
         self.backups: dict[str, Backup] = {}
-        self.outgoing: list[bytes] = []
+        self._bodies: list[bytes] = []
         self.sequence = 0
         self.reading = Reading.NOTHING
         self.snapshot_wanted = False  # a whole one
@@ -137,7 +137,7 @@ class Active:
         body = messages.stream(kind, self.sequence, codec, blob)
         self._kept[self.sequence] = _Kept(body, now)
         self._kept_bytes += len(body)
-        self.outgoing.append(body)
+        self._bodies.append(body)
         while self._kept_bytes > KEPT_BYTES:
             self.outrun += 1
             self._forget(self.oldest)
@@ -150,15 +150,28 @@ class Active:
         """The number of the oldest frame that can be sent again; the next one's if there is none."""
         return self.sequence + 1 - len(self._kept)
 
-    def tick(self, now: float) -> None:
-        """Send a heartbeat if one is due; forget what nobody can want any more."""
+    def bodies_to_send(self) -> list[bytes]:
+        """Return the bodies to send, in their order, and forget them."""
+        bodies, self._bodies = self._bodies, []
+        return bodies
+
+    def get_timer(self) -> float:
+        """Return when `handle_timer` is to be called (seconds, monotonic)."""
+        return min(self._heartbeat_at, self._compare_at)
+
+    def handle_timer(self, now: float) -> None:
+        """Send a heartbeat and begin a comparison when they are due; forget frames that no backup can ask for."""
         if now >= self._heartbeat_at:
             self._heartbeat_at = now + HEARTBEAT_S
             self._free(now)
-            self.outgoing.append(messages.heartbeat(self.name, "active", self.sequence, self.oldest))
+            self._bodies.append(messages.heartbeat(self.name, "active", self.sequence, self.oldest))
         if now >= self._compare_at:
             self._compare_at = now + self._compare_s
             self.comparison_wanted = bool(self._following(now))
+
+    def request_comparison(self) -> None:
+        """Compare the kernel's table with the backups' stores: an administrator wants to know."""
+        self.comparison_wanted = True
 
     def _free(self, now: float) -> None:
         """Frames are kept until every live backup that follows has them."""
@@ -217,7 +230,7 @@ class Active:
                 room -= 1
                 kept.resent_at = now
                 self.resent += 1
-                self.outgoing.append(kept.body)
+                self._bodies.append(kept.body)
 
     def live(self, now: float) -> list[Backup]:
         """The backups that were heard lately."""

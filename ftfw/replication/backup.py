@@ -11,12 +11,12 @@ from typing import Final
 
 from ftfw.kernel.entry_digest import SIZE as DIGEST_SIZE
 from ftfw.replication import messages
+from ftfw.replication.active import HEARTBEAT_S
 from ftfw.replication.bucket_digests import WANTED_MAX, Digests, Scope, bucket_of
 from ftfw.replication.messages import Heartbeat, Piece, Slice, Stream
 from ftfw.replication.state_tables import TRANSITIONS, Event, State
 from ftfw.replication.store import Store
 
-HEARTBEAT_S = 0.1
 FRESH_S = 1.0  # a heartbeat older than this: the active is not heard any more
 READY_S = 10.0  # without an active heard for so long, this node may take over however little it holds
 RESYNC_RETRY_S = 0.5  # between two requests for a snapshot that does not come
@@ -38,7 +38,7 @@ WHY_NOT: Final = {
 
 
 class Backup:
-    """Follows an active into `store`.  `outgoing` holds the bodies to send.
+    """Follows an active into `store`.
 
     Frames are applied in their order.  Those behind a gap wait for it to be filled; if that is too much, or the active
     does not have the missing ones any more, a comparison tells what is to be mended, or a snapshot makes up for them.
@@ -49,7 +49,7 @@ class Backup:
         self.name = name
         self.store = store
         self._limit = limit  # bytes of a body
-        self.outgoing: list[bytes] = []
+        self._bodies: list[bytes] = []
         self.epoch: bytes | None = None  # of the active that is followed
         self.active_name: str | None = None
         self.gaps = 0  # that could not be filled
@@ -173,7 +173,7 @@ class Backup:
         if frame.kind == messages.LOST:
             self._ask(now)
         elif frame.kind == messages.RENEW:
-            self.request_snapshot(now)
+            self._request_snapshot(now)
         elif frame.kind == messages.COMPARE:
             self._begin_comparison()
         elif isinstance(frame.buckets, Slice):
@@ -214,7 +214,11 @@ class Backup:
         self._resync_at = now
 
     def request_snapshot(self, now: float) -> None:
-        """Ask for everything anew: an administrator wants it, or very much differs."""
+        """Ask for everything anew: an administrator wants it."""
+        self._request_snapshot(now)
+        self._apply_waiting(now)  # which may have waited for work that has ended by this
+
+    def _request_snapshot(self, now: float) -> None:
         trusted = self._trusted or self.state is State.COMPLETE
         self._comparable = False
         self._ask(now)
@@ -264,7 +268,7 @@ class Backup:
         if not differing:
             self._turn(Event.EQUAL)
         elif len(differing) > min(WANTED_MAX, max(1, 1 << bits >> 1)):
-            self.request_snapshot(now)
+            self._request_snapshot(now)
         else:
             self._wanted = Scope(bits, differing)
             self._turn(Event.DIFFERENT)
@@ -305,30 +309,45 @@ class Backup:
                 self.was_synced = self.synced(now)
         return self.has_work
 
-    def tick(self, now: float) -> None:
+    def bodies_to_send(self) -> list[bytes]:
+        """Return the bodies to send, in their order, and forget them."""
+        bodies, self._bodies = self._bodies, []
+        return bodies
+
+    def get_timer(self) -> float:
+        """Return when `handle_timer` is to be called (seconds, monotonic)."""
+        if self.epoch is None:
+            return self._heartbeat_at
+        due = self._acknowledgement_due()
+        return min(due, self._resync_at) if self._asks else due
+
+    def handle_timer(self, now: float) -> None:
         """Say what is due: acknowledgements, requests for what is missing, a sign of life."""
-        self._apply_waiting(now)  # an administrator's request may have ended what they waited for
         if self.epoch is None:
             if now >= self._heartbeat_at:
                 self._heartbeat_at = now + HEARTBEAT_S
-                self.outgoing.append(messages.heartbeat(self.name, "backup", 0, 0))
+                self._bodies.append(messages.heartbeat(self.name, "backup", 0, 0))
             return
         if now >= self._acknowledgement_due():
             self._heartbeat_at = now + HEARTBEAT_S
             self._nack_at = now + NACK_S
             self._acknowledge(now)
-        if now >= self._resync_at:
+        if self._asks and now >= self._resync_at:
             self._request(now)
+
+    @property
+    def _asks(self) -> bool:
+        """Whether something is asked for until it comes: a snapshot, buckets or a comparison."""
+        return self.state in (State.ASKING, State.MENDING) or self._compare_wanted
 
     def _request(self, now: float) -> None:
         assert self.epoch is not None
-        if self.state is State.MENDING and self._wanted is not None:
-            self.outgoing += messages.wants(self.name, self.epoch, self._applied, self._wanted, self._limit)
-        elif self.state is State.ASKING or self._compare_wanted:
-            compare = self._comparable or self.state is not State.ASKING
-            self.outgoing.append(messages.resync(self.name, self.epoch, self._applied, compare=compare))
+        if self.state is State.MENDING:
+            assert self._wanted is not None
+            self._bodies += messages.wants(self.name, self.epoch, self._applied, self._wanted, self._limit)
         else:
-            return
+            compare = self._comparable or self.state is not State.ASKING
+            self._bodies.append(messages.resync(self.name, self.epoch, self._applied, compare=compare))
         self._resync_at = now + RESYNC_RETRY_S
 
     def _acknowledgement_due(self) -> float:
@@ -341,7 +360,7 @@ class Backup:
         self._acked, self._acked_at = self._applied, now
         synced = self.synced(now)
         missing = self._missing()
-        self.outgoing.append(messages.ack(self.name, self.epoch, self._applied, missing, self._limit, synced=synced))
+        self._bodies.append(messages.ack(self.name, self.epoch, self._applied, missing, self._limit, synced=synced))
 
     def _missing(self) -> list[tuple[int, int]]:
         """The first and last numbers of stretches of frames that have not come."""

@@ -1,26 +1,67 @@
-"""A node among the others: in which role it is, whom it follows, who else is there.  Sans-I/O: time is an argument."""
+"""A node among the others: its role, the active it follows, the other nodes.  Sans-I/O: time is an argument."""
 
 from collections import Counter
 
-from ftfw.replication.active import Active
+from ftfw.replication import messages
+from ftfw.replication.active import HEARTBEAT_S, Active
 from ftfw.replication.backup import Backup
 from ftfw.replication.messages import Facts, Heartbeat, Message, Stream
 from ftfw.replication.peers import Peers
 
 
 class Member:
-    """Hands what is heard to the role that it is for.  At most one of `active` and `backup` is there."""
+    """Hands each message to the engine of this node's role, and speaks for the node while it has none.
 
-    def __init__(self) -> None:
+    At most one of `active` and `backup` is set.  Between `leave_role` and `begin_role` neither is: the node shows
+    itself as a backup then.  Before the first `begin_role` it says nothing.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.active: Active | None = None
         self.backup: Backup | None = None
+        self._heartbeat_at: float | None = None  # while there is no role after one
         self.peers = Peers()
+        self._bodies: list[bytes] = []
         self.dropped: Counter[str] = Counter()
 
     @property
     def role(self) -> str:
         """The role, as it is shown."""
         return "active" if self.active is not None else "backup"
+
+    def begin_role(self, engine: Active | Backup) -> None:
+        """Be what `engine` is from now on."""
+        self.active = engine if isinstance(engine, Active) else None
+        self.backup = engine if isinstance(engine, Backup) else None
+        self._heartbeat_at = None
+
+    def leave_role(self, now: float) -> None:
+        """Have no role from now on: what the followed active says comes too late."""
+        self.active = self.backup = None
+        self._heartbeat_at = now
+
+    def bodies_to_send(self) -> list[bytes]:
+        """Return the bodies to send, in their order, and forget them."""
+        engine = self.active or self.backup
+        if engine is not None:
+            return engine.bodies_to_send()
+        bodies, self._bodies = self._bodies, []
+        return bodies
+
+    def get_timer(self) -> float | None:
+        """Return when `handle_timer` is to be called (seconds, monotonic); None before the first role."""
+        engine = self.active or self.backup
+        return engine.get_timer() if engine is not None else self._heartbeat_at
+
+    def handle_timer(self, now: float) -> None:
+        """Do what the role has to do at `now`; without one, send a heartbeat."""
+        engine = self.active or self.backup
+        if engine is not None:
+            engine.handle_timer(now)
+        elif self._heartbeat_at is not None and now >= self._heartbeat_at:
+            self._heartbeat_at = now + HEARTBEAT_S
+            self._bodies.append(messages.heartbeat(self.name, "backup", 0, 0))
 
     def receive(self, epoch: bytes, message: Message, now: float) -> None:
         """Take in what another node says; `epoch` is that of the frame it came in."""

@@ -48,14 +48,14 @@ class _Sender:
         return bool(self.nonce) and nonce == self.nonce and now - self.drawn_at < ANSWER_S
 
 
-class Conversation:
-    """`outgoing` holds bodies that prove freshness, for `seal`; `random` gives so many random bytes.
+class Freshness:
+    """Proves that senders are live, and to them that this node is; `random` returns so many random bytes.
 
     `links`: over how many of them a frame is sent.
     """
 
     def __init__(self, keys: Sequence[bytes], *, name: str, links: int, random: Callable[[int], bytes]) -> None:
-        self.outgoing: list[bytes] = []
+        self._bodies: list[bytes] = []
         self.counts: Counter[str] = Counter()  # challenges, responses, proofs
         self._name = name
         self._links = links
@@ -78,11 +78,22 @@ class Conversation:
         self._opener.rekey(keys)
         self._sealer.rekey(keys[0])
 
+    def bodies_to_send(self) -> list[bytes]:
+        """Return the bodies that prove freshness, in their order, and forget them."""
+        bodies, self._bodies = self._bodies, []
+        return bodies
+
+    def get_timer(self) -> None:
+        """Return None: all that is said answers a frame."""
+
+    def handle_timer(self, now: float) -> None:
+        """Do nothing: no timer is ever due."""
+
     def seal(self, bodies: Sequence[bytes]) -> list[bytes]:
         """The frames that carry these."""
         return list(map(self._sealer.seal, bodies))
 
-    def hear(self, frame: bytes, link: int, now: float) -> Heard | None:
+    def receive(self, frame: bytes, link: int, now: float) -> Heard | None:
         """What a frame from a link says; None if it was about freshness.
 
         Raises RefusedError or BodyError, whose `reason` tells why it is dropped.
@@ -141,10 +152,10 @@ class Conversation:
             sender.nonce, sender.drawn_at = self._random(NONCE_SIZE), now
         sender.challenged_at = now
         self.counts["challenges"] += 1
-        self.outgoing.append(messages.challenge(identity, sender.nonce))
+        self._bodies.append(messages.challenge(identity, sender.nonce))
 
     def _answer(self, message: Proof, now: float) -> None:
         if isinstance(message, Challenge) and message.target == self._id and now - self._responded_at >= RESPONSE_S:
             self._responded_at = now
             self.counts["responses"] += 1
-            self.outgoing.append(messages.response(message.nonce))
+            self._bodies.append(messages.response(message.nonce))

@@ -26,7 +26,7 @@ from ftfw.replication.state_tables import Reading
 from ftfw.replication.store import Store
 from ftfw.security import frames
 from ftfw.security.frames import OVERHEAD, Opener, RefusedError, Sealer
-from ftfw.security.freshness import Conversation
+from ftfw.security.freshness import Freshness
 from tests.fuzz.reader import Reader, edge, near, pieces
 from tests.unit.conntrack import TCP, UDP, Expect, conn, seq_adjust
 from tests.unit.usable import use_everything
@@ -187,23 +187,25 @@ def hear(data: bytes) -> None:
         drawn.add(number := next(numbers).to_bytes(size, "big"))
         return number
 
-    hearing = Conversation([KEY], name="fw1", links=2, random=draw)
+    hearing = Freshness([KEY], name="fw1", links=2, random=draw)
     senders = [
         Sealer(KEY, name=name, epoch=bytes((number,)) * 32) for number, name in enumerate(("fw2", "fw2", "fw3", "fw1"))
     ]
     member = _backup(now)
-    frame = b""
+    frame = last = b""
     while reader:
         how = reader.byte()
-        body = _proof(reader, hearing) if how & 0x10 else reader.piece()
+        body = _proof(reader, last) if how & 0x10 else reader.piece()
         frame = body if how & 0x20 else frame if how & 0x40 else senders[how & 3].seal(body)
         now += (how >> 3 & 1) * 0.3
-        before, proofs = len(hearing.outgoing), hearing.counts["proofs"]
+        proofs = hearing.counts["proofs"]
         try:
-            heard = hearing.hear(frame, how >> 2 & 1, now)
+            heard = hearing.receive(frame, how >> 2 & 1, now)
         except (RefusedError, BodyError):
             heard = None
-        assert sum(len(each) + OVERHEAD for each in hearing.outgoing[before:]) <= 2 * len(frame)
+        answers = hearing.bodies_to_send()
+        assert sum(len(each) + OVERHEAD for each in answers) <= 2 * len(frame)
+        last = answers[-1] if answers else last
         if hearing.counts["proofs"] > proofs:
             answer = messages.unpack(Opener([KEY]).open(frame).body)
             assert isinstance(answer, messages.Response)
@@ -213,10 +215,11 @@ def hear(data: bytes) -> None:
             member.receive(heard.epoch, heard.message, now)
 
 
-def _proof(reader: Reader, hearing: Conversation) -> bytes:
+def _proof(reader: Reader, last: bytes) -> bytes:
+    """A challenge, or a response to the last one, if that is what was said last."""
     if reader.byte() & 1:
         return messages.challenge(frames.sender_id("fw1"), reader.piece())
-    asked = messages.unpack(hearing.outgoing[-1]) if hearing.outgoing else None
+    asked = messages.unpack(last) if last else None
     return messages.response(asked.nonce if isinstance(asked, messages.Challenge) else b"")
 
 
@@ -243,17 +246,19 @@ class _Looked(dict[int, _Kept]):
 
 
 def _backup(now: float) -> Member:
-    member = Member()
-    member.backup = Backup(name="fw1", store=Store(), limit=LIMIT, now=now)
+    member = Member("fw1")
+    member.begin_role(Backup(name="fw1", store=Store(), limit=LIMIT, now=now))
     return member
 
 
 def _active(now: float) -> tuple[Member, _Looked]:
-    member, kept = Member(), _Looked()
-    member.active = Active(name="fw1", epoch=OWN, limit=200, compress=False, compare_s=0.5, now=now)
-    member.active._kept = kept
+    member, kept = Member("fw1"), _Looked()
+    active = Active(name="fw1", epoch=OWN, limit=200, compress=False, compare_s=0.5, now=now)
+    member.begin_role(active)
+    active._kept = kept
     for _ in range(40):
-        member.active.offer([[conn().new()]], now)
+        active.offer([[conn().new()]], now)
+    active.bodies_to_send()
     return member, kept
 
 
@@ -274,7 +279,7 @@ def receive(data: bytes) -> None:
         for member in (active, backup):
             member.receive(epoch, message, now)
             assert len(member.peers.known) <= PEERS_MAX
-        assert len(active.active.outgoing) <= RESEND_FRAMES
+        assert len(active.bodies_to_send()) <= RESEND_FRAMES
         assert kept.looks <= len(kept)
         assert len(active.active.backups) <= PEERS_MAX
         now += reader.byte() / 100
@@ -289,10 +294,11 @@ def _live(member: Member, now: float) -> None:
     member.peers.conflict(member.role, now)
     role = member.active or member.backup
     assert role is not None
-    role.tick(now)
-    for body in role.outgoing:
+    if role.get_timer() <= now:
+        role.handle_timer(now)
+    assert role.get_timer() > now
+    for body in role.bodies_to_send():
         messages.unpack(body)
-    role.outgoing.clear()
     role.why_not(now)
     if member.active is not None:
         assert all(member.active.lag_s(each, now) >= 0 for each in member.active.backups.values())

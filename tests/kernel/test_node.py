@@ -18,7 +18,7 @@ from ftfw.daemon import commit
 from ftfw.daemon.node import Node
 from ftfw.daemon.reload import Files
 from ftfw.daemon.roles.role_table import State
-from ftfw.daemon.transport import Wire
+from ftfw.daemon.transport import Transport
 from ftfw.link.link_base import Link, Received
 from ftfw.replication import messages
 from ftfw.replication.messages import Heartbeat
@@ -73,7 +73,7 @@ def configuration(directory: Path, more: str = "") -> Config:
 async def running(directory: Path) -> AsyncIterator[tuple[Node, Silence, Path]]:
     config = configuration(directory)
     link = Silence()
-    node = Node(config, Wire([link], [KEY], name="fw1"), "backup", Files(directory, config))
+    node = Node(config, Transport([link], [KEY], name="fw1"), "backup", Files(directory, config))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(node.run)
         await until(config.control.socket.exists)
@@ -256,7 +256,7 @@ def test_a_node_that_holds_the_addresses_shuts_no_gate(
     async def work(_: Namespace) -> None:
         more = '[takeover]\ngate_interfaces = ["lan"]\n[keepalived]\naddresses = ["192.0.2.1"]\n'
         config = configuration(tmp_path, more)
-        node = Node(config, Wire([Silence()], [KEY], name="fw1"), "backup", Files(tmp_path, config))
+        node = Node(config, Transport([Silence()], [KEY], name="fw1"), "backup", Files(tmp_path, config))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(node.run)
             await until(config.control.socket.exists)
@@ -265,7 +265,7 @@ def test_a_node_that_holds_the_addresses_shuts_no_gate(
                 Heartbeat(name="fw2", role="active", byte_order=sys.byteorder, sequence=0, oldest=0, version=""),
                 trio.current_time(),
             )
-            node._after_batch()
+            node._roles.driver.after_batch()
             gate = node._gate
             assert gate is not None
             assert gate._wanted is not holds

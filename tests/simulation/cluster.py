@@ -90,7 +90,7 @@ class Run:
 
     def _check_bounds(self, node: Node) -> None:
         member = node.member
-        assert len(node.conversation._senders) <= SENDERS_MAX
+        assert len(node.freshness._senders) <= SENDERS_MAX
         if member.backup is not None:
             assert len(member.backup._waiting) <= WAITING_FRAMES
             assert not member.backup.store.dropped
@@ -175,7 +175,7 @@ class Run:
             for node in self.nodes.values():
                 node.keys = keys
                 if node.up:
-                    node.conversation.rekey(keys)
+                    node.freshness.rekey(keys)
             for _ in range(self.random.randrange(1, 40)):
                 self.traffic()
                 self.step()

@@ -4,6 +4,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from random import Random
 
+from ftfw.daemon.engine_driver import Engine
 from ftfw.kernel.event_selector import Selector
 from ftfw.replication import messages
 from ftfw.replication.active import Active
@@ -12,7 +13,7 @@ from ftfw.replication.member import Member
 from ftfw.replication.messages import Ack, BodyError
 from ftfw.replication.store import Store
 from ftfw.security.frames import RefusedError
-from ftfw.security.freshness import Conversation
+from ftfw.security.freshness import Freshness
 from tests.simulation.kernel import Kernel, View, held
 from tests.unit.reading import Reader
 
@@ -29,6 +30,14 @@ class History:
     last_alive: dict[bytes, float] = field(default_factory=dict)  # epoch → when its process last lived
     tables: dict[tuple[bytes, int], View] = field(default_factory=dict)  # epoch, sequence → the table as streamed
     silent: bool = False  # whether anything has changed that nothing tells, and that has to be repaired
+
+
+def handle_timer(engine: Engine, now: float) -> None:
+    """Do what is due, as the daemon's driver does; nothing that is due may be left."""
+    if (timer := engine.get_timer()) is not None and timer <= now:
+        engine.handle_timer(now)
+    timer = engine.get_timer()
+    assert timer is None or timer > now, "what is due is done at once"
 
 
 class Node:
@@ -52,8 +61,8 @@ class Node:
         """A new process."""
         self.up = True
         self.started_at = now
-        self.conversation = Conversation(self.keys, name=self.name, links=self._links, random=self._random.randbytes)
-        self.member = Member()
+        self.freshness = Freshness(self.keys, name=self.name, links=self._links, random=self._random.randbytes)
+        self.member = Member(self.name)
         self.inbox: deque[tuple[int, bytes]] = deque()
         self.accepted: set[bytes] = set()
         self._kept_for: set[bytes] = set()  # backups' epochs
@@ -70,24 +79,23 @@ class Node:
         """Be active: subscribe to the kernel's events, begin a stream."""
         self.kernel.drop_pending()
         selector = Selector(passes=None, expectations=True, dropped=Counter(), read=self.kernel.get)
-        self.conversation.begin_epoch()
-        self.member.active = Active(
+        self.freshness.begin_epoch()
+        active = Active(
             name=self.name,
-            epoch=self.conversation.epoch,
+            epoch=self.freshness.epoch,
             limit=LIMIT,
             compress=True,
             compare_s=COMPARE_S,
             now=now,
         )
-        self.member.backup = None
-        self._reader = Reader(self.member.active, self.kernel, self._random, selector)
+        self.member.begin_role(active)
+        self._reader = Reader(active, self.kernel, self._random, selector)
 
     def stand_by(self, now: float) -> None:
         """Be a backup, with nothing held."""
-        self.conversation.begin_epoch()
+        self.freshness.begin_epoch()
         self.tampered: set[bytes] = set()  # keys of entries in the store that somebody has changed
-        self.member.backup = Backup(name=self.name, store=Store(), limit=LIMIT, now=now)
-        self.member.active = None
+        self.member.begin_role(Backup(name=self.name, store=Store(), limit=LIMIT, now=now))
 
     def promote(self, now: float) -> Store:
         """Be active; returns what was held."""
@@ -111,7 +119,7 @@ class Node:
         while self.inbox:
             link, frame = self.inbox.popleft()
             try:
-                heard = self.conversation.hear(frame, link, now)
+                heard = self.freshness.receive(frame, link, now)
             except (RefusedError, BodyError) as refused:
                 self.reasons[refused.reason] += 1
                 continue
@@ -131,32 +139,30 @@ class Node:
         self.accepted.add(frame)
 
     def _check_ack(self, ack: Ack) -> None:
-        if self.member.active is not None and ack.epoch == self.conversation.epoch:
+        if self.member.active is not None and ack.epoch == self.freshness.epoch:
             assert ack.sequence <= self.member.active.sequence, "something was acknowledged that was never sent"
 
     def work(self, now: float) -> list[bytes]:
         """What a process does between reading: returns the frames that it sends."""
         if self.member.active is not None:
             self._work_active(self.member.active, now)
-            said = self.member.active.outgoing
         else:
             assert self.member.backup is not None
             self.member.backup.work(now)
-            self.member.backup.tick(now)
-            said = self.member.backup.outgoing
+            handle_timer(self.member, now)
+        said = self.member.bodies_to_send()
+        if self.member.backup is not None:
             self._check_said(self.member.backup, said)
-        bodies = [*self.conversation.outgoing, *said]
-        self.conversation.outgoing.clear()
-        said.clear()
-        frames = self.conversation.seal(bodies)
-        epoch = self.conversation.epoch
+        handle_timer(self.freshness, now)
+        frames = self.freshness.seal([*self.freshness.bodies_to_send(), *said])
+        epoch = self.freshness.epoch
         self._history.sealed.update(dict.fromkeys(frames, epoch))
         self._history.last_alive[epoch] = now
         return frames
 
     def _work_active(self, active: Active, now: float) -> None:
         self._reader.follow(self._random.randrange(1, 60), now)
-        active.tick(now)
+        handle_timer(self.member, now)
         # What is not sent at once goes out later than events that came after it.
         self._reader.step(now, self._random.randrange(1, 12), send=self._random.random() < 0.5)
         self._history.silent |= self.kernel.was_silent

@@ -15,7 +15,7 @@ from ftfw.replication.backup import Backup
 from ftfw.replication.bucket_digests import Digests, Scope
 from ftfw.replication.store import Store
 from ftfw.security import freshness
-from ftfw.security.freshness import Conversation
+from ftfw.security.freshness import Freshness
 from ftfw.security.replay_window import ReplayWindow
 from tests.simulation.cluster import Run
 from tests.simulation.recording import is_expectation
@@ -29,9 +29,9 @@ def believe_replays(patch: pytest.MonkeyPatch) -> None:
 
 def believe_recordings(patch: pytest.MonkeyPatch) -> None:
     """Every authentic epoch is taken for proved."""
-    real = Conversation._sender
+    real = Freshness._sender
 
-    def anybody(self: Conversation, identity: bytes) -> Any:
+    def anybody(self: Freshness, identity: bytes) -> Any:
         sender = real(self, identity)
         sender.epoch = Epochs()
         return sender
@@ -45,7 +45,7 @@ def believe_recordings(patch: pytest.MonkeyPatch) -> None:
 
         __hash__ = bytes.__hash__
 
-    patch.setattr(Conversation, "_sender", anybody)
+    patch.setattr(Freshness, "_sender", anybody)
 
 
 def free_before_the_acknowledgement(patch: pytest.MonkeyPatch) -> None:
@@ -103,9 +103,10 @@ def apply_in_the_order_of_arrival(patch: pytest.MonkeyPatch) -> None:
 
 
 def acknowledge_what_was_announced(patch: pytest.MonkeyPatch) -> None:
-    def acknowledge(self: Backup, _now: float) -> None:
+    def acknowledge(self: Backup, now: float) -> None:
         self._applied = max(self._applied, self._known)
-        self.outgoing.append(messages.ack(self.name, self.epoch or b"", self._applied, (), 700, synced=self.complete))
+        self._acked, self._acked_at = self._applied, now
+        self._bodies.append(messages.ack(self.name, self.epoch or b"", self._applied, (), 700, synced=self.complete))
 
     patch.setattr(Backup, "_acknowledge", acknowledge)
 

@@ -6,39 +6,37 @@ import pytest
 from ftfw.replication import messages
 from ftfw.security import freshness
 from ftfw.security.frames import RefusedError
-from ftfw.security.freshness import ANSWER_S, CHALLENGE_S, Conversation, Heard
+from ftfw.security.freshness import ANSWER_S, CHALLENGE_S, Freshness, Heard
 
 KEY, OTHER = b"k" * 32, b"o" * 32
 BODY = messages.heartbeat("fw1", "active", 1, 1)
 
 
-def talker(name: str, *keys: bytes, links: int = 1, seed: int = 0) -> Conversation:
-    return Conversation(keys or (KEY,), name=name, links=links, random=Random(f"{name} {seed}").randbytes)
+def talker(name: str, *keys: bytes, links: int = 1, seed: int = 0) -> Freshness:
+    return Freshness(keys or (KEY,), name=name, links=links, random=Random(f"{name} {seed}").randbytes)
 
 
-def say(speaker: Conversation, *bodies: bytes) -> list[bytes]:
+def say(speaker: Freshness, *bodies: bytes) -> list[bytes]:
     """The frames of these bodies and of what else the speaker has to say."""
-    frames = speaker.seal([*bodies, *speaker.outgoing])
-    speaker.outgoing.clear()
-    return frames
+    return speaker.seal([*bodies, *speaker.bodies_to_send()])
 
 
-def reason(listener: Conversation, frame: bytes, now: float = 0.0, link: int = 0) -> str:
+def reason(listener: Freshness, frame: bytes, now: float = 0.0, link: int = 0) -> str:
     with pytest.raises(RefusedError) as caught:
-        listener.hear(frame, link, now)
+        listener.receive(frame, link, now)
     return caught.value.reason
 
 
-def hear_all(listener: Conversation, frames: list[bytes], now: float = 0.0) -> list[Heard]:
+def hear_all(listener: Freshness, frames: list[bytes], now: float = 0.0) -> list[Heard]:
     """What a listener believes of these frames."""
     heard = []
     for frame in frames:
         with contextlib.suppress(RefusedError):
-            heard.append(listener.hear(frame, 0, now))
+            heard.append(listener.receive(frame, 0, now))
     return [each for each in heard if each is not None]
 
 
-def introduce(speaker: Conversation, listener: Conversation, now: float = 0.0) -> None:
+def introduce(speaker: Freshness, listener: Freshness, now: float = 0.0) -> None:
     """Let `listener` believe what `speaker` says."""
     assert reason(listener, speaker.seal([BODY])[0], now) == "unproved"
     hear_all(speaker, say(listener), now)
@@ -48,7 +46,7 @@ def introduce(speaker: Conversation, listener: Conversation, now: float = 0.0) -
 def test_a_new_epoch_is_believed_after_it_has_answered_a_challenge() -> None:
     one, two = talker("fw1"), talker("fw2")
     introduce(one, two)
-    heard = two.hear(one.seal([BODY])[0], 0, 0.0)
+    heard = two.receive(one.seal([BODY])[0], 0, 0.0)
     assert heard is not None
     assert (heard.epoch, heard.message) == (one.epoch, messages.unpack(BODY))
 
@@ -58,7 +56,7 @@ def test_an_answer_counts_however_often_was_asked_since_but_not_for_ever(later: 
     one, two = talker("fw1"), talker("fw2")
     for tenth in range(int(later * 10)):
         assert reason(two, one.seal([BODY])[0], tenth / 10) == "unproved"
-    asked = two.seal(two.outgoing[:1])  # the first one, which has been under way for so long
+    asked = two.seal(two.bodies_to_send()[:1])  # the first one, which has been under way for so long
     hear_all(one, asked, later)
     hear_all(two, say(one), later)
     assert bool(hear_all(two, one.seal([BODY]), later)) is believed
@@ -117,20 +115,20 @@ def test_responses_are_seldom_too() -> None:
     speaker, listener = talker("fw1"), talker("fw2")
     challenges = [messages.challenge(listener._id, bytes((number,)) * 8) for number in range(50)]
     for frame in speaker.seal(challenges):
-        assert listener.hear(frame, 0, 0.0) is None
+        assert listener.receive(frame, 0, 0.0) is None
     assert listener.counts["responses"] == 1
 
 
 def test_only_who_is_asked_answers() -> None:
     speaker, listener = talker("fw1"), talker("fw2")
-    listener.hear(speaker.seal([messages.challenge(b"somebody", b"n" * 16)])[0], 0, 0.0)
+    listener.receive(speaker.seal([messages.challenge(b"somebody", b"n" * 16)])[0], 0, 0.0)
     assert listener.counts["responses"] == 0
 
 
 def test_a_response_to_nothing_or_to_another_challenge_proves_nothing() -> None:
     speaker, listener = talker("fw1"), talker("fw2")
-    assert listener.hear(speaker.seal([messages.response(b"")])[0], 0, 0.0) is None
-    assert listener.hear(speaker.seal([messages.response(b"n" * 16)])[0], 0, 0.0) is None
+    assert listener.receive(speaker.seal([messages.response(b"")])[0], 0, 0.0) is None
+    assert listener.receive(speaker.seal([messages.response(b"n" * 16)])[0], 0, 0.0) is None
     assert reason(listener, speaker.seal([BODY])[0]) == "unproved"
 
 
@@ -139,7 +137,7 @@ def test_an_empty_response_proves_nothing_after_a_proof_either() -> None:
     before, listener = talker("fw1"), talker("fw2")
     introduce(before, listener)
     again = talker("fw1", seed=1)
-    assert listener.hear(again.seal([messages.response(b"")])[0], 0, 0.0) is None
+    assert listener.receive(again.seal([messages.response(b"")])[0], 0, 0.0) is None
     assert reason(listener, again.seal([BODY])[0]) == "unproved"
     assert listener.counts["proofs"] == 1
 
@@ -148,14 +146,14 @@ def test_a_frame_that_comes_again_is_a_replay_on_its_link_and_a_duplicate_on_ano
     one, two = talker("fw1"), talker("fw2", links=2)
     introduce(one, two)
     [frame] = one.seal([BODY])
-    assert two.hear(frame, 0, 0.0) is not None
+    assert two.receive(frame, 0, 0.0) is not None
     assert reason(two, frame, link=1) == "duplicate"
     assert reason(two, frame, link=0) == "replayed"
     assert reason(two, frame, link=1) == "replayed"
     single = talker("fw3")
     introduce(one, single, 1.0)
     [frame] = one.seal([BODY])
-    assert single.hear(frame, 0, 0.0) is not None
+    assert single.receive(frame, 0, 0.0) is not None
     assert reason(single, frame) == "replayed"
 
 
@@ -163,7 +161,7 @@ def test_a_frame_too_old_to_know_is_refused() -> None:
     one, two = talker("fw1"), talker("fw2")
     introduce(one, two)
     old, *_, last = one.seal([BODY] * 5000)
-    assert two.hear(last, 0, 0.0) is not None
+    assert two.receive(last, 0, 0.0) is not None
     assert reason(two, old) == "replayed"
 
 
@@ -171,7 +169,7 @@ def test_another_node_of_this_name_is_told_from_an_echo() -> None:
     one, twin = talker("fw1"), talker("fw1", seed=1)
     assert reason(one, one.seal([BODY])[0]) == "own_frame"
     assert reason(one, twin.seal([BODY])[0]) == "own_name"
-    assert one.outgoing == []
+    assert one.bodies_to_send() == []
 
 
 def test_a_key_is_changed_in_the_middle_of_a_conversation() -> None:
@@ -179,9 +177,9 @@ def test_a_key_is_changed_in_the_middle_of_a_conversation() -> None:
     introduce(one, two)
     two.rekey([KEY, OTHER])
     one.rekey([OTHER, KEY])
-    assert two.hear(one.seal([BODY])[0], 0, 0.0) is not None
+    assert two.receive(one.seal([BODY])[0], 0, 0.0) is not None
     two.rekey([OTHER])
-    assert two.hear(one.seal([BODY])[0], 0, 0.0) is not None
+    assert two.receive(one.seal([BODY])[0], 0, 0.0) is not None
     one.rekey([KEY])
     assert reason(two, one.seal([BODY])[0]) == "unknown_key"
 

@@ -64,7 +64,7 @@ def test_what_is_no_fact_is_refused_as_a_whole(told: dict[Any, Any]) -> None:
 
 
 def test_facts_of_who_was_not_heard_are_not_kept() -> None:
-    member = Member()
+    member = Member("fw1")
     member.receive(b"e", Facts("fw2", {"mode": "hot"}), 1.0)
     assert member.peers.known == {}
 

@@ -67,17 +67,16 @@ class Cluster:
     def step(self) -> None:
         self.now += STEP_S
         self.reader.follow(1000, self.now)
-        self.active.tick(self.now)
+        self.active.handle_timer(self.now)
         self.reader.step(self.now, 4)
-        sent, self.active.outgoing = self.active.outgoing, []
+        sent = self.active.bodies_to_send()
         for name, backup in self.backups.items():
             for body in sent:
                 self._to_backup(backup, body)
             work(backup, self.now)
-            backup.tick(self.now)
-            for body in backup.outgoing:
+            backup.handle_timer(self.now)
+            for body in backup.bodies_to_send():
                 self._to_active(body)
-            backup.outgoing.clear()
             assert name == backup.name
 
     def _to_backup(self, backup: Backup, body: bytes) -> None:
@@ -164,7 +163,7 @@ def test_the_last_frame_lost_is_noticed_by_the_heartbeat() -> None:
     made.settle()
     made.table.change()
     made.reader.follow(1000, made.now)
-    made.active.outgoing.clear()
+    made.active.bodies_to_send()
     made.settle()
     assert (made.active.resent, made.backups["fw2"].gaps) == (1, 0)
     made.assert_equal()
@@ -426,11 +425,11 @@ def test_a_comparison_while_buckets_are_wanted_keeps_account() -> None:
     backup.request_comparison(made.now)
     while backup.state is not State.MENDING:
         made.step()
-    backup.outgoing.clear()
+    backup.bodies_to_send()
     made.drop = lambda: True
     backup.request_comparison(made.now)
-    backup.tick(made.now)
-    assert any(isinstance(messages.unpack(body), Want) for body in backup.outgoing)
+    backup.handle_timer(made.now)
+    assert any(isinstance(messages.unpack(body), Want) for body in backup.bodies_to_send())
     made.settle()
     made.assert_equal()
     assert backup.store.repaired == {"missing": 1}
@@ -678,10 +677,10 @@ def test_frames_are_kept_until_every_live_backup_has_them() -> None:
         active.offer([[conn().new()]], 0.0)
     active.receive(PEER, ack(4), 0.1)
     active.receive(PEER, ack(2, name="fw3"), 0.1)
-    active.tick(0.1)
+    active.handle_timer(0.1)
     assert active.oldest == 3
     active.receive(PEER, ack(5), PEER_LOST_S + 1)
-    active.tick(PEER_LOST_S + 1)  # fw3 is lost, and holds nobody up
+    active.handle_timer(PEER_LOST_S + 1)  # fw3 is lost, and holds nobody up
     assert active.oldest == 6
 
 
@@ -691,13 +690,12 @@ def test_a_frame_is_sent_again_as_it_was_but_not_twice_in_a_moment() -> None:
         active.receive(PEER, ack(0, name=name), 0.0)
     for _ in range(5):
         active.offer([[conn().new()]], 0.0)
-    sent = list(active.outgoing)
-    active.outgoing.clear()
+    sent = active.bodies_to_send()
     active.receive(PEER, ack(1, (2, 2), (4, 4)), 0.1)
     active.receive(PEER, ack(1, (2, 4), name="fw3"), 0.1)
-    assert active.outgoing == [sent[1], sent[3], sent[2]]
+    assert active.bodies_to_send() == [sent[1], sent[3], sent[2]]
     active.receive(PEER, ack(1, (0, 1 << 62)), 0.1 + active_module.RESEND_S / 2)
-    assert active.outgoing == [sent[1], sent[3], sent[2], sent[0], sent[4]]
+    assert active.bodies_to_send() == [sent[0], sent[4]]
 
 
 def test_each_frame_is_looked_at_once_for_an_acknowledgement_however_often_it_names_it() -> None:
@@ -759,17 +757,16 @@ def test_a_snapshot_that_begins_answers_all_requests_so_far() -> None:
 def test_an_actives_heartbeat_says_how_far_the_stream_is() -> None:
     active = begun()
     active.offer([[conn().new()]] * 50, 0.0)
-    stream = [messages.unpack(body) for body in active.outgoing]
+    stream = [messages.unpack(body) for body in active.bodies_to_send()]
     assert [m.sequence for m in stream if isinstance(m, Stream)] == list(range(1, active.sequence + 1))
-    active.outgoing.clear()
-    active.tick(0.0)
-    active.tick(active_module.HEARTBEAT_S / 2)
-    [body] = active.outgoing
+    active.handle_timer(0.0)
+    active.handle_timer(active_module.HEARTBEAT_S / 2)
+    [body] = active.bodies_to_send()
     heartbeat = messages.unpack(body)
     assert isinstance(heartbeat, Heartbeat)
     assert (heartbeat.name, heartbeat.role, heartbeat.sequence) == ("fw1", "active", active.sequence)
-    active.tick(active_module.HEARTBEAT_S)
-    assert len(active.outgoing) == 2
+    active.handle_timer(active_module.HEARTBEAT_S)
+    assert len(active.bodies_to_send()) == 1
 
 
 # The backup
@@ -814,10 +811,8 @@ def work(backup: Backup, now: float = 0.0) -> None:
 
 
 def said(backup: Backup, now: float) -> list[messages.Message | messages.Proof]:
-    backup.tick(now)
-    found = [messages.unpack(body) for body in backup.outgoing]
-    backup.outgoing.clear()
-    return found
+    backup.handle_timer(now)
+    return [messages.unpack(body) for body in backup.bodies_to_send()]
 
 
 def test_a_backup_is_in_sync_once_the_snapshot_is_complete_and_while_the_active_is_heard() -> None:
@@ -997,7 +992,7 @@ def test_acknowledgements_do_not_wait_for_a_tick_when_frames_come_thick() -> Non
     backup = followed()
     for sequence in range(1, ACK_FRAMES + 1):
         backup.receive(b"e" * 32, frame(messages.EVENTS, sequence), 0.0)
-    [body] = backup.outgoing
+    [body] = backup.bodies_to_send()
     found = messages.unpack(body)
     assert isinstance(found, Ack)
     assert (found.name, found.sequence, found.synced) == ("fw2", ACK_FRAMES, False)
@@ -1007,7 +1002,7 @@ def test_a_backup_that_follows_nobody_shows_that_it_is_there() -> None:
     backup = Backup(name="fw2", store=Store(), limit=400, now=0.0)
     [found] = said(backup, 0.0)
     assert found == messages.unpack(messages.heartbeat("fw2", "backup", 0, 0))
-    assert said(backup, backup_module.HEARTBEAT_S / 2) == []
+    assert said(backup, active_module.HEARTBEAT_S / 2) == []
 
 
 def test_a_new_epoch_aborts_the_snapshot_and_keeps_what_is_held() -> None:

@@ -7,12 +7,12 @@ import pytest
 import trio
 
 from ftfw import __version__
-from ftfw.daemon.transport import SILENT_S, Wire
+from ftfw.daemon.transport import SILENT_S, Transport
 from ftfw.link.link_base import Link, Received, Taken
 from ftfw.replication import messages
 from ftfw.replication.messages import Heartbeat, Message
 from ftfw.security.frames import RefusedError
-from ftfw.security.freshness import Conversation
+from ftfw.security.freshness import Freshness
 
 KEY, OTHER = b"k" * 32, b"o" * 32
 
@@ -60,24 +60,25 @@ class Heard:
 
 def sealed(*bodies: bytes, key: bytes = KEY, name: str = "fw2") -> list[bytes]:
     link = Pipe("theirs")
-    Wire([link], [key], name=name).send(list(bodies))
+    Transport([link], [key], name=name).send(list(bodies))
     return link.frames
 
 
 BEAT = messages.heartbeat("fw2", "active", 0, 0)
 
 
-async def introduced(wire: Wire) -> Conversation:
+async def introduced(wire: Transport) -> Freshness:
     """A node that the wire believes, since it has answered the wire's challenge."""
-    peer = Conversation([KEY], name="fw2", links=len(wire.links), random=os.urandom)
+    peer = Freshness([KEY], name="fw2", links=len(wire.links), random=os.urandom)
     link, heard = wire.links[0], Heard()
     assert isinstance(link, Pipe)
     for _ in range(2):
-        link.batches = [peer.seal([BEAT, *peer.outgoing])]
+        link.batches = [peer.seal([BEAT, *peer.bodies_to_send()])]
         await wire.receive_all(link, heard.receive, heard.after)
+        wire.send(wire.freshness.bodies_to_send())
         for frame in link.frames:
             with contextlib.suppress(RefusedError):
-                peer.hear(frame, 0, 0.0)
+                peer.receive(frame, 0, 0.0)
         link.frames.clear()
     link.taken.clear()
     link.dropped.clear()
@@ -86,7 +87,7 @@ async def introduced(wire: Wire) -> Conversation:
 
 def test_a_frame_is_the_same_on_every_link() -> None:
     links = [Pipe("one"), Pipe("two")]
-    wire = Wire(links, [KEY], name="fw1")
+    wire = Transport(links, [KEY], name="fw1")
     wire.send([BEAT, BEAT])
     assert links[0].frames == links[1].frames
     assert len(set(links[0].frames)) == 2
@@ -94,13 +95,13 @@ def test_a_frame_is_the_same_on_every_link() -> None:
 
 def test_links_are_told_the_keys() -> None:
     link = Pipe("one")
-    Wire([link], [KEY, OTHER], name="fw1")
+    Transport([link], [KEY, OTHER], name="fw1")
     assert link.key_ids == [sealed(BEAT)[0][4:8], sealed(BEAT, key=OTHER)[0][4:8]]
 
 
 async def test_a_link_learns_what_was_authentic_and_who_spoke() -> None:
     first, second = Pipe("one"), Pipe("two")
-    wire = Wire([first, second], [KEY], name="fw1")
+    wire = Transport([first, second], [KEY], name="fw1")
     heard, peer = Heard(), await introduced(wire)
     (frame,) = peer.seal([BEAT])
     first.batches = [[frame, *sealed(BEAT, key=OTHER), b"x"], peer.seal([b"\xc1"])]
@@ -121,7 +122,7 @@ async def test_another_protocol_version_is_refused_naming_both(caplog: pytest.Lo
     (frame,) = sealed(BEAT)
     link.batches = [[frame[:2] + bytes((9,)) + frame[3:]] * 2]
     heard = Heard()
-    await Wire([link], [KEY], name="fw1").receive_all(link, heard.receive, heard.after)
+    await Transport([link], [KEY], name="fw1").receive_all(link, heard.receive, heard.after)
     assert link.dropped["version"] == 2
     (told,) = caplog.messages  # once
     assert told.startswith(
@@ -144,7 +145,7 @@ def test_a_silent_link_is_down_if_another_one_is_not(ages: tuple[float | None, f
     for link, age in zip(links, ages, strict=True):
         if age is not None:
             link.heard_at = 100.0 - age
-    _, told = Wire(links, [KEY], name="fw1").status(100.0)
+    _, told = Transport(links, [KEY], name="fw1").status(100.0)
     assert [link["up"] for link in told] == up
 
 
@@ -153,7 +154,7 @@ def test_all_links_counters_are_added_up() -> None:
     for link in links:
         link.sent, link.bytes_received = 2, 30
         link.dropped["forged"] = 1
-    total, each = Wire(links, [KEY], name="fw1").status(0.0)
+    total, each = Transport(links, [KEY], name="fw1").status(0.0)
     assert (total["sent"], total["bytes_received"], total["dropped"]) == (4, 60, {"forged": 2})
     assert [link["name"] for link in each] == ["one", "two"]
     assert set(each[0]) == {"name", "up", "sent", "received", "bytes_sent", "bytes_received", "dropped"}
