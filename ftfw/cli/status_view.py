@@ -1,13 +1,13 @@
-"""What `ftfw status` prints for people.
+"""Prints the status for people, as `ftfw.control.status_fields` orders and colours its fields.
 
-The daemon may be newer or older than the command: keys that are absent are not shown, unknown ones are.
+The daemon may be newer or older than the command: absent fields are not shown, unknown fields are shown without colour.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -16,37 +16,33 @@ from rich.table import Table
 from rich.text import Text
 
 from ftfw.control.client import ControlError
+from ftfw.control.status_fields import FIELDS, Grade, Parts, Status, field_at, grade
 
 PLAIN_WIDTH = 200  # columns where the output is no terminal: nothing is to be wrapped
 ABSENT = "-"
 
-HEAD = ("node", "role", "ready", "synced", "why_not_synced", "conflict", "flows", "expectations", "mode", "version")
-SECTIONS = ("peers", "link", "links", "stream", "kernel", "last_commit", "keepalived", "gate", "metrics")
-FOR_MACHINES = {"facts", "heard_for_s"}  # `ftfw check` makes of them what there is to be done
-
-GOOD, DOUBTFUL, BAD = "green", "yellow", "bold red"
-# By the last part of a key: what is good and what is not.  Counters of what went wrong are doubtful unless they are 0.
-WANTED = {"ready": True, "synced": True, "up": True, "conflict": False}
-LATE_S = {"last_seen_s": (1.0, 3.0), "lag_s": (0.1, 1.0)}  # doubtful from here on, and bad
-TROUBLES = {"why_not_synced": DOUBTFUL, "keepalived.disagreement": BAD, "metrics.trouble": DOUBTFUL}
-COUNTED = ("overruns", "behind", "gaps", "outrun")
-COUNTED_UNDER = ("dropped.", "inject_failed.", "failed.", "otherwise.", "repaired.")
-EXPECTED = ("duplicate", "no_state", "not_listed", "hook_overruled", "hook_overtaken")  # reasons that say nothing bad
+STYLES: Final = {Grade.GOOD: "green", Grade.DOUBTFUL: "yellow", Grade.BAD: "bold red", None: ""}
+HEAD: Final = tuple(field.path for field in FIELDS if len(field.parts) == 1 and not field.for_machines)
+# Sections that are mappings, in their order; the tables of peers and links say what stands in the others.
+LISTED: Final = tuple(
+    section
+    for section in dict.fromkeys(field.parts[0] for field in FIELDS if len(field.parts) > 1)
+    if section not in {"peers[]", "links[]", "link"}
+)
+KNOWN: Final = {field.parts[0].removesuffix("[]") for field in FIELDS}
 
 Section = tuple[str, Table]
 
 
-def print_status(status: dict[str, Any]) -> None:
+def print_status(status: Status) -> None:
     """Print the daemon's status to standard output, coloured on a terminal."""
     _console().print(_laid_out(status))
 
 
-def watch_status(
-    ask: Callable[[], dict[str, Any]], every_s: float, *, sleep: Callable[[float], None] = time.sleep
-) -> None:
-    """Print the status that `ask` gives, again and again; on a terminal, each in the place of the last.
+def watch_status(ask: Callable[[], Status], every_s: float, *, sleep: Callable[[float], None] = time.sleep) -> None:
+    """Print the status that `ask` returns, again and again; on a terminal, each in the place of the one before.
 
-    A daemon that does not answer (ControlError) is told of, above what it said last.
+    If the daemon does not answer (ControlError), print why, above the last status that it gave.
     """
     console, shown = _console(), Group()
     with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
@@ -55,7 +51,7 @@ def watch_status(
             try:
                 shown = _laid_out(ask())
             except ControlError as error:
-                heading = Text(f"{time.strftime('%H:%M:%S')} {error}\n", style=BAD)
+                heading = Text(f"{time.strftime('%H:%M:%S')} {error}\n", style=STYLES[Grade.BAD])
             if console.is_terminal:
                 live.update(Group(heading, shown), refresh=True)
             else:
@@ -70,7 +66,7 @@ def _console() -> Console:
     return console
 
 
-def _laid_out(status: dict[str, Any]) -> Group:
+def _laid_out(status: Status) -> Group:
     parts: list[Padding | str] = []
     for title, table in _sections(status):
         if title:
@@ -79,24 +75,23 @@ def _laid_out(status: dict[str, Any]) -> Group:
     return Group(*parts)
 
 
-def _sections(status: dict[str, Any]) -> list[Section]:
-    others = {key: value for key, value in status.items() if key not in (*HEAD, *SECTIONS, *FOR_MACHINES)}
-    sections = [("", _pairs({key: status[key] for key in HEAD if key in status}))]
-    sections += _table("peers", [_without(peer, FOR_MACHINES) for peer in status.get("peers") or []])
+def _sections(status: Status) -> Iterator[Section]:
+    yield "", _pairs({key: status[key] for key in HEAD if key in status}, ())
+    yield from _table("peers", status.get("peers") or [], ("peers[]",))
     links = status.get("links") or [status[key] for key in ("link",) if key in status]
-    sections += _table("links", [_without(link, {"dropped"}) for link in links])
-    sections += _list("dropped, by reason", _dropped(status.get("link") or {}, links), "dropped.")
-    for section in ("stream", "kernel", "last_commit", "keepalived", "gate", "metrics"):
-        sections += _list(section.replace("_", " "), status.get(section) or {}, f"{section}.")
-    return sections + _list("more", others)
+    yield from _table("links", [_without_drops(link) for link in links], ("links[]",))
+    yield from _list("dropped, by reason", _drops(status.get("link") or {}, links), ("link", "dropped"))
+    for section in LISTED:
+        yield from _list(section.replace("_", " "), status.get(section) or {}, (section,))
+    yield from _list("more", {key: value for key, value in status.items() if key not in KNOWN}, ())
 
 
-def _without(mapping: dict[str, Any], left_out: set[str]) -> dict[str, Any]:
-    return {key: value for key, value in mapping.items() if key not in left_out}
+def _without_drops(link: Status) -> Status:
+    return {key: value for key, value in link.items() if key != "dropped"}
 
 
-def _dropped(total: dict[str, Any], links: list[dict[str, Any]]) -> dict[str, Any]:
-    """All links' drops; where there are several links, each one's too."""
+def _drops(total: Status, links: list[Status]) -> Status:
+    """Return all links' drops; where there are several links, each one's as well."""
     drops = dict(total.get("dropped") or {})
     if len(links) > 1:
         for position, link in enumerate(links):
@@ -105,60 +100,44 @@ def _dropped(total: dict[str, Any], links: list[dict[str, Any]]) -> dict[str, An
     return drops
 
 
-def _list(title: str, mapping: dict[str, Any], place: str = "") -> list[Section]:
-    return [(title, _pairs(mapping, place))] if mapping else []
+def _list(title: str, mapping: Status, place: Parts) -> Iterator[Section]:
+    if mapping:
+        yield title, _pairs(mapping, place)
 
 
-def _pairs(mapping: dict[str, Any], place: str = "") -> Table:
-    """Lay out one key and its value per line, a nested table's under "key.key"; `place` is where all that stands."""
+def _pairs(mapping: Status, place: Parts) -> Table:
+    """Lay out one key and its value per line, a nested mapping's under "key.key"; `place` leads to the mapping."""
     table = Table.grid(padding=(0, 2))
-    for key, value in _flat(mapping):
-        table.add_row(key, Text(_shown(value), style=_style(f"{place}{key}", value)))
+    for parts, value in _flat(mapping, place):
+        table.add_row(".".join(parts[len(place) :]), _cell(parts, value))
     return table
 
 
-def _table(title: str, rows: list[dict[str, Any]]) -> list[Section]:
-    """Lay out one row per mapping, with the columns in the order in which keys appear."""
-    flat_rows = [dict(_flat(row)) for row in rows]
-    columns = list(dict.fromkeys(key for row in flat_rows for key in row))
+def _table(title: str, rows: list[Status], place: Parts) -> Iterator[Section]:
+    """Lay out one row per mapping, with the columns in the order in which the keys appear."""
+    flat_rows = [dict(_flat(row, place)) for row in rows]
+    columns = list(dict.fromkeys(parts for row in flat_rows for parts in row))
     if not columns:
-        return []
-    table = Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        return
+    table = Table(*(".".join(parts[1:]) for parts in columns), box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for row in flat_rows:
-        cells = [(column, row.get(column)) for column in columns]
-        table.add_row(*(Text(_shown(value), style=_style(column, value)) for column, value in cells))
-    return [(title, table)]
+        table.add_row(*(_cell(parts, row.get(parts)) for parts in columns))
+    yield title, table
 
 
-def _flat(mapping: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
+def _flat(mapping: Status, place: Parts) -> Iterator[tuple[Parts, Any]]:
     for key, value in mapping.items():
+        parts = (*place, key)
+        if (field := field_at(parts)) is not None and field.for_machines:
+            continue
         if isinstance(value, dict) and value:
-            pairs += _flat(value, f"{prefix}{key}.")
+            yield from _flat(value, parts)
         else:
-            pairs.append((f"{prefix}{key}", value))
-    return pairs
+            yield parts, value
 
 
-def _style(key: str, value: object) -> str:
-    """The colour of what stands at this key; none for what is neither good nor bad."""
-    last = key.rpartition(".")[2]
-    style = ""
-    match value:
-        case bool() if key in WANTED:
-            style = GOOD if value is WANTED[key] else BAD
-        case False if key == "keepalived.fifo_writer":
-            style = BAD
-        case int() | float() if last in LATE_S:
-            doubtful, bad = LATE_S[last]
-            style = BAD if value >= bad else DOUBTFUL if value >= doubtful else GOOD
-        case int() if value and (last in COUNTED or any(part in key for part in COUNTED_UNDER)):
-            style = "" if last.endswith(EXPECTED) else DOUBTFUL
-        case str() if key == "keepalived.fifo":
-            style = GOOD if value == "open" else BAD
-        case str():
-            style = TROUBLES.get(key, "")
-    return style
+def _cell(parts: Parts, value: object) -> Text:
+    return Text(_shown(value), style=STYLES[grade(parts, value)])
 
 
 def _shown(value: object) -> str:

@@ -20,7 +20,7 @@ from ftfw.control.server import ControlError, Progress
 from ftfw.daemon import local_host, requirements
 from ftfw.daemon.gate import Gate
 from ftfw.daemon.keepalived_task import Keepalived, Now
-from ftfw.daemon.metrics.metric_families import Metrics
+from ftfw.daemon.metrics.metric_families import NodeMetrics
 from ftfw.daemon.metrics.scrape_listener import Scrapes
 from ftfw.daemon.reload import Files
 from ftfw.daemon.role_changer import WAITING_MAX
@@ -98,7 +98,7 @@ def _open_link(link: LinkConfig, node: str) -> Link:
     return Udp(link) if link.transport == "udp" else Tcp(link, node=node)
 
 
-def _gate(config: Config, metrics: Metrics) -> Gate | None:
+def _gate(config: Config, metrics: NodeMetrics) -> Gate | None:
     """What holds traffic back, if the configuration asks for it."""
     interfaces = config.takeover.gate_interfaces
     if not interfaces:
@@ -138,7 +138,7 @@ class Node:
             read=self._injector.read,
         )
         self._addresses: frozenset[bytes] = frozenset()  # of this host
-        self._metrics = Metrics(lambda: self._status.describe(*self._status.known_counts()))
+        self._metrics = NodeMetrics(lambda: self._status.describe(*self._status.known_counts()))
         listen = config.metrics.listen
         self._scrapes = Scrapes(listen, self._metrics.exposition) if listen is not None else None
         self._gate = _gate(config, self._metrics)

@@ -16,7 +16,7 @@ from ftfw.daemon.engine_driver import EngineDriver
 from ftfw.daemon.gate import Gate
 from ftfw.daemon.gre_keeper import GreKeeper
 from ftfw.daemon.log.rate_limit import ALWAYS
-from ftfw.daemon.metrics.metric_families import Metrics
+from ftfw.daemon.metrics.metric_families import NodeMetrics
 from ftfw.daemon.role_changer import WAITING_MAX, Changes
 from ftfw.daemon.roles.role_table import Action, Event
 from ftfw.daemon.transport import Transport
@@ -49,7 +49,7 @@ class Roles:
         selector: Selector,
         transport: Transport,
         counts: Counter[str],
-        metrics: Metrics,
+        metrics: NodeMetrics,
     ) -> None:
         self._config = config
         self._hot = config.standby.mode == "hot"

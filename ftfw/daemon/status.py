@@ -1,4 +1,7 @@
-"""The daemon's status: gathers, from every part of the node, what `ftfw status --json` and the metrics show."""
+"""Gathers the node's status from all of its parts.
+
+`ftfw.control.status_fields` declares the fields; a new one is declared there and filled here.
+"""
 
 from collections import Counter
 from collections.abc import Callable
@@ -27,7 +30,7 @@ COUNTS_AGE_S: Final = 1.0  # how old an active's counts of its kernel's entries 
 
 @dataclass(kw_only=True)
 class NodeStatus:
-    """Describes the node: its parts are read, never changed.  Times are in seconds of trio's clock."""
+    """Describes the node.  Reads its parts and changes none of them; times are in seconds of trio's clock."""
 
     config: Config
     transport: Transport

@@ -41,7 +41,7 @@ FRAGMENTS_MAX = 192
 """Docstrings that begin as a fragment."""
 
 CLASSES_TWICE = {
-    *("Active", "Backup", "Control", "Event", "Fifo", "Filter", "Flow", "Keepalived", "Metrics", "Node"),
+    *("Active", "Backup", "Control", "Event", "Fifo", "Filter", "Flow", "Keepalived", "Node"),
     *("Run", "Standby", "State", "Statement", "Takeover"),
 }
 """Public classes of one name."""
@@ -50,7 +50,8 @@ CLASSES_TWICE = {
 
 PURE = (
     *("ftfw.config", "ftfw.replication", "ftfw.security", "ftfw.kernel"),
-    *("ftfw.daemon.roles", "ftfw.daemon.gate_rules", "ftfw.daemon.metrics.metric_families"),
+    *("ftfw.control.status_fields", "ftfw.daemon.roles", "ftfw.daemon.gate_rules"),
+    "ftfw.daemon.metrics.metric_families",
     *("ftfw.link.framing", "ftfw.link.socket_filter", "ftfw.cli.migration", "ftfw.cli.check.keepalived_conf"),
 )
 """Modules and packages that get time, randomness and bytes as arguments."""

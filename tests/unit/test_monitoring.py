@@ -1,4 +1,4 @@
-"""conf/prometheus, conf/grafana and docs/metrics.md against what the daemon exposes."""
+"""Checks conf/prometheus and conf/grafana against what the daemon exposes."""
 
 import json
 import re
@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ftfw.daemon.metrics.metric_families import FAMILIES, Metrics
+from ftfw.control.status_fields import FIELDS
+from ftfw.daemon.metrics.metric_families import NodeMetrics
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "conf/prometheus/ftfw.rules.yml"
@@ -21,10 +22,10 @@ OWN = re.compile(r"\b(?:ftfw|process)_\w+\b")
 
 def exposed() -> dict[str, tuple[str, set[str]]]:
     """Every sample's name with its metric's and its own labels."""
-    labels = {family.name: set(family.labels) for family in FAMILIES}
+    labels = {field.metric.name: set(field.labels) for field in FIELDS if field.metric is not None}
     return {
         family.name + suffix: (family.name, labels.get(family.name, set()))
-        for family in text_string_to_metric_families(Metrics(dict).exposition().decode())
+        for family in text_string_to_metric_families(NodeMetrics(dict).exposition().decode())
         for suffix in SUFFIXES[family.type]
     }
 
@@ -47,7 +48,7 @@ def promtool(*arguments: str) -> str:
 
 def test_prometheus_reads_the_exposition_and_has_nothing_to_say_against_the_names() -> None:
     status = {"role": "backup", "links": [{"name": 'a "link"', "sent": 1, "dropped": {"forged": 2}}]}
-    told = Metrics(lambda: status).exposition()
+    told = NodeMetrics(lambda: status).exposition()
     done = subprocess.run(["promtool", "check", "metrics"], input=told, capture_output=True, check=False, timeout=60)
     assert (done.returncode, done.stdout + done.stderr) == (0, b"")
 
@@ -147,16 +148,3 @@ def test_the_panels_do_not_lie_upon_each_other() -> None:
         assert not cells & taken, panel["title"]
         assert place["x"] + place["w"] <= 24
         taken |= cells
-
-
-def test_every_metric_is_documented_and_none_that_is_not_there() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (.*?) \|", (ROOT / "docs/metrics.md").read_text(), flags=re.MULTILINE)
-    told = {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
-    known: dict[str, tuple[str, set[str]]] = {}
-    for family in text_string_to_metric_families(Metrics(dict).exposition().decode()):
-        if family.name.startswith("ftfw_") and not family.name.endswith(("_info", "_created")):
-            suffix = "_total" if family.type == "counter" else ""
-            labels = next((set(each.labels) for each in FAMILIES if each.name == family.name), set())
-            known[family.name + suffix] = (family.type, labels)
-    known["ftfw_node_info"] = ("info", {"node", "mode", "version"})
-    assert told == known
