@@ -225,6 +225,11 @@ FIELDS: Final = (
         grade=partial(_wanted, True),
         metric=_gauge("ftfw_link_up"),
     ),
+    StatusField(
+        "links[].trouble",
+        "why the link is down, and the remedy; null while it is up",
+        grade=partial(_if_text, Grade.DOUBTFUL),
+    ),
     StatusField("links[].sent", "frames sent over the link", metric=_counter("ftfw_link_sent_frames")),
     StatusField("links[].received", "frames received over the link", metric=_counter("ftfw_link_received_frames")),
     StatusField("links[].bytes_sent", "bytes of the frames sent", metric=_counter("ftfw_link_sent_bytes")),

@@ -16,7 +16,6 @@ import trio
 from ftfw.config.schema import Config, MulticastLink
 from ftfw.config.schema import Link as LinkConfig
 from ftfw.control import server
-from ftfw.control.notification_words import STATES, TYPES
 from ftfw.control.server import ControlError, Progress
 from ftfw.daemon import local_host, requirements
 from ftfw.daemon.gate import Gate
@@ -27,7 +26,7 @@ from ftfw.daemon.reload import Files
 from ftfw.daemon.role_changer import WAITING_MAX
 from ftfw.daemon.role_runner import Roles, first_of
 from ftfw.daemon.roles.role_table import Event
-from ftfw.daemon.roles.vrrp_states import Notification
+from ftfw.daemon.roles.vrrp_states import STATES, TYPES, Notification
 from ftfw.daemon.status import NodeStatus
 from ftfw.daemon.systemd import Supervisor
 from ftfw.daemon.transport import Transport
@@ -45,6 +44,7 @@ from ftfw.replication.host_facts import Fact
 from ftfw.replication.store import Store
 from ftfw.security import key_file
 from ftfw.security.frames import OVERHEAD
+from ftfw.system import interfaces
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def run(config: Config, role: str, path: Path) -> None:
         keys = [key_file.read(path) for path in config.security.key_files]
     except (requirements.RequirementError, key_file.KeyFileError) as error:
         raise StartError(str(error)) from None
-    links = _open_links(config)
+    links = [_make_link(link, config.node.name) for link in config.link]
     try:
         trio.run(Node(config, Transport(links, keys, name=config.node.name), role, Files(path, config)).run)
     except* ControlError as group:
@@ -81,19 +81,7 @@ def run(config: Config, role: str, path: Path) -> None:
             link.close()
 
 
-def _open_links(config: Config) -> list[Link]:
-    links: list[Link] = []
-    for index, link in enumerate(config.link):
-        try:
-            links.append(_open_link(link, config.node.name))
-        except OSError as error:
-            for opened in links:
-                opened.close()
-            raise StartError(f"link[{index}]: {_link_trouble(link, error)}") from None
-    return links
-
-
-def _open_link(link: LinkConfig, node: str) -> Link:
+def _make_link(link: LinkConfig, node: str) -> Link:
     if isinstance(link, MulticastLink):
         return Multicast(link)
     return Udp(link) if link.transport == "udp" else Tcp(link, node=node)
@@ -106,19 +94,6 @@ def _gate(config: Config, metrics: NodeMetrics) -> Gate | None:
         return None
     own = [link.bind.packed for link in config.link if not isinstance(link, MulticastLink)]
     return Gate(interfaces, frozenset(own), held=metrics.held.observe)
-
-
-def _link_trouble(link: LinkConfig, error: OSError) -> str:
-    if isinstance(link, MulticastLink):
-        return (
-            f"{link.group} on {link.interface}: {error.strerror};"
-            " check that the interface exists, is up and has an address"
-        )
-    place = f"{link.bind} port {link.port}" + (f" on {link.interface}" if link.interface else "")
-    return (
-        f"{link.transport} at {place}: {error.strerror};"
-        " check that the address is one of this host's and nobody else has the port"
-    )
 
 
 class Node:
@@ -178,7 +153,7 @@ class Node:
             stack.enter_context(closing(self._requests))
             if self._gate is not None:
                 stack.enter_context(closing(self._gate))
-            self._learn_addresses(await trio.to_thread.run_sync(local_host.addresses))
+            self._learn_addresses(await trio.to_thread.run_sync(interfaces.addresses))
             await self._live()
 
     async def _live(self) -> None:

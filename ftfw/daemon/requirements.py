@@ -1,10 +1,9 @@
-"""What the daemon cannot do without on its host, asked for before it starts."""
+"""Checks, before the daemon starts, that the host has everything without which the daemon cannot work."""
 
 from __future__ import annotations
 
 import errno
 import os
-import socket
 from typing import NamedTuple
 
 from ftfw.config.schema import Config
@@ -16,11 +15,11 @@ EVENTS_ALWAYS = 1  # 2, the default, makes no events for entries that were creat
 
 
 class RequirementError(Exception):
-    """The host lacks something; the message says what, and the remedy."""
+    """Raised if the host lacks something; the message names it and the remedy."""
 
 
 class Lack(NamedTuple):
-    """Something that the host lacks."""
+    """Names something that the host lacks, what was found instead, and the remedy."""
 
     subject: str
     found: str
@@ -28,18 +27,14 @@ class Lack(NamedTuple):
 
 
 def require(config: Config) -> None:
-    """Raise RequirementError unless this process may use conntrack here, over at least one of the links."""
+    """Check that this process may use conntrack, and make the gate if one is configured.  Raises RequirementError."""
     for lack in (conntrack_lack(), gate_lack(config)):
         if lack is not None:
             raise RequirementError(f"{lack.found}; {lack.remedy}")
-    names = [link.interface for link in config.link if link.interface is not None]
-    if len(names) == len(config.link) and not any(map(_exists, names)):
-        missing = ", ".join(names)
-        raise RequirementError(f"no interface {missing}, so no link can work; create it, or mend [[link]]")
 
 
 def conntrack_lack() -> Lack | None:
-    """Say what keeps this process from the kernel's connection tracking, if anything does."""
+    """Return what keeps this process from using the kernel's connection tracking; None if nothing does."""
     error = conntrack_errno()
     if error == errno.EPERM:
         return Lack(
@@ -59,8 +54,8 @@ def conntrack_lack() -> Lack | None:
 
 
 def gate_lack(config: Config) -> Lack | None:
-    """Say what keeps this process from making the gate that the configuration asks for, if anything does."""
-    if not config.takeover.gate_interfaces or libnftables.is_there():
+    """Return what keeps this process from making the configured gate; None if nothing does."""
+    if not config.takeover.gate_interfaces or libnftables.is_installed():
         return None
     return Lack(
         "takeover.gate_interfaces",
@@ -70,11 +65,11 @@ def gate_lack(config: Config) -> Lack | None:
 
 
 def ensure_events_mode() -> int:
-    """Set nf_conntrack_events to 1 and return what it was; RequirementError if that cannot be done."""
+    """Set nf_conntrack_events to 1 and return its former value.  Raises RequirementError if that is not possible."""
     name = f"net.netfilter.{EVENTS.name}"
     old = sysctl.read(EVENTS.name)
     if old is None:
-        raise RequirementError("this kernel makes no conntrack events; use one with CONFIG_NF_CONNTRACK_EVENTS")
+        raise RequirementError("this kernel makes no conntrack events; use a kernel with CONFIG_NF_CONNTRACK_EVENTS")
     if old != EVENTS_ALWAYS:
         try:
             EVENTS.write_text(f"{EVENTS_ALWAYS}\n")
@@ -84,11 +79,3 @@ def ensure_events_mode() -> int:
                 f" starts: `sysctl -w {name}={EVENTS_ALWAYS}`, and the same in /etc/sysctl.d/ftfw.conf"
             ) from None
     return old
-
-
-def _exists(name: str) -> bool:
-    try:
-        socket.if_nametoindex(name)
-    except OSError:
-        return False
-    return True

@@ -10,7 +10,7 @@ from typing import Any, Final
 import trio
 
 from ftfw import __version__
-from ftfw.link.link_base import Link, Taken
+from ftfw.link.link_base import BatchOrigin, Link
 from ftfw.replication.messages import BodyError, Message
 from ftfw.security.frames import OVERHEAD, VERSION, RefusedError, key_id
 from ftfw.security.freshness import Freshness
@@ -32,7 +32,8 @@ Receive = Callable[[bytes, Message, float], None]
 
 # What whoever has no key of ours can bring about; under all other reasons, what is refused is authentic.
 STRANGE: Final = frozenset({"short", "foreign", "version", "own_name", "own_frame", "unknown_key", "forged"})
-SILENT_S: Final = 3.0  # a link on which nobody was heard for so long is down if somebody is heard on another one
+UNHEARD_S: Final = 3.0  # a link on which no node was heard for so long is down if one is heard on another link
+UNHEARD = "no node is heard on it, and one is on another link; look at the path, and at packet filters on both nodes"
 
 
 class Transport:
@@ -71,7 +72,9 @@ class Transport:
         number = self.links.index(link)
         await link.run(partial(self._take, link, number, receive, after))
 
-    def _take(self, link: Link, number: int, receive: Receive, after: Callable[[], None], frames: list[bytes]) -> Taken:
+    def _take(
+        self, link: Link, number: int, receive: Receive, after: Callable[[], None], frames: list[bytes]
+    ) -> BatchOrigin:
         now = trio.current_time()
         authentic = len(frames)
         name = None
@@ -89,7 +92,7 @@ class Transport:
         if authentic:
             link.heard_at = now
         after()
-        return Taken(authentic, name)
+        return BatchOrigin(authentic, name)
 
     def _shout(self, refused: RefusedError | BodyError, link: Link, now: float) -> None:
         """Tell of what will not mend itself, once in a while."""
@@ -107,9 +110,9 @@ class Transport:
             name: sum(counts[name] for counts in each) for name in ("sent", "received", "bytes_sent", "bytes_received")
         }
         total["dropped"] = dict(sum((Counter(counts["dropped"]) for counts in each), Counter[str]()))
-        somebody_is_heard = any(now - link.heard_at < SILENT_S for link in self.links)
-        links = [
-            {"name": link.name, "up": link.up and (now - link.heard_at < SILENT_S or not somebody_is_heard), **counts}
-            for link, counts in zip(self.links, each, strict=True)
-        ]
+        heard = [now - link.heard_at < UNHEARD_S for link in self.links]
+        links = []
+        for link, counts, is_heard in zip(self.links, each, heard, strict=True):
+            trouble = link.trouble or (UNHEARD if any(heard) and not is_heard else None)
+            links.append({"name": link.name, "up": trouble is None, "trouble": trouble, **counts})
         return total, links

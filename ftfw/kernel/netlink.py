@@ -98,6 +98,7 @@ class EventSocket:
     def drain(self, most: int) -> list[bytes]:
         """At least `most` messages if so many are there.  Raises OverrunError when the kernel has lost some."""
         found: list[bytes] = []
+        truncated = self._reader.truncated
         while len(found) < most:
             try:
                 batch = self._reader.read(self._socket.fileno())
@@ -105,8 +106,8 @@ class EventSocket:
                 if error.errno == errno.ENOBUFS:
                     raise OverrunError from None
                 raise
-            if batch and max(map(len, batch)) >= SLOT_SIZE:
-                raise OverrunError
+            if self._reader.truncated != truncated:
+                raise OverrunError  # a part of an event says nothing of the rest
             found += batch
             if len(batch) < SLOTS:
                 break

@@ -1,1 +1,1 @@
-"""Links carry frames between nodes; they know nothing of what is in them."""
+"""Carries frames between nodes, without knowing what is in them."""

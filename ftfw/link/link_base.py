@@ -1,4 +1,4 @@
-"""What all links have in common: counters, and a socket that is opened again when its interface was away."""
+"""The base of all links: counters, and a socket that is opened as soon as it can be, and again after its interface."""
 
 import errno
 import logging
@@ -11,11 +11,11 @@ from typing import Any, Final, NamedTuple
 import trio
 
 from ftfw.config.schema import Address
-from ftfw.system.interfaces import index, interface
+from ftfw.system.interfaces import interface
 
 log = logging.getLogger(__name__)
 
-LOOK_S: Final = 0.5  # between two looks at the interface
+LOOK_S: Final = 0.5  # between two looks at the interface, and between two attempts to open the socket
 ETHERNET_MTU: Final = 1500
 # A link that is down, an address or a route that comes back in a moment, or a peer that resets: none ends the daemon.
 SURVIVED: Final = frozenset(
@@ -23,6 +23,7 @@ SURVIVED: Final = frozenset(
         errno.EACCES,  # a route that prohibits
         errno.EADDRINUSE,
         errno.EADDRNOTAVAIL,
+        errno.EAFNOSUPPORT,  # a kernel without IPv6
         errno.EAGAIN,
         errno.ECONNABORTED,
         errno.ECONNREFUSED,
@@ -32,7 +33,7 @@ SURVIVED: Final = frozenset(
         errno.EMFILE,
         errno.ENFILE,
         errno.ENOMEM,
-        errno.EINVAL,  # the kernel's word for a source address that is gone
+        errno.EINVAL,  # what the kernel says of a source address that is gone
         errno.EMSGSIZE,
         errno.ENETDOWN,
         errno.ENETUNREACH,
@@ -40,72 +41,91 @@ SURVIVED: Final = frozenset(
         errno.ENODEV,
         errno.ENOPROTOOPT,
         errno.ENOTCONN,
-        errno.EPERM,  # a packet filter's word
+        errno.EPERM,  # what the kernel says when a packet filter drops
         errno.EPIPE,
         errno.EPROTO,
         errno.ETIMEDOUT,
     }
 )
+_PRIVILEGES: Final = "run ftfw as root, or with CAP_NET_ADMIN, and CAP_NET_BIND_SERVICE for a port below 1024"
+# For errors that keep a socket from being opened.
+REMEDIES: Final = {
+    errno.EACCES: _PRIVILEGES,
+    errno.EPERM: _PRIVILEGES,
+    errno.EADDRINUSE: "end the program that has port {port} there, or set `port` of this [[link]] on all nodes",
+    errno.EADDRNOTAVAIL: "add the address to an interface of this host, or correct this [[link]]",
+    errno.EAFNOSUPPORT: "enable IPv6 in the kernel, or use IPv4 addresses in this [[link]]",
+    errno.EMFILE: "raise the limit of open files (LimitNOFILE= in ftfw's unit)",
+    errno.ENFILE: "raise fs.file-max",
+}
+_USUAL_REMEDY: Final = "look at the interface and its addresses, or correct this [[link]]"
 
 
-class Taken(NamedTuple):
-    """What became of a batch of frames."""
+class BatchOrigin(NamedTuple):
+    """Tells a link how many frames of a batch are authentic, and who sent them."""
 
-    authentic: int  # how many were sealed with a key of ours, new or not
-    name: str | None  # of the node that sent them, if they say
+    authentic: int  # frames sealed with a key of this node, new or not
+    name: str | None  # of the node that sent them, if they tell it
 
 
-Received = Callable[[list[bytes]], Taken]
-"""Takes a batch of frames, at once."""
+Received = Callable[[list[bytes]], BatchOrigin]
+"""Process a batch of frames at once."""
 
 
 def survived(error: OSError) -> str:
-    """The name under which an error is counted; one that no link can have is raised again."""
+    """Return the name under which an error is counted.  Raises the error again if no link can have it."""
     if error.errno not in SURVIVED:
         raise error
     return errno.errorcode[error.errno].lower()
 
 
 def socket_address(address: Address, port: int) -> tuple[str, int]:
-    """An address as sockets take it; the scope of an IPv6 address is the interface's, to which the socket is bound."""
+    """Return an address as sockets take it.
+
+    The scope of an IPv6 address is left out: it is the interface to which the socket is bound.
+    """
     return str(address).partition("%")[0], port
 
 
 class Link(ABC):
-    """A way to other nodes.  It is open once made; the constructor raises OSError if it cannot be."""
+    """A way to other nodes: sends frames, and hands received frames on.
 
-    def __init__(self, *, name: str, pinned_to: str | None, version: int) -> None:
+    A socket that cannot be opened when the link is made is opened by `run` as soon as it can be.
+    """
+
+    def __init__(self, *, name: str, port: int, pinned_to: str | None, version: int) -> None:
         self.name = name
         self.frame_limit = 0  # bytes; the longest frame that goes through in one piece
         self.sent = self.received = self.bytes_sent = self.bytes_received = 0  # frames, and their bytes
         self.dropped: Counter[str] = Counter()
-        self.heard_at = float("-inf")  # when an authentic frame was last received; the receiver's to keep
+        self.heard_at = float("-inf")  # seconds, monotonic: the last authentic frame; the receiver sets it
+        self._port = port
         self._family = socket.AF_INET if version == 4 else socket.AF_INET6
         self._pinned_to = pinned_to
-        self._index = 0
-        self._running = True
+        self._index = 0  # of the interface that the socket was opened on
+        self._fault: str | None = None  # of the interface or the socket, with the remedy
         self._socket: socket.socket | None = None
         self._opened = trio.Event()  # replaced when the socket is closed
 
     @property
     @abstractmethod
-    def up(self) -> bool:
-        """Whether frames go out, as far as this end can tell."""
+    def trouble(self) -> str | None:
+        """Return why no frames go out, then a semicolon and the remedy; None while they go out, as far as is known."""
 
     @abstractmethod
     def send(self, frame: bytes) -> None:
-        """Send a frame, without waiting; one that cannot be sent now is counted and lost, as on any wire."""
+        """Send a frame without waiting; a frame that cannot be sent now is counted and lost, as on any wire."""
 
     @abstractmethod
     async def run(self, received: Received) -> None:
-        """Hand what comes in to `received`, in batches of a few milliseconds' work, until cancelled."""
+        """Hand received frames to `received`, in batches of a few milliseconds' work, until cancelled."""
 
     @abstractmethod
     def admit(self, key_ids: Iterable[bytes]) -> None:
-        """Take frames under these keys only, from now on, where the kernel can tell."""
+        """From now on drop frames under other keys in the kernel, where the kernel can tell them."""
 
     def counts(self) -> dict[str, Any]:
-        """The counters, as `status` shows them."""
+        """Return the counters as `status` shows them."""
         return {
             "sent": self.sent,
             "received": self.received,
@@ -115,7 +135,7 @@ class Link(ABC):
         }
 
     def close(self) -> None:
-        """Close for good."""
+        """Close the socket for good."""
         if self._socket is not None:
             self._socket.close()
 
@@ -123,15 +143,10 @@ class Link(ABC):
 
     @abstractmethod
     def _make(self) -> socket.socket:
-        """A socket that is ready to receive.  Raises OSError."""
-
-    def _open(self) -> None:
-        self._index = index(self._pinned_to) if self._pinned_to else 0
-        self._socket = self._make()
-        self._opened.set()
+        """Return a socket that is ready to receive.  Raises OSError."""
 
     def _shut(self) -> None:
-        """Let go of a socket whose interface is gone: it would not work on another of that name."""
+        """Close a socket whose interface is gone: it would not work on another interface of that name."""
         if self._socket is not None:
             trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
@@ -139,7 +154,7 @@ class Link(ABC):
             self._opened = trio.Event()
 
     def _new_socket(self, kind: int) -> socket.socket:
-        """A socket that uses the link's interface only."""
+        """Return a socket that uses the link's interface only.  Raises OSError."""
         made = socket.socket(self._family, kind | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         if self._pinned_to:
             try:
@@ -150,7 +165,7 @@ class Link(ABC):
         return made
 
     async def _readable(self) -> socket.socket:
-        """The socket, once there is something to read; a checkpoint in any case."""
+        """Return the socket when there is something to read; a checkpoint in any case."""
         while True:
             if self._socket is None:
                 await self._opened.wait()
@@ -163,23 +178,42 @@ class Link(ABC):
             return reading
 
     async def _keep_open(self) -> None:
-        """Follow the interface: whether it runs, and whether it is still the one that the socket was opened on."""
-        while self._pinned_to:
-            self._look_at(self._pinned_to)
+        """Watch the interface, and open the socket whenever it is closed and can be opened, until cancelled."""
+        while self._pinned_to or self._socket is None:
+            self._look()
             await trio.sleep(LOOK_S)
 
-    def _look_at(self, name: str) -> None:
+    def _look(self) -> None:
+        """Compare the socket with its interface, open it where it can be opened, and log what has changed."""
+        fault = None
+        try:
+            if self._pinned_to:
+                fault = self._look_at(self._pinned_to)
+            if self._socket is None and (self._index or not self._pinned_to):
+                self._socket = self._make()
+                self._opened.set()
+        except OSError as error:
+            if self._socket is not None:
+                return  # nothing is known of the interface: no descriptor was left to ask for it
+            remedy = REMEDIES.get(error.errno or 0, _USUAL_REMEDY).format(port=self._port)
+            fault = fault or f"{error.strerror}; {remedy}"
+        if fault is not None and fault != self._fault:
+            log.warning("%s: down: %s", self.name, fault)
+        elif fault is None and self._fault is not None:
+            log.info("%s: up", self.name)
+        self._fault = fault
+
+    def _look_at(self, name: str) -> str | None:
+        """Close a socket that belongs to an earlier interface, and return what is wrong with the present one."""
         state = interface(name)
-        running = state is not None and state.up and state.running
-        if index(name) != self._index:
+        index = state.index if state is not None else 0
+        if index != self._index:
             self._shut()
-        if self._socket is None and state is not None:
-            try:
-                self._open()
-            except OSError as error:
-                survived(error)
-        running = running and self._socket is not None
-        if running != self._running:
-            why = "is back" if running else "is down" if state is not None else "is gone"
-            log.log(logging.INFO if running else logging.WARNING, "%s: %s %s", self.name, name, why)
-        self._running = running
+            self._index = index
+        if state is None:
+            return f"there is no interface {name}; create it, or correct `interface` of this [[link]]"
+        if not state.up:
+            return f"interface {name} is down; `ip link set {name} up`"
+        if not state.running:
+            return f"interface {name} has no carrier; look at the cable and at the other end"
+        return None

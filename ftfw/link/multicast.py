@@ -9,12 +9,13 @@ from ftfw.link.link_base import socket_address
 
 
 class Multicast(DatagramLink):
-    """Sends to the group and receives what others send to it.  Packets do not leave the network (TTL 1)."""
+    """Sends frames to the group, and receives the frames of other nodes.  Packets stay in the network (TTL 1)."""
 
     def __init__(self, config: MulticastLink) -> None:
         self._config = config
         super().__init__(
             name=f"multicast {config.group} on {config.interface}",
+            port=config.port,
             pinned_to=config.interface,
             version=config.group.version,
             destinations=[socket_address(config.group, config.port)],
@@ -25,7 +26,7 @@ class Multicast(DatagramLink):
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         group, index = self._config.group.packed, self._index
         if self._family == socket.AF_INET:
-            anywhere = bytes(4)  # struct ip_mreqn: the interface is told by its index
+            anywhere = bytes(4)  # struct ip_mreqn: its last member is the index of the interface
             made.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, struct.pack("=4s4si", group, anywhere, index))
             outwards = struct.pack("=4s4si", anywhere, anywhere, index)
             made.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, outwards)

@@ -1,16 +1,15 @@
-"""What the kernel lets through to a link's socket, as a program of classic BPF.  Pure.
+"""Builds the socket filter of a UDP link, a program of classic BPF.  Pure.
 
-A frame of another version passes whatever its key, and one under this node's own name, too: the daemon refuses both,
-and has to see them to say so.
+A frame of another protocol version passes under any key, and so does a frame under this node's own name: the daemon
+refuses both, and has to receive them to report them.
 """
 
 from collections.abc import Iterable
 from typing import Final
 
 from ftfw.security.frames import MAGIC, VERSION
-from ftfw.system.recvmmsg import Instruction
 
-_PAYLOAD: Final = 8  # a filter of a UDP socket sees the UDP header first
+_PAYLOAD: Final = 8  # the filter of a UDP socket sees the UDP header first
 _LOAD_WORD: Final = 0x20
 _LOAD_HALF: Final = 0x28
 _LOAD_BYTE: Final = 0x30
@@ -19,10 +18,10 @@ _DROP: Final = (0x06, 0, 0, 0)
 _PASS: Final = (0x06, 0, 0, 0xFFFFFFFF)
 
 
-def program(key_ids: Iterable[bytes]) -> list[Instruction]:
-    """Let pass what begins as a frame does, under one of these keys; under any if none is given.
+def program(key_ids: Iterable[bytes]) -> list[tuple[int, int, int, int]]:
+    """Return a program that passes frames under one of these keys, or under any key if none is given.
 
-    A load beyond the datagram's end drops it.
+    The kernel drops a datagram when the program loads bytes beyond its end.
     """
     code = [
         (_LOAD_HALF, 0, 0, _PAYLOAD),

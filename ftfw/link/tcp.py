@@ -1,11 +1,11 @@
 """A link over TCP: one connection with each peer, IPv4 or IPv6.
 
-Both ends listen.  The node with the smaller name dials; until a node has learnt a peer's name from an authentic frame,
-it dials as well.  So there may be two connections with a peer for a moment: the one that the smaller name has dialled
-stays, or the newer one of two in the same direction.
+Both ends listen.  The node with the smaller name dials.  A node that has not yet learnt the peer's name from an
+authentic frame dials as well, so there may be two connections with a peer for a moment.  Of these the connection that
+the node with the smaller name has dialled stays; of two in the same direction, the newer one.
 
-What was accepted gets nothing sent, and has a few seconds, until its first authentic frame.  A frame that is not
-authentic ends a connection: TCP loses and mangles nothing, so whoever speaks there has no key.
+A connection that was accepted is sent nothing until its first authentic frame, and is closed if none comes within a few
+seconds.  A frame that is not authentic ends a connection: TCP neither loses nor alters bytes, so the sender has no key.
 """
 
 import socket
@@ -19,22 +19,23 @@ from ftfw.config.schema import UnicastLink
 from ftfw.link.framing import FramingError, Splitter, framed
 from ftfw.link.link_base import Link, Received, socket_address, survived
 
-FRAME_USUAL: Final = 8192  # bytes; large enough for what is paid per frame, small enough to delay nobody
-CHUNK: Final = 1 << 15  # bytes read between two checkpoints
-SEND_QUEUE_MAX: Final = 4 << 20  # bytes, for each connection, beside the kernel's buffer
+FRAME_USUAL_BYTES: Final = 8192  # large enough for the cost of each frame, small enough to delay no other task
+CHUNK_BYTES: Final = 1 << 15  # read between two checkpoints
+SEND_QUEUE_MAX_BYTES: Final = 4 << 20  # for each connection, beside the kernel's buffer
 UNPROVEN_MAX: Final = 4  # accepted connections of a peer's address that have not sent an authentic frame
 BACKLOG: Final = 16
 FIRST_FRAME_S: Final = 3.0  # nodes send a frame every 0.1 s
-SILENCE_S: Final = 5.0  # then the other end is gone, whatever TCP believes
-LINGER_S: Final = 1.0  # for what is still under way on a connection that another one has replaced
+PEER_GONE_S: Final = 5.0  # without a frame: the other end is gone, even if TCP has not found out
+LINGER_S: Final = 1.0  # for frames that are still under way on a connection that another one has replaced
 CONNECT_S: Final = 3.0
 RETRY_MIN_S: Final = 0.1
 RETRY_MAX_S: Final = 5.0
-EXHAUSTED: Final = frozenset({"emfile", "enfile", "enomem"})  # nothing is left to make a connection of
+CONNECTION_REMEDY: Final = "see that ftfw runs there and a packet filter lets the link's port in"
+EXHAUSTED: Final = frozenset({"emfile", "enfile", "enomem"})  # no descriptor or memory is left for a connection
 
 
 class _Connection:
-    """Frames over one connection."""
+    """Sends and receives frames over one connection."""
 
     def __init__(self, connected: socket.socket, *, dialled: bool) -> None:
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -46,21 +47,21 @@ class _Connection:
         self._queue: deque[bytes] = deque()
         self._queued = 0  # bytes
         self._replaced = False
-        self._stuck = trio.Event()  # the kernel's buffer is full; replaced when it is not any more
+        self._stuck = trio.Event()  # set while the kernel's buffer is full; then replaced
 
     @property
     def carries(self) -> bool:
-        """Whether frames are to be sent here.  One that was dialled has to prove itself by them."""
+        """Tell whether frames are sent here.  They prove this node to the peer that was dialled."""
         return (self.proven or self.dialled) and not self._replaced
 
     @property
     def chosen_from(self) -> bool:
-        """Whether it may be the one that stays."""
+        """Tell whether this connection may be the one that stays."""
         return self.proven and not self._replaced
 
     def send(self, frame: bytes) -> bool:
-        """Send or queue a frame; False if there is no room for it."""
-        if self._queued + len(frame) > SEND_QUEUE_MAX:
+        """Send or queue a frame; return False if there is no room for it."""
+        if self._queued + len(frame) > SEND_QUEUE_MAX_BYTES:
             return False
         self._queue.append(framed(frame))
         self._queued += len(self._queue[-1])
@@ -87,7 +88,7 @@ class _Connection:
             self.scope.cancel()
 
     async def write(self) -> None:
-        """Send what had to be queued, until cancelled."""
+        """Send queued frames whenever the kernel takes more, until cancelled."""
         while True:
             await self._stuck.wait()
             await trio.lowlevel.wait_writable(self._socket)
@@ -95,11 +96,11 @@ class _Connection:
             self._flush()
 
     async def frames(self) -> list[bytes]:
-        """The next frames, at least one; none at the end.  Raises FramingError, and OSError that a link survives."""
+        """Return the next frames, at least one; none at the end.  Raises FramingError, and OSErrors of a connection."""
         while True:
             await trio.lowlevel.wait_readable(self._socket)
             try:
-                data = self._socket.recv(CHUNK)
+                data = self._socket.recv(CHUNK_BYTES)
             except BlockingIOError:
                 continue
             if not data:
@@ -108,12 +109,12 @@ class _Connection:
                 return frames
 
     def expect(self, seconds: float) -> None:
-        """End unless something comes within this time."""
+        """End the connection unless this is called again within `seconds`."""
         if not self._replaced:
             self.scope.deadline = trio.current_time() + seconds
 
     def replace(self) -> None:
-        """Send no more frames; take those that are under way."""
+        """Send no more frames, but receive those that are under way."""
         self.expect(LINGER_S)
         self._replaced = True
         if not self._stuck.is_set():
@@ -126,7 +127,7 @@ class _Connection:
 
 
 class _Peer:
-    """Another node's address, and what is known of the node."""
+    """Holds another node's address, its name and the connections with it."""
 
     def __init__(self, address: tuple[str, int]) -> None:
         self.address = address
@@ -135,7 +136,7 @@ class _Peer:
         self.news = trio.Event()  # replaced each time
 
     def tell(self) -> None:
-        """Wake who waits: a connection has proven itself, or the name is another."""
+        """Wake all who wait for `news`: a connection has proven itself, or the name has changed."""
         self.news.set()
         self.news = trio.Event()
 
@@ -144,13 +145,15 @@ class Tcp(Link):
     """Sends each frame to every peer."""
 
     def __init__(self, config: UnicastLink, *, node: str) -> None:
-        super().__init__(name=f"tcp {config.bind}", pinned_to=config.interface, version=config.bind.version)
-        self.frame_limit = config.mtu or FRAME_USUAL
+        super().__init__(
+            name=f"tcp {config.bind}", port=config.port, pinned_to=config.interface, version=config.bind.version
+        )
+        self.frame_limit = config.mtu or FRAME_USUAL_BYTES
         self._node = node
         self._own = socket_address(config.bind, config.port)
         addresses = [socket_address(peer, config.port) for peer in config.peers]
         self._peers = {address[0]: _Peer(address) for address in addresses}
-        self._open()
+        self._look()
 
     def _make(self) -> socket.socket:
         made = self._new_socket(socket.SOCK_STREAM)
@@ -170,17 +173,19 @@ class Tcp(Link):
         super()._shut()
 
     @property
-    def up(self) -> bool:
-        """Whether there is a connection on which a peer has shown that it has the key."""
-        return self._running and any(
-            connection.proven for peer in self._peers.values() for connection in peer.connections
-        )
+    def trouble(self) -> str | None:
+        """Return why there is no connection on which a peer has shown that it has the key; None if there is one."""
+        if self._fault is not None:
+            return self._fault
+        if any(connection.proven for peer in self._peers.values() for connection in peer.connections):
+            return None
+        return f"no connection with {', '.join(self._peers)}; {CONNECTION_REMEDY}"
 
     def admit(self, key_ids: Iterable[bytes]) -> None:
-        """A stream has no datagrams that the kernel could tell; frames under other keys end their connection."""
+        """Do nothing: the kernel cannot tell frames in a stream, and a frame under another key ends its connection."""
 
     def send(self, frame: bytes) -> None:
-        """Send a frame to each peer that there is a connection with."""
+        """Send a frame to each peer with which there is a connection."""
         for peer in self._peers.values():
             carriers = [connection for connection in peer.connections if connection.carries]
             if not carriers:
@@ -193,7 +198,7 @@ class Tcp(Link):
                     self.dropped["send_queue_full"] += 1
 
     async def run(self, received: Received) -> None:
-        """Listen, dial, and hand what comes in to `received`, until cancelled."""
+        """Listen, dial, and hand received frames to `received`, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_open)
             for peer in self._peers.values():
@@ -207,7 +212,7 @@ class Tcp(Link):
         except OSError as error:
             if survived(error) in EXHAUSTED:
                 self.dropped["tcp_exhausted"] += 1
-                await trio.sleep(RETRY_MIN_S)  # the connection waits, and wakes this end again at once
+                await trio.sleep(RETRY_MIN_S)  # the connection waits and keeps the listener readable
             return
         accepted.setblocking(False)
         peer = self._peers.get(address[0].partition("%")[0])
@@ -223,7 +228,7 @@ class Tcp(Link):
         accepted.close()
 
     async def _dial(self, peer: _Peer, received: Received) -> None:
-        """Have a connection with the peer as long as it is this node's to dial."""
+        """Keep a connection with the peer as long as this node is the one that dials."""
         pause = RETRY_MIN_S
         while True:
             while peer.name is not None and peer.name < self._node:
@@ -237,7 +242,7 @@ class Tcp(Link):
                 proven = connection.proven
             pause = RETRY_MIN_S if proven else min(2 * pause, RETRY_MAX_S)
             with trio.move_on_after(pause):
-                await peer.news.wait()  # whoever is there can be dialled
+                await peer.news.wait()  # a peer that is heard can be dialled
                 pause = RETRY_MIN_S
 
     async def _connect(self, peer: _Peer) -> socket.socket | None:
@@ -281,20 +286,20 @@ class Tcp(Link):
             while frames := await connection.frames():
                 self.received += len(frames)
                 self.bytes_received += sum(map(len, frames))
-                taken = received(frames)
-                if taken.authentic < len(frames):
+                heard = received(frames)
+                if heard.authentic < len(frames):
                     self.dropped["tcp_garbage"] += 1
                     return
-                connection.expect(SILENCE_S)
-                if not connection.proven or (taken.name is not None and taken.name != peer.name):
-                    self._learn(peer, connection, taken.name)
+                connection.expect(PEER_GONE_S)
+                if not connection.proven or (heard.name is not None and heard.name != peer.name):
+                    self._learn(peer, connection, heard.name)
         except FramingError:
             self.dropped["tcp_garbage"] += 1
         except OSError as error:
             survived(error)
 
     def _learn(self, peer: _Peer, connection: _Connection, name: str | None) -> None:
-        """A connection has proven itself or told its node's name: one of those that have stays."""
+        """Record that a connection is proven or has told its node's name; replace all proven connections but one."""
         connection.proven = True
         peer.name = name or peer.name
         peer.tell()

@@ -14,6 +14,7 @@ class Udp(DatagramLink):
         self._own = socket_address(config.bind, config.port)
         super().__init__(
             name=f"udp {config.bind}",
+            port=config.port,
             pinned_to=config.interface,
             version=config.bind.version,
             destinations=[socket_address(peer, config.port) for peer in config.peers],

@@ -1,1 +1,1 @@
-"""Thin wrappers of operating system interfaces, without conntrack and without policy."""
+"""Wraps interfaces of the operating system thinly, without conntrack and without policy."""

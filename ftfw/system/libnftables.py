@@ -1,7 +1,8 @@
-"""libnftables, the library behind nft: commands in nft's own language, carried out in this process.
+"""Calls libnftables, the library behind nft: it carries out commands in nft's language within this process.
 
-What a table with `flags owner` is bound to is the netlink socket of an `Nft`: the kernel lets nobody else change the
-table, and removes it when that socket is closed, however its process ends (nf_tables_api.c, nft_rcv_nl_event).
+A table with `flags owner` belongs to the netlink socket of the `Nft` that made it: the kernel lets no other socket
+change the table, and removes it when that socket is closed, however its process ends (nf_tables_api.c,
+nft_rcv_nl_event).
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ LIBRARY = "libnftables.so.1"
 
 
 class NftError(Exception):
-    """The library is not there, or nft did not take the commands; the message is nft's."""
+    """Raised if the library is missing, or if nft refuses commands; the message is then nft's."""
 
 
 class Nft:
-    """One socket to nf_tables.  Raises NftError if the library is missing."""
+    """Holds one socket to nf_tables.  Raises NftError if the library is missing."""
 
     def __init__(self) -> None:
         self._library = library = _load()
@@ -25,9 +26,9 @@ class Nft:
         library.nft_ctx_buffer_error(self._context)
 
     def run(self, commands: str) -> str:
-        """Have all of `commands` carried out, or none; what they print.  Raises NftError.
+        """Carry out all of `commands` or none, and return what they print.  Raises NftError.
 
-        Waits for whoever else is changing the ruleset.  One thread at a time.
+        Waits while another process changes the ruleset.  At most one thread may be in this method.
         """
         failed = self._library.nft_run_cmd_from_buffer(self._context, commands.encode())
         output: bytes = self._library.nft_ctx_get_output_buffer(self._context) or b""
@@ -37,14 +38,14 @@ class Nft:
         return output.decode(errors="replace")
 
     def close(self) -> None:
-        """Close the socket: tables that it owns go with it."""
+        """Close the socket; the kernel then removes the tables that it owns."""
         context, self._context = self._context, None
         if context is not None:
             self._library.nft_ctx_free(context)
 
 
-def is_there() -> bool:
-    """Whether the library is installed."""
+def is_installed() -> bool:
+    """Tell whether the library is installed."""
     try:
         _load()
     except NftError:

@@ -1,4 +1,4 @@
-"""Reads the switches below net.netfilter, in the network namespace of this process."""
+"""Reads switches of net.netfilter, in the network namespace of this process."""
 
 from pathlib import Path
 

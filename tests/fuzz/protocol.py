@@ -14,7 +14,7 @@ from ftfw.kernel.attributes import MalformedError
 from ftfw.kernel.entry_digest import SALT_SIZE
 from ftfw.kernel.message_run import Run
 from ftfw.kernel.message_shapes import PREFIX, SHAPES
-from ftfw.link.framing import FRAME_MAX, FramingError, Splitter, framed
+from ftfw.link.framing import FRAME_MAX_BYTES, FramingError, Splitter, framed
 from ftfw.replication import bucket_digests, messages
 from ftfw.replication.active import RESEND_FRAMES, Active, _Kept
 from ftfw.replication.backup import Backup
@@ -72,7 +72,7 @@ def split_stream(data: bytes) -> None:
         try:
             for start in range(0, len(stream), cut + 1):
                 fed += bit_by_bit.feed(stream[start : start + cut + 1])
-                assert len(bit_by_bit._rest) <= FRAME_MAX + 4
+                assert len(bit_by_bit._rest) <= FRAME_MAX_BYTES + 4
         except FramingError:
             assert not found or fed[: len(found)] == found
         else:

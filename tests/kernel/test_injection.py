@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ftfw.kernel import decode, flow_entry, injector, uapi
+from ftfw.kernel import decode, flow_entry, injector, netlink, uapi
 from ftfw.kernel.attributes import BODY, message, split
 from ftfw.kernel.create import CREATE, PINNED_S, Timeouts
 from ftfw.kernel.create_bulk import Creator
@@ -565,6 +565,24 @@ async def test_an_overrun_is_said_and_the_socket_goes_on(pair: Pair) -> None:
         pass
     active.put(both(UDP, 1000, 53) + alive())
     assert len(events.drain(1000)) == 1
+
+
+async def test_an_event_longer_than_a_slot_is_an_overrun_and_one_as_long_as_a_slot_is_not(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    active, _ = pair
+    capture = active.listen()
+    active.put(both(UDP, 1, 53) + alive())
+    (event,) = capture.drain(1)
+    monkeypatch.setattr(netlink, "SLOT_USUAL", 100)
+    monkeypatch.setattr(netlink, "SLOT_SIZE", len(event))
+    whole = active.listen()
+    monkeypatch.setattr(netlink, "SLOT_SIZE", len(event) - 1)
+    cut = active.listen()
+    active.put(both(UDP, 2, 53) + alive())
+    assert [len(each) for each in whole.drain(1)] == [len(event)]
+    with pytest.raises(OverrunError):
+        cut.drain(1)
 
 
 async def test_what_is_gone_already_is_no_failure(pair: Pair) -> None:

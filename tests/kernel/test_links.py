@@ -1,8 +1,10 @@
 """Two real daemons over each kind of link, and over two of them, while links and strangers do what they do."""
 
+import errno
 import secrets
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from itertools import pairwise
@@ -14,7 +16,7 @@ import trio
 
 from ftfw.config.schema import UnicastLink
 from ftfw.link.datagram import BATCH
-from ftfw.link.link_base import Taken
+from ftfw.link.link_base import REMEDIES, BatchOrigin
 from ftfw.link.udp import Udp
 from ftfw.security.frames import MAGIC, VERSION
 from tests.kernel.namespaces import namespaces
@@ -125,11 +127,113 @@ def test_the_only_link_recovers_on_an_interface_made_anew(tmp_path: Path, links:
         start(active, backup)
         run("ip", "-n", active.namespace, "link", "delete", "sync")
         until(lambda: not link(active)["up"] and not link(backup)["up"], "it is down")
-        until(lambda: "sync is gone" in active.log.read_text(), "the log tells")
+        until(lambda: "no interface sync" in active.log.read_text(), "the log tells")
         connect((active, backup), "sync")
         until(lambda: link(active)["up"] and link(backup)["up"], "it is up")
         replicates(active, backup, 1)
-        assert "sync is back" in active.log.read_text()
+        assert f"{link(active)['name']}: up" in active.log.read_text()
+
+
+# A link that cannot be opened at start
+
+
+@contextmanager
+def taken(node: Node) -> Iterator[None]:
+    """Hold the link's UDP port on a node's address of the interface `sync`."""
+    with node.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as holder:
+        holder.bind((address("sync", 1), PORT))
+        yield
+
+
+def without_interface(node: Node) -> None:
+    run("ip", "-n", node.namespace, "link", "delete", "sync")
+
+
+def without_address(node: Node) -> None:
+    node.exec("ip", "address", "delete", f"{address('sync', 1)}/26", "dev", "sync")
+
+
+def with_address(node: Node) -> None:
+    node.exec("ip", "address", "add", f"{address('sync', 1)}/26", "dev", "sync")
+
+
+@pytest.mark.parametrize("transport", ["multicast", "udp", "tcp"])
+def test_a_link_without_its_interface_keeps_no_daemon_from_starting_and_is_opened_later(
+    tmp_path: Path, transport: str
+) -> None:
+    with two(tmp_path, transport, "udp") as (active, backup):
+        without_interface(active)
+        start(active, backup)
+        assert not link(active)["up"]
+        assert link(active)["trouble"].startswith("there is no interface sync; create it")
+        until(lambda: link(active, 1)["up"], "the other link is up")
+        connect((active, backup), "sync")
+        until(lambda: link(active)["up"] and link(backup)["up"], "the link is up")
+        until(lambda: link(active)["trouble"] is None, "no trouble")
+        assert active.log.read_text().count("there is no interface sync") == 1
+        active.exec("ip", "link", "set", "spare", "down")
+        replicates(active, backup, 1)
+
+
+@pytest.mark.parametrize("transport", ["multicast", "udp", "tcp"])
+def test_a_daemon_whose_only_link_has_no_interface_serves_commands_and_is_in_sync_later(
+    tmp_path: Path, transport: str
+) -> None:
+    links = (lambda _: MULTICAST) if transport == "multicast" else (lambda number: unicast(transport, number))
+    with pair(tmp_path, links=links) as (active, backup):
+        without_interface(backup)
+        active.start("active")
+        backup.start("backup")
+        status = backup.status()
+        assert (status["synced"], status["links"][0]["up"]) == (False, False)
+        connect((active, backup), "sync")
+        replicates(active, backup, 1)
+
+
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+@pytest.mark.parametrize("interface", [True, False])
+def test_a_link_without_its_address_is_opened_when_the_address_comes(
+    tmp_path: Path, transport: str, interface: bool
+) -> None:
+    def links(number: int) -> str:
+        text = unicast(transport, number)
+        return text if interface else text.replace('interface = "sync"\n', "")
+
+    with pair(tmp_path, links=links) as (active, backup):
+        without_address(active)
+        active.start("active")
+        backup.start("backup")
+        assert link(active)["trouble"].startswith("Cannot assign requested address; add the address to an interface")
+        with_address(active)
+        replicates(active, backup, 1)
+        until(lambda: link(active)["trouble"] is None, "no trouble")
+        assert active.log.read_text().count("Cannot assign requested address") == 1
+
+
+def test_a_link_whose_port_is_taken_is_opened_when_the_port_is_free(tmp_path: Path) -> None:
+    with pair(tmp_path, links=lambda number: unicast("udp", number)) as (active, backup):
+        with taken(active):
+            active.start("active")
+            backup.start("backup")
+            assert link(active)["trouble"] == (
+                "Address already in use; end the program that has port 3780 there,"
+                " or set `port` of this [[link]] on all nodes"
+            )
+        replicates(active, backup, 1)
+
+
+PRIVILEGED = """
+from ftfw.config.schema import UnicastLink
+from ftfw.link.udp import Udp
+print(Udp(UnicastLink(transport="udp", bind="127.0.0.1", peers=["127.0.0.2"], port=80)).trouble)
+"""
+
+
+def test_a_missing_capability_is_told_with_the_remedy() -> None:
+    with namespaces(1) as (only,):
+        only.run("ip", "link", "set", "lo", "up")
+        told = only.run("setpriv", "--bounding-set=-net_bind_service", sys.executable, "-c", PRIVILEGED)
+        assert told.strip() == f"Permission denied; {REMEDIES[errno.EACCES]}"
 
 
 # TCP: who dials, and who is let in
@@ -274,7 +378,7 @@ def test_each_peer_gets_each_frame_and_one_that_is_away_costs_the_others_none() 
         with only, closing(Udp(loopback("127.0.0.1", "192.0.2.1", "127.0.0.2", "127.0.0.3"))) as udp, near, far:
             udp.send(b"frame")
             assert near.recv(100) == far.recv(100) == b"frame"
-        assert (udp.up, udp.sent, sum(udp.dropped.values())) == (True, 2, 1)
+        assert (udp.trouble, udp.sent, sum(udp.dropped.values())) == (None, 2, 1)
 
 
 def test_a_flood_is_read_in_bounded_batches_between_which_others_have_their_turn() -> None:
@@ -286,9 +390,9 @@ def test_a_flood_is_read_in_bounded_batches_between_which_others_have_their_turn
             turns.append(len(batches))
             await trio.lowlevel.checkpoint()
 
-    def received(frames: list[bytes]) -> Taken:
+    def received(frames: list[bytes]) -> BatchOrigin:
         batches.append(len(frames))
-        return Taken(0, None)
+        return BatchOrigin(0, None)
 
     async def work() -> None:
         udp = Udp(loopback("127.0.0.1", "127.0.0.2"))
@@ -310,3 +414,35 @@ def test_a_flood_is_read_in_bounded_batches_between_which_others_have_their_turn
             trio.run(work)
     assert max(batches) <= BATCH
     assert max(later - earlier for earlier, later in pairwise(turns)) <= 2
+
+
+def test_a_frame_longer_than_the_mtu_allows_is_counted_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    received: list[bytes] = []
+
+    def take(frames: list[bytes]) -> BatchOrigin:
+        received.extend(frames)
+        return BatchOrigin(0, None)
+
+    async def work() -> None:
+        udp = Udp(loopback("127.0.0.1", "127.0.0.2").model_copy(update={"mtu": 1500}))
+        head = MAGIC + bytes([VERSION])
+        whole = head + bytes(1400)
+        with closing(udp), closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(udp.run, take)
+                for frame in (head + bytes(3000), whole, head + bytes(1498), whole):
+                    sender.sendto(frame, ("127.0.0.1", PORT))
+                with trio.fail_after(10):
+                    while len(received) < 2:
+                        await trio.lowlevel.checkpoint()
+                nursery.cancel_scope.cancel()
+        assert received == [whole, whole]
+        assert udp.dropped == {"truncated": 2}
+
+    with namespaces(1) as (only,):
+        only.run("ip", "link", "set", "lo", "up")
+        with only:
+            trio.run(work)
+    (told,) = caplog.messages
+    assert "dropped a frame longer than 1500 bytes" in told
+    assert told.endswith("set `mtu` of the [[link]] to 1500 on every node")

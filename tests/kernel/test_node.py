@@ -34,10 +34,10 @@ KEY = b"k" * 32
 class Silence(Link):
     """A link on which nobody else speaks."""
 
-    up = True
+    trouble = None
 
     def __init__(self) -> None:
-        super().__init__(name="silence", pinned_to=None, version=4)
+        super().__init__(name="silence", port=0, pinned_to=None, version=4)
         self.frame_limit = 1400
         self.frames: list[bytes] = []
 
@@ -251,7 +251,7 @@ def test_a_node_that_holds_the_addresses_shuts_no_gate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, holds: bool
 ) -> None:
     own = frozenset({ip_address("192.0.2.1").packed} if holds else ())
-    monkeypatch.setattr("ftfw.daemon.local_host.addresses", lambda: own)  # its thread may be in another namespace
+    monkeypatch.setattr("ftfw.system.interfaces.addresses", lambda: own)  # its thread may be in another namespace
 
     async def work(_: Namespace) -> None:
         more = '[takeover]\ngate_interfaces = ["lan"]\n[keepalived]\naddresses = ["192.0.2.1"]\n'

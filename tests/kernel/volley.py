@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from ftfw.system.recvmmsg import _IOVEC, _MMSGHDR
+from ftfw.system.recvmmsg import IOVEC, MMSGHDR
 from tests.kernel.pair import Node, address
 
 GROUP = "225.0.0.50"
@@ -25,19 +25,19 @@ class Volley:
         self._kept = b"".join(datagrams)
         start = ctypes.cast(ctypes.c_char_p(self._kept), ctypes.c_void_p).value
         assert start is not None
-        self._vectors = ctypes.create_string_buffer(self._count * _IOVEC.size)
-        self._headers = ctypes.create_string_buffer(self._count * _MMSGHDR.size)
+        self._vectors = ctypes.create_string_buffer(self._count * IOVEC.size)
+        self._headers = ctypes.create_string_buffer(self._count * MMSGHDR.size)
         vectors = ctypes.addressof(self._vectors)
         for slot, datagram in enumerate(datagrams):
-            _IOVEC.pack_into(self._vectors, slot * _IOVEC.size, start, len(datagram))
-            header = (0, 0, vectors + slot * _IOVEC.size, 1, 0, 0, 0, 0)
-            _MMSGHDR.pack_into(self._headers, slot * _MMSGHDR.size, *header)
+            IOVEC.pack_into(self._vectors, slot * IOVEC.size, start, len(datagram))
+            header = (0, 0, vectors + slot * IOVEC.size, 1, 0, 0, 0, 0)
+            MMSGHDR.pack_into(self._headers, slot * MMSGHDR.size, *header)
             start += len(datagram)
 
     def send(self, connected: socket.socket, first: int, most: int) -> int:
         """Send up to so many from number `first` on, over a socket that blocks; returns how many that were."""
         count = min(most, self._count - first)
-        headers = ctypes.c_void_p(ctypes.addressof(self._headers) + first * _MMSGHDR.size)
+        headers = ctypes.c_void_p(ctypes.addressof(self._headers) + first * MMSGHDR.size)
         sent: int = _SENDMMSG(connected.fileno(), headers, count, 0)
         if sent < 0:
             raise OSError(code := ctypes.get_errno(), os.strerror(code))

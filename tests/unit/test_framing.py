@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftfw.link.framing import FRAME_MAX, FramingError, Splitter, framed
+from ftfw.link.framing import FRAME_MAX_BYTES, FramingError, Splitter, framed
 from ftfw.security.frames import OVERHEAD
 
 FRAMES = st.lists(st.binary(min_size=OVERHEAD, max_size=OVERHEAD + 60), max_size=8)
@@ -30,11 +30,11 @@ def test_frames_come_out_byte_by_byte(frames: list[bytes]) -> None:
 
 
 def test_the_longest_frame_fits() -> None:
-    longest = bytes(FRAME_MAX)
+    longest = bytes(FRAME_MAX_BYTES)
     assert Splitter().feed(framed(longest)) == [longest]
 
 
-@pytest.mark.parametrize("length", [0, OVERHEAD - 1, FRAME_MAX + 1, 0xFFFFFFFF])
+@pytest.mark.parametrize("length", [0, OVERHEAD - 1, FRAME_MAX_BYTES + 1, 0xFFFFFFFF])
 def test_a_length_that_no_frame_has_ends_the_stream_at_once(length: int) -> None:
     with pytest.raises(FramingError, match=str(length)):
         Splitter().feed(struct.pack(">I", length))
@@ -47,4 +47,4 @@ def test_any_stream_gives_frames_or_ends(stream: list[bytes]) -> None:
         fed = [frame for piece in stream for frame in splitter.feed(piece)]
     except FramingError:
         return
-    assert all(OVERHEAD <= len(frame) <= FRAME_MAX for frame in fed)
+    assert all(OVERHEAD <= len(frame) <= FRAME_MAX_BYTES for frame in fed)

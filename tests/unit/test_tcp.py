@@ -12,8 +12,8 @@ import trio
 
 from ftfw.config.schema import UnicastLink
 from ftfw.link.framing import framed
-from ftfw.link.link_base import Taken
-from ftfw.link.tcp import SEND_QUEUE_MAX, UNPROVEN_MAX, Tcp
+from ftfw.link.link_base import BatchOrigin
+from ftfw.link.tcp import SEND_QUEUE_MAX_BYTES, UNPROVEN_MAX, Tcp
 
 FRAME = bytes(8000)
 
@@ -37,13 +37,13 @@ class End:
         self.frames: list[bytes] = []
         self._peer = peer
 
-    def received(self, frames: list[bytes]) -> Taken:
+    def received(self, frames: list[bytes]) -> BatchOrigin:
         self.frames += frames
-        return Taken(len(frames), self._peer)
+        return BatchOrigin(len(frames), self._peer)
 
     def settled(self) -> bool:
         (peer,) = self.link._peers.values()
-        return self.link.up and len(peer.connections) == 1
+        return self.link.trouble is None and len(peer.connections) == 1
 
 
 @asynccontextmanager
@@ -109,7 +109,7 @@ async def test_a_peer_that_reads_nothing_costs_a_bounded_queue_and_no_time() -> 
             (connection,) = peer.connections
             while not end.link.dropped["send_queue_full"]:
                 end.link.send(FRAME)  # without a checkpoint: it never waits
-            assert SEND_QUEUE_MAX - len(FRAME) <= connection._queued <= SEND_QUEUE_MAX + len(FRAME)
+            assert SEND_QUEUE_MAX_BYTES - len(FRAME) <= connection._queued <= SEND_QUEUE_MAX_BYTES + len(FRAME)
 
 
 async def test_without_a_peer_frames_are_counted() -> None:
@@ -118,7 +118,7 @@ async def test_without_a_peer_frames_are_counted() -> None:
     async with running(end):
         end.link.send(FRAME)
         assert end.link.dropped == {"send_unconnected": 1}
-        assert not end.link.up
+        assert end.link.trouble
 
 
 async def test_what_is_accepted_gets_nothing_before_it_is_authentic() -> None:
@@ -134,7 +134,7 @@ async def test_what_is_accepted_gets_nothing_before_it_is_authentic() -> None:
             end.link.send(FRAME)
             assert end.link.sent == 0
             client.sendall(framed(FRAME))
-            await until(lambda: end.link.up)
+            await until(lambda: end.link.trouble is None)
             end.link.send(FRAME)
             assert end.link.sent == 1
 

@@ -7,8 +7,8 @@ import pytest
 import trio
 
 from ftfw import __version__
-from ftfw.daemon.transport import SILENT_S, Transport
-from ftfw.link.link_base import Link, Received, Taken
+from ftfw.daemon.transport import UNHEARD_S, Transport
+from ftfw.link.link_base import BatchOrigin, Link, Received
 from ftfw.replication import messages
 from ftfw.replication.messages import Heartbeat, Message
 from ftfw.security.frames import RefusedError
@@ -20,15 +20,15 @@ KEY, OTHER = b"k" * 32, b"o" * 32
 class Pipe(Link):
     """A link that carries to nobody, and brings what a test gives it."""
 
-    up = True
+    trouble = None
 
     def __init__(self, name: str) -> None:
-        super().__init__(name=name, pinned_to=None, version=4)
+        super().__init__(name=name, port=0, pinned_to=None, version=4)
         self.frame_limit = 1400
         self.frames: list[bytes] = []
         self.key_ids: list[bytes] = []
         self.batches: list[list[bytes]] = []
-        self.taken: list[Taken] = []
+        self.taken: list[BatchOrigin] = []
 
     def send(self, frame: bytes) -> None:
         self.frames.append(frame)
@@ -108,9 +108,12 @@ async def test_a_link_learns_what_was_authentic_and_who_spoke() -> None:
     second.batches = [[frame], sealed(BEAT, name="fw1"), sealed(BEAT, name="fw3")]
     for link in (first, second):
         await wire.receive_all(link, heard.receive, heard.after)
-    assert first.taken == [Taken(1, "fw2"), Taken(1, None)]  # a body that nobody understands is authentic all the same
+    assert first.taken == [
+        BatchOrigin(1, "fw2"),
+        BatchOrigin(1, None),
+    ]  # a body that nobody understands is authentic all the same
     # So is a copy of what came over another link, and what may be a recording.
-    assert second.taken == [Taken(1, None), Taken(0, None), Taken(1, None)]
+    assert second.taken == [BatchOrigin(1, None), BatchOrigin(0, None), BatchOrigin(1, None)]
     assert heard.batches == 5
     assert [type(message) for message in heard.messages] == [Heartbeat]
     assert first.dropped["unknown_key"] == first.dropped["short"] == second.dropped["own_name"] == 1
@@ -136,8 +139,8 @@ async def test_another_protocol_version_is_refused_naming_both(caplog: pytest.Lo
         ((None, None), [True, True]),  # nobody is there: no link's fault
         ((0.0, 0.0), [True, True]),
         ((0.0, None), [True, False]),
-        ((SILENT_S, 0.0), [False, True]),
-        ((SILENT_S, SILENT_S), [True, True]),
+        ((UNHEARD_S, 0.0), [False, True]),
+        ((UNHEARD_S, UNHEARD_S), [True, True]),
     ],
 )
 def test_a_silent_link_is_down_if_another_one_is_not(ages: tuple[float | None, float | None], up: list[bool]) -> None:
@@ -157,4 +160,4 @@ def test_all_links_counters_are_added_up() -> None:
     total, each = Transport(links, [KEY], name="fw1").status(0.0)
     assert (total["sent"], total["bytes_received"], total["dropped"]) == (4, 60, {"forged": 2})
     assert [link["name"] for link in each] == ["one", "two"]
-    assert set(each[0]) == {"name", "up", "sent", "received", "bytes_sent", "bytes_received", "dropped"}
+    assert set(each[0]) == {"name", "up", "trouble", "sent", "received", "bytes_sent", "bytes_received", "dropped"}

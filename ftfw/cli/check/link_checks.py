@@ -158,7 +158,8 @@ def check_daemon(context: Context) -> Iterator[Finding]:
         yield problem("roles", "this node and a peer are both active", "`ftfw demote` on the one without the addresses")
     for link in status.get("links") or []:
         if link.get("up") is False:
-            yield problem(link.get("name"), "nothing gets through", LINK_REMEDY)
+            found, _, remedy = (link.get("trouble") or "nothing gets through").partition("; ")
+            yield problem(link.get("name"), found, remedy or LINK_REMEDY)
     if status.get("role") == "backup" and not status.get("synced"):
         yield warning("sync", "this node does not hold all that the active has", "wait, or `ftfw resync`")
     for subject, what, (section, counter) in COUNTERS:
