@@ -1,21 +1,17 @@
-"""What the daemon reads of its host: addresses, and the kernel's timeouts."""
+"""Reads what the daemon has to know of its host: addresses, the kernel's timeouts, and facts for the other nodes."""
 
-import logging
 import os
 import socket
 import time
 from collections.abc import Callable
-from ipaddress import ip_address
 
 import trio
-from pyroute2 import IPRoute
 
 from ftfw import __version__
 from ftfw.kernel.create import Timeouts
 from ftfw.replication.host_facts import TEXT_MAX, Fact
 from ftfw.system import sysctl
-
-log = logging.getLogger(__name__)
+from ftfw.system.interfaces import addresses
 
 RTMGRP_IPV4_IFADDR = 0x10
 RTMGRP_IPV6_IFADDR = 0x100
@@ -34,7 +30,7 @@ _TIMEOUTS = {
 
 
 def timeouts() -> Timeouts:
-    """The timeouts of this host; the kernel's defaults for those that it does not tell."""
+    """Return this host's timeouts in seconds; the kernel's defaults for timeouts that cannot be read."""
     told = {}
     for name, switch in _TIMEOUTS.items():
         if (value := sysctl.read(switch)) is not None:
@@ -42,15 +38,8 @@ def timeouts() -> Timeouts:
     return Timeouts(**told)
 
 
-def addresses() -> frozenset[bytes]:
-    """All addresses of this host, packed."""
-    with IPRoute() as route:
-        found = [message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS") for message in route.get_addr()]
-    return frozenset(ip_address(address).packed for address in found if address)
-
-
 def facts(mode: str, frame_bytes: int, helpers: list[str] | None) -> dict[str, Fact]:
-    """What the other nodes' `ftfw check` compares with theirs; what this kernel does not tell is left out."""
+    """Return the facts that `ftfw check` on the other nodes compares with theirs, without those that cannot be read."""
     told: dict[str, Fact | None] = {
         "version": __version__,
         "kernel": os.uname().release[:TEXT_MAX],
@@ -65,7 +54,7 @@ def facts(mode: str, frame_bytes: int, helpers: list[str] | None) -> dict[str, F
 
 
 async def watch_addresses(changed: Callable[[frozenset[bytes]], None]) -> None:
-    """Tell `changed` about this host's addresses, now and whenever they change."""
+    """Call `changed` with this host's addresses, packed, now and whenever they change, until cancelled."""
     family, kind = socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC
     with socket.socket(family, kind, socket.NETLINK_ROUTE) as watcher:
         watcher.setblocking(False)
@@ -77,4 +66,4 @@ async def watch_addresses(changed: Callable[[frozenset[bytes]], None]) -> None:
                 while True:
                     watcher.recv(1 << 16)
             except OSError:
-                pass  # emptied, or overrun: either way the addresses are read again
+                pass  # empty, or overrun: the addresses are read again in both cases
