@@ -1,8 +1,11 @@
-"""The failover lab: two firewalls, a client and a server, real traffic, and the active firewall cut off.
+"""The failover lab: two firewalls, a client and a server with real traffic, whose active firewall is cut off.
 
-Walk it in this direction::
+The modules use each other in this direction::
 
-    cli → run → site (netns: hosts, cables) → servers, daemons ~ agent on each host → flows → judge → report
+    lab_command → lab_session → failover_run → site (hosts and cables) → real_servers, replication_daemons, agent_client
+    agent (one process on each host) → flows, agent_services, announcements
+    failover_run → verdicts → lab_report
 
-What differs between namespaces, virtual machines and Vagrant stands behind `host.Host` and `host.Site` alone.
+A place where the lab runs implements `lab_host.Host` and `lab_site.Site`. The installed package has one,
+`namespace_site`; vagrant/vm_lab in the source tree has those with virtual machines.
 """

@@ -1,6 +1,6 @@
-"""The agent: one process on each host that serves, runs flows, and moves addresses, at the lab's command.
+"""The agent: one process on each host that runs services and flows, and moves addresses, by commands of the lab.
 
-`python -m ftfw.lab.agent HOST` speaks `wire` over standard input and output; it ends with its input.
+`python -m ftfw.lab.agent HOST` speaks `agent_messages` over standard input and output, and ends when its input ends.
 """
 
 import subprocess
@@ -10,20 +10,20 @@ from functools import partial
 
 import trio
 
-from ftfw.lab import agent_messages, plan
-from ftfw.lab.announce import announce
+from ftfw.lab import agent_messages, topology
+from ftfw.lab.agent_services import AgentServices
+from ftfw.lab.announcements import announce
 from ftfw.lab.flows import catalogue
-from ftfw.lab.flows.flow_base import LOSSES, Flow, now
+from ftfw.lab.flows.flow_base import LOSSES, LabFlow, now
 from ftfw.lab.flows.program_flows import lines
 from ftfw.lab.flows.tcp_flows import block
-from ftfw.lab.judge import pause
-from ftfw.lab.services import Services
+from ftfw.lab.verdicts import longest_silence
 
 BIG_FILE_BLOCKS = 8192
 
 
 class Agent:
-    """Carries out commands one after the other; flows run on in the background nursery."""
+    """Carries out commands one after the other; flows continue in the background nursery."""
 
     def __init__(
         self, host: str, nursery: trio.Nursery, send: Callable[[agent_messages.Message], Awaitable[None]]
@@ -31,29 +31,29 @@ class Agent:
         self._host = host
         self._nursery = nursery
         self._send = send
-        self._services = Services(nursery)
-        self._flows: dict[str, Flow] = {}
+        self._services = AgentServices(nursery)
+        self._flows: dict[str, LabFlow] = {}
         self._cut = 0.0
 
-    async def carry_out(self, command: agent_messages.Command) -> None:
-        """Carry out a command and say so."""
+    async def carry_out(self, command: agent_messages.AgentCommand) -> None:
+        """Carry out a command and send its end, with the error if there is one."""
         operation = OPERATIONS.get(command.operation)
         if operation is None:
-            await self._send(agent_messages.Done(error=f"unknown operation {command.operation!r}"))
+            await self._send(agent_messages.CommandDone(error=f"unknown operation {command.operation!r}"))
             return
         try:
             await operation(self, **command.arguments)
         except (OSError, subprocess.CalledProcessError) as error:
-            await self._send(agent_messages.Done(error=f"{command.operation}: {error}"))
+            await self._send(agent_messages.CommandDone(error=f"{command.operation}: {error}"))
         else:
-            await self._send(agent_messages.Done())
+            await self._send(agent_messages.CommandDone())
 
     async def publish(self) -> None:
-        """Write the files that the real servers offer; their place is `plan.FILES` in the work directory."""
-        folder = trio.Path(plan.FILES)
+        """Write the files that the real servers offer into `topology.FILES` in the work directory."""
+        folder = trio.Path(topology.FILES)
         await folder.mkdir()
-        await (folder / plan.SMALL_FILE).write_text(plan.SMALL_TEXT + "\n")
-        await (folder / plan.BIG_FILE).write_bytes(b"".join(map(block, range(BIG_FILE_BLOCKS))))
+        await (folder / topology.SMALL_FILE).write_text(topology.SMALL_TEXT + "\n")
+        await (folder / topology.BIG_FILE).write_bytes(b"".join(map(block, range(BIG_FILE_BLOCKS))))
 
     async def serve(self) -> None:
         """Start the lab's own services."""
@@ -73,34 +73,34 @@ class Agent:
         self._cut = now()
 
     async def prove(self, flows: list[str], limit_s: float) -> None:
-        """Report which flows live on, now that the takeover is done."""
+        """Report which flows live on after the takeover."""
         self._services.takeover_done()
         await self._phase(lambda flow: flow.prove(), flows, limit_s)
 
     async def adopt(self) -> None:
-        """Take the virtual addresses and tell the neighbours."""
+        """Add the virtual addresses to this host and announce them to the neighbours."""
         await self._addresses("replace")
-        for interface, addresses in plan.VIRTUAL.items():
+        for interface, addresses in topology.VIRTUAL.items():
             announce(interface, addresses)
 
     async def release(self) -> None:
-        """Give the virtual addresses up."""
+        """Delete the virtual addresses from this host."""
         await self._addresses("delete")
 
     async def _addresses(self, action: str) -> None:
         batch = [
             f"address {action} {address}/{64 if ':' in address else 24} dev {interface} nodad"
-            for interface, addresses in plan.VIRTUAL.items()
+            for interface, addresses in topology.VIRTUAL.items()
             for address in addresses
         ]
         await trio.run_process(("ip", "-batch", "-"), stdin="\n".join(batch).encode())
 
-    async def _phase(self, work: Callable[[Flow], Awaitable[None]], flows: list[str], limit_s: float) -> None:
+    async def _phase(self, work: Callable[[LabFlow], Awaitable[None]], flows: list[str], limit_s: float) -> None:
         async with trio.open_nursery() as nursery:
             for name in flows:
                 nursery.start_soon(self._one, work, self._flows[name], limit_s)
 
-    async def _one(self, work: Callable[[Flow], Awaitable[None]], flow: Flow, limit_s: float) -> None:
+    async def _one(self, work: Callable[[LabFlow], Awaitable[None]], flow: LabFlow, limit_s: float) -> None:
         reason = ""
         try:
             with trio.fail_after(limit_s):
@@ -109,8 +109,8 @@ class Agent:
             reason = f"{flow.trouble or 'nothing heard'} for {limit_s:g} s"
         except LOSSES as error:
             reason = str(error) or type(error).__name__
-        pause_s = None if reason else pause(flow.heard, self._cut)
-        await self._send(agent_messages.Report(flow=flow.name, alive=not reason, pause_s=pause_s, reason=reason))
+        pause_s = None if reason else longest_silence(flow.heard, self._cut)
+        await self._send(agent_messages.FlowReport(flow=flow.name, alive=not reason, pause_s=pause_s, reason=reason))
 
 
 OPERATIONS: dict[str, Callable[..., Awaitable[None]]] = {
@@ -129,7 +129,7 @@ OPERATIONS: dict[str, Callable[..., Awaitable[None]]] = {
 
 
 async def main(host: str) -> None:
-    """Run until the lab closes our input."""
+    """Run until the lab closes the standard input."""
     output = trio.lowlevel.FdStream(sys.stdout.fileno())
     one_at_a_time = trio.Lock()
 
@@ -141,7 +141,7 @@ async def main(host: str) -> None:
         agent = Agent(host, nursery, send)
         async for line in lines(trio.lowlevel.FdStream(sys.stdin.fileno())):
             command = agent_messages.decode(line.encode())
-            assert isinstance(command, agent_messages.Command)
+            assert isinstance(command, agent_messages.AgentCommand)
             await agent.carry_out(command)
         nursery.cancel_scope.cancel()
 

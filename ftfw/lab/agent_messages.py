@@ -1,6 +1,6 @@
 """The protocol between the lab and its agents: JSON lines over the agent's standard input and output.
 
-One command at a time; the agent answers with any number of reports and one `Done`.
+One command at a time; the agent answers with any number of reports and one `CommandDone`.
 """
 
 import json
@@ -8,21 +8,21 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
-class WireError(Exception):
-    """A line that is none of this protocol."""
+class AgentMessageError(Exception):
+    """A line is not a message of this protocol."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Command:
-    """What an agent is to do; `operation` is one of agent.OPERATIONS."""
+class AgentCommand:
+    """Tells an agent to do something; `operation` is a key of agent.OPERATIONS."""
 
     operation: str
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
-    """How one flow went through one phase."""
+class FlowReport:
+    """Tells how one flow went through one phase."""
 
     flow: str
     alive: bool
@@ -31,17 +31,17 @@ class Report:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Done:
-    """The end of a command; an error says why it could not be carried out."""
+class CommandDone:
+    """Ends the answers to a command; an error says why the agent could not carry it out."""
 
     error: str = ""
 
 
-Message = Command | Report | Done
-_KINDS: dict[str, type[Command] | type[Report] | type[Done]] = {
-    "command": Command,
-    "report": Report,
-    "done": Done,
+Message = AgentCommand | FlowReport | CommandDone
+_KINDS: dict[str, type[AgentCommand] | type[FlowReport] | type[CommandDone]] = {
+    "command": AgentCommand,
+    "report": FlowReport,
+    "done": CommandDone,
 }
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 
@@ -52,9 +52,9 @@ def encode(message: Message) -> bytes:
 
 
 def decode(line: bytes) -> Message:
-    """Return the message of one line; WireError for anything else."""
+    """Return the message in one line. Raises AgentMessageError if the line is not one."""
     try:
         fields = json.loads(line)
         return _KINDS[fields.pop("kind")](**fields)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise WireError(f"not a message of the lab: {line[:200]!r}") from error
+        raise AgentMessageError(f"not a message of the lab: {line[:200]!r}") from error

@@ -1,4 +1,4 @@
-"""One run of the lab: build, open every flow, take over there and back, judge."""
+"""One run of the lab: build it, open every flow, take over there and back, and judge the flows."""
 
 import fnmatch
 import json
@@ -10,115 +10,122 @@ from pathlib import Path
 
 import trio
 
-from ftfw.lab import agent_messages, plan
-from ftfw.lab.daemons import Daemon
+from ftfw.lab import topology
+from ftfw.lab.agent_client import AgentClient, running_agent
+from ftfw.lab.agent_messages import FlowReport
 from ftfw.lab.flows import catalogue
-from ftfw.lab.flows.flow_base import Flow
-from ftfw.lab.host import Host, LabError
-from ftfw.lab.judge import Outcome, Row, Verdict, lost
-from ftfw.lab.remote import Remote, agent
-from ftfw.lab.servers import real_servers
-from ftfw.lab.site import FLOWTABLE_RULES, Site
+from ftfw.lab.flows.flow_base import LabFlow
+from ftfw.lab.lab_host import Host, LabError
+from ftfw.lab.lab_site import FLOWTABLE_RULES, Site
+from ftfw.lab.real_servers import real_servers
+from ftfw.lab.replication_daemons import ReplicationDaemon
+from ftfw.lab.verdicts import Outcome, Row, Verdict, lost
 
 RULES = Path(__file__).with_name("lab.nft").read_text()
 TAKEOVERS = 2
-OPEN_LIMIT_S, ARM_LIMIT_S, PROVE_LIMIT_S = 20.0, 10.0, 10.0  # in namespaces; elsewhere times the site's patience
+OPEN_LIMIT_S, ARM_LIMIT_S, PROVE_LIMIT_S = 20.0, 10.0, 10.0  # in namespaces; multiplied by the site's patience
 ERROR_COUNTERS = ("TcpOutRsts", "IcmpOutDestUnreachs", "Icmp6OutDestUnreachs")
 QUIET_S = 0.5
-"""What idle flows have of idleness before a takeover."""
+"""Seconds in which idle flows are idle before a takeover."""
 
 
 @dataclass(kw_only=True)
 class Takeover:
-    """One takeover in figures."""
+    """Figures of one takeover."""
 
     failed: str
     successor: str
     promote_s: float
     seconds: float
-    """From the cut until the addresses have moved and promote has returned."""
+    """Seconds from the cut until the addresses have moved and promote has returned."""
     errors_answered: int = 0
-    """Packets that the successor answered with RST or an ICMP error: late state would show there."""
+    """Packets that the successor answered with RST or an ICMP error, which a state that comes too late would cause."""
     account: str = ""
-    """What the daemon says about its commit."""
+    """The daemon's own report on its commit."""
 
 
 @dataclass(kw_only=True)
 class Run:
-    """What a run is asked to do and what came of it."""
+    """Parameters and results of one run."""
 
     site: str
     daemon: str
     mode: str
     rows: list[Row]
     kernels: dict[str, str] = field(default_factory=dict)
-    """What each firewall runs."""
+    """Kernel release of each firewall, by its name."""
     takeovers: list[Takeover] = field(default_factory=list)
     seconds: float = 0.0
 
 
 class Observer:
-    """Is told what happens, as it happens. This one only keeps the results."""
+    """Receives each event of the runs when it happens. This base class only keeps the finished runs."""
 
     def __init__(self) -> None:
         self.runs: list[Run] = []
         self.standing = False
 
     def step(self, text: str) -> None:
-        """Tell what begins."""
+        """Report that a step of that description begins."""
 
     def took_over(self, run: Run) -> None:
-        """Tell that a takeover has been judged."""
+        """Report that the last takeover of the run has been judged."""
 
     def row(self, row: Row) -> None:
-        """Tell that something has been learned about a flow."""
+        """Report that the row of a flow has changed."""
 
     def finished(self, run: Run) -> None:
-        """Tell that everything is known."""
+        """Report that the run is complete."""
         self.runs.append(run)
 
     def kept(self, commands: Sequence[str], failure: str) -> None:  # noqa: ARG002
-        """Tell that the lab still stands, the commands that lead into it, and why the run failed if it did."""
+        """Report that the lab is kept: the commands that lead into it, and the failure of the run or an empty text."""
         self.standing = True
 
 
 @dataclass(kw_only=True)
 class Lab:
-    """The lab while it stands."""
+    """The parts of a lab that is built."""
 
     site: Site
-    daemon: Daemon
-    remotes: dict[str, Remote]
+    daemon: ReplicationDaemon
+    agents: dict[str, AgentClient]
     run: Run
     observer: Observer
-    flows: dict[str, Flow]
+    flows: dict[str, LabFlow]
 
     def firewall(self, name: str) -> Host:
-        """Return a firewall."""
+        """Return the firewall of that name."""
         return self.site.hosts[name]
 
     def living(self) -> list[Row]:
-        """Return the rows still worth trying."""
+        """Return the rows of the flows that have not been lost."""
         return [row for row in self.run.rows if row.living]
 
-    async def phase(self, operation: str, limit_s: float, note: Callable[[Row, agent_messages.Report], None]) -> None:
-        """Have all agents take their living flows through a phase, and note each report as it comes."""
+    async def phase(self, operation: str, limit_s: float, note: Callable[[Row, FlowReport], None]) -> None:
+        """Have all agents take their living flows through a phase, and call `note` with each report when it comes.
+
+        `limit_s` is the time limit of each flow in namespaces.
+        """
         rows = {row.name: row for row in self.living()}
 
         async def one(host: str) -> None:
             names = [name for name in rows if self.flows[name].near == host]
             limit = limit_s * self.site.patience
-            async for report in self.remotes[host].reports(operation, flows=names, limit_s=limit):
+            async for report in self.agents[host].reports(operation, flows=names, limit_s=limit):
                 note(rows[report.flow], report)
                 self.observer.row(rows[report.flow])
 
         async with trio.open_nursery() as nursery:
-            for host in (plan.CLIENT, plan.SERVER):
+            for host in (topology.CLIENT, topology.SERVER):
                 nursery.start_soon(one, host)
 
 
-def select(pattern: str, *, flowtables: bool = False) -> list[Flow]:
-    """Return the flows whose name matches, those that need a flowtable only if there is one; LabError if none does."""
+def select_flows(pattern: str, *, flowtables: bool = False) -> list[LabFlow]:
+    """Return the flows whose name matches the pattern; with `flowtables`, also those that need a flowtable.
+
+    Raises LabError if no name matches.
+    """
     chosen = [
         flow
         for flow in catalogue()
@@ -131,45 +138,46 @@ def select(pattern: str, *, flowtables: bool = False) -> list[Flow]:
 
 @dataclass(frozen=True, kw_only=True)
 class Keep:
-    """That a lab is to stay after its run."""
+    """Tells a run to keep its lab afterwards."""
 
     released: trio.Event
-    """Set when it may go."""
+    """Set when the lab may be removed."""
     failed_only: bool
-    """Only if the run could not be finished, or lost a flow."""
+    """Keep the lab only if the run broke off or lost a flow."""
 
 
 async def run_lab(
     *,
-    name: str,
-    place: AbstractAsyncContextManager[Site],
-    daemon: type[Daemon],
+    site_name: str,
+    site: AbstractAsyncContextManager[Site],
+    daemon: type[ReplicationDaemon],
     mode: str,
     observer: Observer,
     only: str = "*",
     keep: Keep | None = None,
 ) -> Run:
-    """Run the lab once, at the place of that name; LabError if it cannot be built.
+    """Run the lab once and return the results; everything is removed when this returns or raises.
 
-    Everything is removed when this returns or raises.
+    `site` builds the lab, `site_name` names it in the results. `only` is a pattern of flow names.
+    Raises LabError if the lab cannot be built.
     """
     begun = time.monotonic()
-    select(only, flowtables=True)
-    run = Run(site=name, daemon=daemon.name, mode=mode, rows=[])
+    select_flows(only, flowtables=True)
+    run = Run(site=site_name, daemon=daemon.name, mode=mode, rows=[])
     async with AsyncExitStack() as stack:
         observer.step("building client, server and two firewalls")
-        site = await stack.enter_async_context(place)
+        built = await stack.enter_async_context(site)
         try:
-            await _play(await _built(stack, site, daemon(mode, site.patience), run, only=only, observer=observer))
+            await _play(await _start_all(stack, built, daemon(mode, built.patience), run, only=only, observer=observer))
             run.seconds = time.monotonic() - begun
             observer.finished(run)
         except Exception as error:
             if keep is not None:
-                observer.kept(await site.describe(), str(first_of(error)) or repr(error))
+                observer.kept(await built.describe(), str(first_of(error)) or repr(error))
                 await keep.released.wait()
             raise
         if keep is not None and (lost(run.rows) or not keep.failed_only):
-            observer.kept(await site.describe(), "")
+            observer.kept(await built.describe(), "")
             await keep.released.wait()
     return run
 
@@ -182,9 +190,9 @@ def first_of(error: BaseException) -> BaseException:
 
 
 async def _play(lab: Lab) -> None:
-    """Take the lab through both takeovers."""
+    """Take the lab through both takeovers, as long as a flow lives."""
     await _open(lab)
-    active, backup = plan.FIREWALLS
+    active, backup = topology.FIREWALLS
     await _arm(lab, active, backup)
     await _take_over(lab, active, backup)
     if lab.living():
@@ -194,23 +202,25 @@ async def _play(lab: Lab) -> None:
         await _take_over(lab, active, backup)
 
 
-async def _built(stack: AsyncExitStack, site: Site, daemon: Daemon, run: Run, *, only: str, observer: Observer) -> Lab:
-    """Start everything up to daemons and servers, which `stack` ends; the first firewall is active."""
+async def _start_all(
+    stack: AsyncExitStack, site: Site, daemon: ReplicationDaemon, run: Run, *, only: str, observer: Observer
+) -> Lab:
+    """Start agents, servers and daemons, which `stack` ends, and return the lab; the first firewall is active."""
     stack.push_async_callback(_shielded, daemon.kill_all)
-    firewalls = tuple(site.hosts[name] for name in plan.FIREWALLS)
-    flows = select(only, flowtables=bool(site.flowtables))
+    firewalls = tuple(site.hosts[name] for name in topology.FIREWALLS)
+    flows = select_flows(only, flowtables=bool(site.flowtables))
     run.rows = [Row(name=flow.name, title=flow.title, takeovers=TAKEOVERS) for flow in flows]
     run.kernels = {host.name: (await host.run("uname", "-r")).strip() for host in firewalls}
     for host in firewalls:
         await site.add_rules(host.name, site.missing_rules + RULES)
         await _offload(site, host)
-    agents = [host for host in site.hosts.values() if host not in firewalls or not daemon.own_addresses]
-    remotes = {host.name: await stack.enter_async_context(agent(host)) for host in agents}
+    with_agent = [host for host in site.hosts.values() if host not in firewalls or not daemon.own_addresses]
+    agents = {host.name: await stack.enter_async_context(running_agent(host)) for host in with_agent}
     if not daemon.own_addresses:
-        await remotes[plan.FIREWALLS[0]].do("adopt")
-    for name in (plan.CLIENT, plan.SERVER):
-        await remotes[name].do("publish")
-        await remotes[name].do("serve")
+        await agents[topology.FIREWALLS[0]].do("adopt")
+    for name in (topology.CLIENT, topology.SERVER):
+        await agents[name].do("publish")
+        await agents[name].do("serve")
     await stack.enter_async_context(real_servers(site.hosts, site.patience))
     observer.step(f"starting {daemon.name} on both firewalls" if daemon.name != "none" else "no daemon")
     await daemon.prepare(firewalls)
@@ -219,7 +229,7 @@ async def _built(stack: AsyncExitStack, site: Site, daemon: Daemon, run: Run, *,
     return Lab(
         site=site,
         daemon=daemon,
-        remotes=remotes,
+        agents=agents,
         run=run,
         observer=observer,
         flows={flow.name: flow for flow in flows},
@@ -227,7 +237,7 @@ async def _built(stack: AsyncExitStack, site: Site, daemon: Daemon, run: Run, *,
 
 
 async def _offload(site: Site, host: Host) -> None:
-    """Have a firewall's kernel offload the flows that are for it; a flowtable names interfaces, so not at its boot."""
+    """Add the flowtable to a firewall that has one. Not at its boot: a flowtable needs its interfaces to be there."""
     if host.name in site.flowtables:
         await host.run("nft", "-f", "-", stdin=FLOWTABLE_RULES)
 
@@ -238,30 +248,30 @@ async def _shielded(work: Callable[[], Awaitable[None]]) -> None:
 
 
 async def _open(lab: Lab) -> None:
-    """Open all flows; from then on neither firewall lets a new one begin, only what is related."""
+    """Open all flows; from then on both firewalls accept no new flows except related ones."""
     lab.observer.step(f"opening {len(lab.run.rows)} flows")
 
-    def note(row: Row, report: agent_messages.Report) -> None:
+    def note(row: Row, report: FlowReport) -> None:
         row.broken = report.reason
 
     await lab.phase("open", OPEN_LIMIT_S, note)
-    for name in plan.FIREWALLS:
+    for name in topology.FIREWALLS:
         await lab.site.add_rules(name, "flush chain inet house new\n")
 
 
 async def _arm(lab: Lab, active: str, backup: str) -> None:
-    def note(row: Row, report: agent_messages.Report) -> None:
+    def note(row: Row, report: FlowReport) -> None:
         if not report.alive:
             row.broken = f"before the takeover: {report.reason}"
 
     await lab.phase("arm", ARM_LIMIT_S, note)
-    await _see_offloaded(lab, active)
+    await _check_offloaded(lab, active)
     await lab.daemon.synced(lab.firewall(active), lab.firewall(backup))
     await trio.sleep(QUIET_S)
 
 
-async def _see_offloaded(lab: Lab, active: str) -> None:
-    """What is meant to be in the active's flowtable has to be there."""
+async def _check_offloaded(lab: Lab, active: str) -> None:
+    """Check that the flows for the active's flowtable are in it; mark those that are not as broken."""
     rows = [row for row in lab.living() if lab.flows[row.name].offloaded_source]
     if not rows or active not in lab.site.flowtables:
         return
@@ -273,13 +283,13 @@ async def _see_offloaded(lab: Lab, active: str) -> None:
 
 
 async def _take_over(lab: Lab, active: str, backup: str) -> None:
-    """Let the backup take over and see who lives."""
+    """Let the backup take over, and record which flows survive."""
     lab.observer.step(f"takeover {len(lab.run.takeovers) + 1}: {active} is cut off, {backup} takes over")
     answered_before = await _errors_answered(lab.firewall(backup))
     takeover = await _switch(lab, active, backup)
     lab.run.takeovers.append(takeover)
 
-    def note(row: Row, report: agent_messages.Report) -> None:
+    def note(row: Row, report: FlowReport) -> None:
         verdict = Verdict.SURVIVED if report.alive else Verdict.LOST
         row.outcomes.append(Outcome(verdict=verdict, pause_s=report.pause_s, reason=report.reason))
 
@@ -290,27 +300,27 @@ async def _take_over(lab: Lab, active: str, backup: str) -> None:
 
 
 async def _switch(lab: Lab, active: str, backup: str) -> Takeover:
-    """Cut the active off, and see the other one take its place."""
-    for host in (plan.CLIENT, plan.SERVER):
-        await lab.remotes[host].do("cut")
+    """Cut the active off, and wait until the backup has taken its place."""
+    for host in (topology.CLIENT, topology.SERVER):
+        await lab.agents[host].do("cut")
     begun = time.monotonic()
     await lab.site.cut(active)
     await lab.daemon.kill(lab.firewall(active))
-    promote_s = await lab.daemon.take_over(lab.firewall(backup), lambda: lab.remotes[backup].do("adopt"))
+    promote_s = await lab.daemon.take_over(lab.firewall(backup), lambda: lab.agents[backup].do("adopt"))
     return Takeover(failed=active, successor=backup, promote_s=promote_s, seconds=time.monotonic() - begun)
 
 
 async def _errors_answered(host: Host) -> int:
-    """Return how many packets that host has answered with an error so far."""
+    """Return the number of packets that the host has answered with an error so far."""
     counters = json.loads(await host.run("nstat", "-asjz", *ERROR_COUNTERS))
     return sum(counters["kernel"].values())
 
 
 async def _revive(lab: Lab, name: str) -> None:
-    """Bring the failed firewall back as the backup. Its kernel still has the table of its own days."""
+    """Bring the failed firewall back as the backup. In namespaces its kernel still has its old table."""
     lab.observer.step(f"{name} comes back as the backup")
     if not lab.daemon.own_addresses:
-        await lab.remotes[name].do("release")
+        await lab.agents[name].do("release")
     await lab.site.heal(name)
     await _offload(lab.site, lab.firewall(name))
     await lab.daemon.start(lab.firewall(name), "backup")

@@ -1,6 +1,6 @@
-"""Output: the table for people, row by row as it grows, and JSON for machines."""
+"""Output of the lab: a table that is printed row by row, and JSON."""
 
-# What the methods promise stands at Observer.
+# Observer describes what the methods promise.
 # ruff: noqa: D102
 
 import json
@@ -13,16 +13,16 @@ from rich.console import Console
 from rich.text import Text
 
 from ftfw.lab.failover_run import Observer, Run
-from ftfw.lab.judge import Outcome, Row, Verdict, lost
+from ftfw.lab.verdicts import Outcome, Row, Verdict, lost
 
 
 def cell(outcome: Outcome) -> str:
-    """Return how long a flow stood still at one takeover."""
+    """Return the pause of a flow at one takeover as text; empty if there is none."""
     return "" if outcome.pause_s is None else f"{outcome.pause_s:.2f} s"
 
 
 def line(row: Row) -> Text:
-    """Return one row of the table; a lost flow has its reason instead of the pauses."""
+    """Return one row of the table; a lost flow has its reason in place of the pauses."""
     verdict = Verdict.SURVIVED if row.survived else Verdict.LOST
     text = Text(f"{row.name:<26} {row.title:<58} ")
     text.append(f"{verdict:<9}", style="green" if row.survived else "bold red")
@@ -35,12 +35,12 @@ def line(row: Row) -> Text:
 
 
 def heading() -> Text:
-    """Return the table's head: `there` and `back` are the pauses at the two takeovers."""
+    """Return the heading of the table: `there` and `back` are the pauses at the two takeovers."""
     return Text(f"{'flow':<26} {'what it is':<58} {'verdict':<9}{'there':>8}{'back':>8}", style="bold")
 
 
-def account(run: Run) -> str:
-    """Return the last takeover in figures."""
+def takeover_figures(run: Run) -> str:
+    """Return the figures of the last takeover in one line."""
     takeover = run.takeovers[-1]
     parts = [
         f"{sum(row.living for row in run.rows)} of {len(run.rows)} flows live on",
@@ -51,7 +51,7 @@ def account(run: Run) -> str:
 
 
 def summary(run: Run) -> Text:
-    """Return the table's foot."""
+    """Return the last line of the table."""
     missing = len(lost(run.rows))
     kernels = ", ".join(f"{name} on Linux {version}" for name, version in run.kernels.items())
     text = Text() if run.site == "namespaces" else Text(f"{run.site}, {kernels}: ")
@@ -64,7 +64,7 @@ def summary(run: Run) -> Text:
 
 
 def as_dict(run: Run) -> dict[str, Any]:
-    """Return a run as plain data."""
+    """Return a run as data for JSON."""
     rows = [asdict(row) | {"survived": row.survived, "reason": row.reason} for row in run.rows]
     return asdict(run) | {
         "rows": rows,
@@ -74,18 +74,18 @@ def as_dict(run: Run) -> dict[str, Any]:
 
 
 def as_json(runs: Sequence[Run]) -> str:
-    """Return runs as JSON."""
+    """Return the runs as JSON text."""
     return json.dumps({"runs": [as_dict(run) for run in runs]}, indent=2)
 
 
 def way_in(commands: Sequence[str], failure: str) -> str:
-    """Return what is said of a lab that still stands."""
+    """Return the text for a lab that is kept: the failure, if any, and the commands that lead into the hosts."""
     lines = [f"The run failed: {failure}"] if failure else []
     return "\n".join([*lines, "The lab stands until Ctrl-C. Look around with:", *(f"  {each}" for each in commands)])
 
 
 class Printer(Observer):
-    """Prints steps and rows as they come; a row once nothing more will be learned about it."""
+    """Prints steps when they begin, and each row when its result is final."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class Printer(Observer):
         self._console.print(Text(f"· {text}", style="cyan"), soft_wrap=True)
 
     def took_over(self, run: Run) -> None:
-        self.step(account(run))
+        self.step(takeover_figures(run))
 
     def row(self, row: Row) -> None:
         if not row.settled:
@@ -117,19 +117,19 @@ class Printer(Observer):
 
 
 class JsonPrinter(Observer):
-    """Prints all runs as JSON, once nothing more will be learned, and nothing else to standard output."""
+    """Prints all runs as JSON after the last one, and nothing else to standard output."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._told = False
+        self._printed = False
 
     def kept(self, commands: Sequence[str], failure: str) -> None:
         super().kept(commands, failure)
-        self.tell()
+        self.print_runs()
         click.echo(way_in(commands, failure), err=True)
 
-    def tell(self) -> None:
-        """Print what was learned, unless that was done."""
-        if not self._told:
-            self._told = True
+    def print_runs(self) -> None:
+        """Print the runs, unless they have been printed."""
+        if not self._printed:
+            self._printed = True
             click.echo(as_json(self.runs))

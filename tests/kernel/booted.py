@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ftfw.control import server
-from ftfw.lab.sites import cgroup
 from tests.kernel.pair import LIMIT_S, Node, run, until
+from vagrant.vm_lab import control_groups
 
 ROOT = Path(__file__).parents[2]
 # What the tests run on may lie in a home, which the unit does not see.
@@ -127,7 +127,7 @@ def booted(node: Node, places: Mapping[Path, str] = PLACES) -> Iterator[Machine]
     with console.open("wb") as written:
         container = subprocess.Popen(
             [
-                *cgroup.entering(name),
+                *control_groups.entering(name),
                 *("unshare", "--mount", "sh", "-c", BOOT, "boot", str(top)),
                 *(
                     "--quiet",
@@ -156,7 +156,7 @@ def booted(node: Node, places: Mapping[Path, str] = PLACES) -> Iterator[Machine]
             container.wait(LIMIT_S)
         container.kill()
         container.wait()
-        until(lambda: cgroup.remove(name), "nothing is left in its control group")
+        until(lambda: control_groups.remove(name), "nothing is left in its control group")
 
 
 def _children(pid: int) -> list[int]:

@@ -15,10 +15,10 @@ from tempfile import TemporaryDirectory
 
 import trio
 
-from ftfw.lab import plan
-from ftfw.lab.remote import Remote, agent
-from ftfw.lab.servers import real_servers
-from ftfw.lab.sites.netns import NetnsHost
+from ftfw.lab import topology
+from ftfw.lab.agent_client import AgentClient, running_agent
+from ftfw.lab.namespaces import NamespaceHost
+from ftfw.lab.real_servers import real_servers
 from tests.kernel.crowd import inject_many
 from tests.kernel.pair import run, until
 from tests.kernel.talk import State
@@ -66,7 +66,7 @@ class World:
     """The firewalls, and what goes on between client and server."""
 
     def __init__(
-        self, both: tuple[Router, Router], client: Remote, talk: "subprocess.Popen[str]", flows: Sequence[str]
+        self, both: tuple[Router, Router], client: AgentClient, talk: "subprocess.Popen[str]", flows: Sequence[str]
     ) -> None:
         self.both = both
         self._client = client
@@ -186,15 +186,15 @@ async def world(
         both = stack.enter_context(routers(workdir, mode=mode, keepalived=keys))
         for router in both:
             router.configure(*edits)
-            router.node.exec("sysctl", "-qw", *_settings(plan.SYSCTLS_FIREWALL | LOUD | PATIENT))
+            router.node.exec("sysctl", "-qw", *_settings(topology.SYSCTLS_FIREWALL | LOUD | PATIENT))
             router.node.nft(RULES)
         folder = stack.enter_context(_readable_folder())
         hosts = {
             name: stack.enter_context(_host(both[0], name, interface, folder / name))
-            for name, interface in ((plan.CLIENT, plan.LAN), (plan.SERVER, plan.WAN))
+            for name, interface in ((topology.CLIENT, topology.LAN), (topology.SERVER, topology.WAN))
         }
         start(*both, daemon=daemon)
-        client, server = [await stack.enter_async_context(agent(host)) for host in hosts.values()]
+        client, server = [await stack.enter_async_context(running_agent(host)) for host in hosts.values()]
         for remote in (client, server):
             await remote.do("publish")
             await remote.do("serve")
@@ -205,7 +205,7 @@ async def world(
         for operation in ("open", "arm"):
             lost = await made.phase(operation)
             assert not lost, lost
-        forwarded = both[0].node.exec("conntrack", "-L").stdout.count(f"dst={plan.SERVER4}")
+        forwarded = both[0].node.exec("conntrack", "-L").stdout.count(f"dst={topology.SERVER4}")
         both[0].node.inside(partial(trio.run, partial(inject_many, crowd, lasting_s=CROWD_LASTS_S)))
         if daemon:
             holds(both[1], crowd + forwarded)
@@ -237,14 +237,14 @@ def _talk(namespaces: Sequence[str]) -> Iterator["subprocess.Popen[str]"]:
 
 
 @contextmanager
-def _host(router: Router, name: str, interface: str, folder: Path) -> Iterator[NetnsHost]:
+def _host(router: Router, name: str, interface: str, folder: Path) -> Iterator[NamespaceHost]:
     """One of the lab's hosts, plugged into one of the bridges."""
     switch, namespace = (router.node.namespace.replace(router.node.name, other) for other in ("switch", name))
     folder.mkdir()
     with ExitStack() as stack:
         run("ip", "netns", "add", namespace)
         stack.callback(run, "ip", "netns", "delete", namespace)
-        run("ip", "netns", "exec", namespace, "sysctl", "-qw", *_settings(plan.SYSCTLS_HOST | LOUD))
+        run("ip", "netns", "exec", namespace, "sysctl", "-qw", *_settings(topology.SYSCTLS_HOST | LOUD))
         run(
             *("ip", "link", "add", interface, "netns", namespace, "type", "veth"),
             *("peer", "name", name, "netns", switch),
@@ -252,10 +252,10 @@ def _host(router: Router, name: str, interface: str, folder: Path) -> Iterator[N
         run("ip", "-netns", switch, "link", "set", name, "master", interface, "up")
         run("ip", "-netns", namespace, "link", "set", "lo", "up")
         run("ip", "-netns", namespace, "link", "set", interface, "up")
-        for address in plan.ADDRESSES[name][interface]:
+        for address in topology.ADDRESSES[name][interface]:
             run("ip", "-netns", namespace, "address", "add", address, "dev", interface)
         run("ip", "-netns", namespace, "route", "add", "default", "via", VIRTUAL[interface])
-        yield NetnsHost(name, namespace, folder)
+        yield NamespaceHost(name, namespace, folder)
 
 
 def _settings(sysctls: dict[str, str]) -> list[str]:

@@ -14,12 +14,14 @@ import trio
 
 from ftfw.kernel import create, flow_entry, uapi
 from ftfw.kernel.attributes import BODY, MESSAGE_SIZE, message, pack, split
-from ftfw.lab import failover_run, plan
+from ftfw.lab import failover_run, topology
+from ftfw.lab.agent_client import AgentClient, running_agent
 from ftfw.lab.flows import catalogue
-from ftfw.lab.host import Host
-from ftfw.lab.remote import Remote, agent
-from ftfw.lab.servers import real_servers
-from ftfw.lab.sites import netns
+from ftfw.lab.lab_host import Host
+from ftfw.lab.namespace_site import NamespaceSite
+from ftfw.lab.namespaces import SWITCH
+from ftfw.lab.namespaces import network as lab_network
+from ftfw.lab.real_servers import real_servers
 from tests.simulation.gate import Gate
 from tests.simulation.recording import Recording
 
@@ -41,7 +43,7 @@ class Scene:
     gate: Gate
     client: Host
     firewall: Host
-    remotes: dict[str, Remote]
+    remotes: dict[str, AgentClient]
 
     async def flows(self, *names: str, phases: Sequence[str] = ("open", "arm", "prove")) -> None:
         """Take flows of the lab through their phases; those of the last call end when the next one opens others."""
@@ -94,7 +96,7 @@ async def ftp(scene: Scene) -> None:
     await scene.flows("ftp-eprt-pending-v4-snat", "ftp-pasv-pending-v4", phases=("open", "arm"))
     await scene.command("conntrack", "-F", "expect")
     await scene.flows("ftp-port-pending-v4", "ftp-port-pending-v4-zone", phases=("open", "arm"))
-    await scene.command("conntrack", "-D", "-s", plan.PLAIN4)
+    await scene.command("conntrack", "-D", "-s", topology.PLAIN4)
 
 
 async def mixed(scene: Scene) -> None:
@@ -107,11 +109,11 @@ async def mixed(scene: Scene) -> None:
         *("tftp-pending-v4-snat", "tftp-transfer-v4-snat", "tftp-transfer-v4-zone"),
         phases=("open",),
     )
-    udp = ("-p", "udp", "-s", plan.PLAIN4, "--orig-port-dst", str(plan.SPEAK_PORT))
-    await scene.command("conntrack", "-U", "-p", "tcp", "-s", plan.PLAIN4, "--mark", "5")
+    udp = ("-p", "udp", "-s", topology.PLAIN4, "--orig-port-dst", str(topology.SPEAK_PORT))
+    await scene.command("conntrack", "-U", "-p", "tcp", "-s", topology.PLAIN4, "--mark", "5")
     await scene.command("conntrack", "-U", *udp, "--mark", "9")
     await scene.command("conntrack", "-U", *udp, "--mark", "0")
-    await scene.command("conntrack", "-U", "-f", "ipv6", "-p", "tcp", "-s", plan.PLAIN6, "--timeout", "77")
+    await scene.command("conntrack", "-U", "-f", "ipv6", "-p", "tcp", "-s", topology.PLAIN6, "--timeout", "77")
     await scene.command("nft", "insert rule inet house forward ct label set 5")
     await scene.flows("tcp-idle-v4-mark", "tcp-idle-v4", phases=("open", "prove"))
     await scene.command("nft", "flush", "chain", "inet", "house", "helpers")
@@ -124,15 +126,15 @@ async def mixed(scene: Scene) -> None:
 async def churn(scene: Scene) -> None:
     """Short flows that begin and end, some under a tuple that was used just before."""
     await scene.client.run("sysctl", "-q", "-w", "net.ipv4.tcp_max_tw_buckets=0")  # its ports are free again at once
-    fetch = ("curl", "-s", "--interface", plan.SNAT4, f"http://{plan.SERVER4}/{plan.SMALL_FILE}")
-    query = ("dig", "+short", "+tries=1", "+time=1", f"@{plan.SERVER4}", plan.DNS_NAME)
+    fetch = ("curl", "-s", "--interface", topology.SNAT4, f"http://{topology.SERVER4}/{topology.SMALL_FILE}")
+    query = ("dig", "+short", "+tries=1", "+time=1", f"@{topology.SERVER4}", topology.DNS_NAME)
     for number in range(20):
         port = 42000 + number % 6
         await scene.client.run(*fetch, "--local-port", str(port))
-        await scene.client.run(*query, "-b", f"{plan.PLAIN4}#{port}")
-        await scene.client.run("ping", "-n", "-c", "1", "-W", "1", "-I", plan.SNAT4, plan.SERVER4)
+        await scene.client.run(*query, "-b", f"{topology.PLAIN4}#{port}")
+        await scene.client.run("ping", "-n", "-c", "1", "-W", "1", "-I", topology.SNAT4, topology.SERVER4)
         if number % 6 == 5:
-            await scene.command("conntrack", "-D", "-p", "tcp", "-s", plan.SNAT4)
+            await scene.command("conntrack", "-D", "-p", "tcp", "-s", topology.SNAT4)
         elif number % 6 == 2:
             await scene.command("conntrack", "-F")
 
@@ -144,17 +146,17 @@ SCRIPTS: dict[str, Callable[[Scene], Awaitable[None]]] = {each.__name__: each fo
 async def scene() -> AsyncIterator[Scene]:
     """Build the lab with one firewall, whose packets pass the gate."""
     async with AsyncExitStack() as stack:
-        network = await stack.enter_async_context(netns.network())
-        site = netns.NetnsSite(network)
+        network = await stack.enter_async_context(lab_network())
+        site = NamespaceSite(network)
         await site.build()
-        firewall = site.hosts[plan.FW1]
-        await site.add_rules(plan.FW1, site.missing_rules + failover_run.RULES)
+        firewall = site.hosts[topology.FW1]
+        await site.add_rules(topology.FW1, site.missing_rules + failover_run.RULES)
         await firewall.run("sysctl", "-q", "-w", *(f"net.netfilter.nf_conntrack_{k}={v}" for k, v in SYSCTLS.items()))
         lab, pairs = Path(firewall.workdir).parent.name, []
-        for segment in (plan.LAN, plan.WAN):
-            near, far = f"{plan.FW1}-{segment}", f"gate-{segment}"
+        for segment in (topology.LAN, topology.WAN):
+            near, far = f"{topology.FW1}-{segment}", f"gate-{segment}"
             await network.batch(
-                netns.SWITCH,
+                SWITCH,
                 [
                     f"link set {near} nomaster promisc on",
                     f"link add {far} type veth peer name {far}-in",
@@ -163,26 +165,26 @@ async def scene() -> AsyncIterator[Scene]:
                 ],
             )
             pairs.append((near, far))
-        gate = Gate(firewall=f"{lab}-{plan.FW1}", switch=f"{lab}-{netns.SWITCH}", pairs=pairs)
+        gate = Gate(firewall=f"{lab}-{topology.FW1}", switch=f"{lab}-{SWITCH}", pairs=pairs)
         gate.start()
         stack.callback(gate.stop)
         await trio.to_thread.run_sync(gate.ready.wait)
-        adopter = await stack.enter_async_context(agent(firewall))
+        adopter = await stack.enter_async_context(running_agent(firewall))
         await adopter.do("adopt")
         async with AsyncExitStack() as ends:
-            remotes = {name: await ends.enter_async_context(agent(site.hosts[name])) for name in HOSTS}
+            remotes = {name: await ends.enter_async_context(running_agent(site.hosts[name])) for name in HOSTS}
             for remote in remotes.values():
                 await remote.do("publish")
                 await remote.do("serve")
             await stack.enter_async_context(real_servers(site.hosts))
-            yield Scene(gate, site.hosts[plan.CLIENT], firewall, remotes)
+            yield Scene(gate, site.hosts[topology.CLIENT], firewall, remotes)
         with trio.fail_after(END_LIMIT_S):  # the flows' programs have ended
             while gate.table:
                 gate.check()
                 await trio.sleep(0.1)
 
 
-HOSTS = (plan.CLIENT, plan.SERVER)
+HOSTS = (topology.CLIENT, topology.SERVER)
 
 
 async def record(name: str) -> Recording:

@@ -8,7 +8,7 @@ import trio
 
 from ftfw.kernel import expectation, flow_entry, uapi
 from ftfw.kernel.flow_entry import Kind
-from ftfw.lab import plan
+from ftfw.lab import topology
 from tests.simulation import record, recording
 from tests.simulation.kernel import RECORDINGS, ROUNDS, Kernel, KernelDump, prepared, row_of
 from tests.simulation.recording import is_expectation, key_of
@@ -89,7 +89,7 @@ def test_a_dump_has_the_whole_table_flows_first() -> None:
 async def test_a_flow_is_recorded_from_its_first_packet_to_its_end() -> None:
     with trio.fail_after(90):
         async with record.scene() as scene:
-            await scene.client.run("ping", "-n", "-c", "1", "-W", "5", "-I", plan.SNAT4, plan.SERVER4)
+            await scene.client.run("ping", "-n", "-c", "1", "-W", "5", "-I", topology.SNAT4, topology.SERVER4)
             await scene.command("conntrack", "-F")
     steps = [step for step in scene.gate.steps if any(flow_entry.protocol_of(key_of(e)) == 1 for e in step.events)]
     kinds = [flow_entry.parse(event[:8] + bytes(8) + event[16:]).kind for step in steps for event in step.events]

@@ -4,15 +4,12 @@ from pathlib import Path
 import pytest
 
 import ftfw.lab
-from ftfw.lab import plan
-from ftfw.lab.announce import frame
-from ftfw.lab.failover_run import select
+from ftfw.lab import topology
+from ftfw.lab.failover_run import select_flows
 from ftfw.lab.flows import catalogue
 from ftfw.lab.flows.tcp_flows import BLOCK_SIZE, block
 from ftfw.lab.flows.tftp_flows import TFTP_BLOCK_SIZE, content
-from ftfw.lab.host import LabError
-
-MAC = bytes.fromhex("020000000001")
+from ftfw.lab.lab_host import LabError
 
 
 def test_every_flow_has_a_name_of_its_own_that_fits_the_table() -> None:
@@ -21,7 +18,7 @@ def test_every_flow_has_a_name_of_its_own_that_fits_the_table() -> None:
     for flow in flows:
         assert re.fullmatch(r"[a-z0-9-]{1,26}", flow.name)
         assert len(flow.title) <= 58
-        assert flow.near in {plan.CLIENT, plan.SERVER}
+        assert flow.near in {topology.CLIENT, topology.SERVER}
 
 
 def test_ftp_is_tried_in_every_way_and_phase() -> None:
@@ -35,10 +32,10 @@ def test_ftp_is_tried_in_every_way_and_phase() -> None:
             assert {f"ftp-{way}-{phase}-v4-dnat", f"ftp-{way}-{phase}-v4-zone"} <= names
 
 
-def test_only_takes_a_pattern() -> None:
-    assert [row.name for row in select("udp-v4*")] == ["udp-v4", "udp-v4-snat", "udp-v4-zone"]
+def test_flows_are_selected_by_a_pattern() -> None:
+    assert [row.name for row in select_flows("udp-v4*")] == ["udp-v4", "udp-v4-snat", "udp-v4-zone"]
     with pytest.raises(LabError, match="no flow is called 'nonsense'"):
-        select("nonsense")
+        select_flows("nonsense")
 
 
 def test_only_documentation_addresses_are_used() -> None:
@@ -55,24 +52,3 @@ def test_only_documentation_addresses_are_used() -> None:
 def test_the_file_served_by_tftp_is_the_file_served_by_ftp() -> None:
     blocks_each = BLOCK_SIZE // TFTP_BLOCK_SIZE
     assert b"".join(content(number) for number in range(1, 2 * blocks_each + 1)) == block(0) + block(1)
-
-
-def test_gratuitous_arp_names_the_address_as_sender_and_target() -> None:
-    arp = frame(MAC, "192.0.2.1")
-    assert arp[:14] == b"\xff" * 6 + MAC + b"\x08\x06"
-    assert arp[14:22] == bytes.fromhex("0001080006040001")
-    assert arp[22:32] == MAC + bytes([192, 0, 2, 1])
-    assert arp[38:42] == bytes([192, 0, 2, 1])
-
-
-def test_unsolicited_advertisement_overrides_and_its_checksum_holds() -> None:
-    advertisement = frame(MAC, "2001:db8:1::1")
-    assert advertisement[:14] == bytes.fromhex("333300000001") + MAC + b"\x86\xdd"
-    ipv6, message = advertisement[14:54], advertisement[54:]
-    assert ipv6[7] == 255
-    assert message[0] == 136
-    assert message[4] == 0xA0
-    assert message[-8:] == b"\x02\x01" + MAC
-    covered = ipv6[8:40] + len(message).to_bytes(4, "big") + b"\0\0\0\x3a" + message
-    total = sum(int.from_bytes(covered[i : i + 2], "big") for i in range(0, len(covered), 2))
-    assert (total & 0xFFFF) + (total >> 16) == 0xFFFF

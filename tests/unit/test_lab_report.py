@@ -4,8 +4,8 @@ import json
 from rich.console import Console
 
 from ftfw.lab.failover_run import Run, Takeover
-from ftfw.lab.judge import Outcome, Row, Verdict
 from ftfw.lab.lab_report import Printer, as_json, heading, line
+from ftfw.lab.verdicts import Outcome, Row, Verdict
 
 SURVIVOR = Row(
     name="tcp-idle-v4",

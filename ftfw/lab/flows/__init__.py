@@ -1,11 +1,11 @@
 """Every flow of the lab, in the order of the table."""
 
 from ftfw.lab.flows import crowd_flows, ftp_flows, gre_flows, program_flows, tcp_flows, tftp_flows, udp_flows
-from ftfw.lab.flows.flow_base import Flow
+from ftfw.lab.flows.flow_base import LabFlow
 
 
-def catalogue() -> list[Flow]:
-    """Return fresh flows; names are unique."""
+def catalogue() -> list[LabFlow]:
+    """Return a new object for each flow; their names are unique."""
     flows = [
         *tcp_flows.flows(),
         *crowd_flows.flows(),

@@ -1,19 +1,19 @@
-"""Three hundred TCP connections at once."""
+"""One flow that stands for three hundred TCP connections."""
 
-# What the phases promise stands at Flow.
+# LabFlow describes what the methods promise.
 # ruff: noqa: D102, ARG002
 
 import trio
 
-from ftfw.lab import plan
-from ftfw.lab.flows.flow_base import LOSSES, Flow, FlowLostError, connect
+from ftfw.lab import topology
+from ftfw.lab.flows.flow_base import LOSSES, FlowLostError, LabFlow, connect
 from ftfw.lab.flows.tcp_flows import exchange
 
 SIZE = 300
 
 
-class Crowd(Flow):
-    """Many idle connections that all have to answer afterwards; the slowest one tells the pause."""
+class Crowd(LabFlow):
+    """Keeps many idle connections, all of which have to answer after the takeover; the slowest one makes the pause."""
 
     def __init__(self, name: str, title: str) -> None:
         super().__init__(name, title)
@@ -22,7 +22,7 @@ class Crowd(Flow):
 
     async def open(self, nursery: trio.Nursery) -> None:
         for _ in range(SIZE):
-            self._streams.append(await connect(plan.SNAT4, plan.SERVER4, plan.ECHO_PORT))
+            self._streams.append(await connect(topology.SNAT4, topology.SERVER4, topology.ECHO_PORT))
         await self.prove()
 
     async def prove(self) -> None:
@@ -40,10 +40,10 @@ class Crowd(Flow):
             await exchange(stream, b"%d" % number)
             self._answered += 1
         except LOSSES:
-            pass  # counted below
+            pass  # the number of answers tells
         self.trouble = f"{self._answered} of {SIZE} answered"
 
 
-def flows() -> list[Flow]:
-    """Return the one row for all of them."""
+def flows() -> list[LabFlow]:
+    """Return the one flow that stands for all of them."""
     return [Crowd("tcp-300", f"{SIZE} TCP connections at once, IPv4 with SNAT")]

@@ -1,4 +1,4 @@
-"""What every flow is: a conversation with phases, and a record of when something useful was heard."""
+"""The base class of all flows, and socket functions that flows share."""
 
 import socket
 import time
@@ -8,68 +8,68 @@ from ipaddress import ip_address
 
 import trio
 
-from ftfw.lab import plan
+from ftfw.lab import topology
 
 now = time.monotonic
 
 
 class FlowLostError(Exception):
-    """The flow does not live; the message says how that showed."""
+    """The flow is lost; the message tells the symptom."""
 
 
 LOSSES = (FlowLostError, OSError, trio.BrokenResourceError, trio.ClosedResourceError)
-"""What a phase may raise when its flow is lost; anything else is a fault of the lab."""
+"""Errors by which a phase tells that its flow is lost; any other error is a fault of the lab."""
 
 
-class Flow(ABC):
-    """One conversation, run by the agent on the host `near`.
+class LabFlow(ABC):
+    """Runs one flow from the host `near`, and records when it received useful data.
 
-    The lab calls `open` once, then for each takeover `arm` before it and `prove` after it. A phase that
-    raises one of LOSSES, or takes too long, means that the flow is lost. Flows end with their agent.
+    The lab calls `open` once, then `arm` before and `prove` after each takeover. The flow is lost if one of them
+    raises one of LOSSES or takes too long. Flows end when their agent ends.
     """
 
-    near: str = plan.CLIENT
+    near: str = topology.CLIENT
     offloaded_source = ""
-    """Its client's address, if it is meant to be in a flowtable of the active's kernel."""
+    """The source address, if the flow is to be in a flowtable of the active's kernel; otherwise empty."""
 
     def __init__(self, name: str, title: str) -> None:
         self.name = name
         self.title = title
         self.heard: list[float] = []
-        """When something useful came in, by this host's monotonic clock."""
+        """Times at which useful data arrived, in seconds of this host's monotonic clock."""
         self._more = trio.Event()
         self.trouble = ""
-        """What is known to be wrong: the reason given when a phase takes too long."""
+        """The reason that is reported if a phase takes too long; empty if none is known."""
 
     @abstractmethod
     async def open(self, nursery: trio.Nursery) -> None:
-        """Set the conversation up and see it work; what must run on goes into the nursery."""
+        """Begin the flow and wait until it works; tasks that continue afterwards run in the nursery."""
 
     async def arm(self) -> None:
-        """Bring the conversation into the state in which the takeover is to meet it."""
+        """Bring the flow into the state that it is to have at the takeover."""
         return
 
     @abstractmethod
     async def prove(self) -> None:
-        """Return once the conversation has shown that it lives on; called when the takeover is done."""
+        """Return when the flow has shown that it lives on; called after the takeover."""
 
     def hear(self) -> None:
-        """Record that something useful came in."""
+        """Record that useful data has arrived."""
         self.heard.append(now())
         self._more.set()
         self._more = trio.Event()
 
     async def hear_more(self, count: int) -> None:
-        """Wait until `count` more useful messages have come in."""
+        """Wait until `count` more useful messages have arrived."""
         await self.hear_all(len(self.heard) + count)
 
     async def hear_all(self, count: int) -> None:
-        """Wait until `count` useful messages have come in since the beginning."""
+        """Wait until `count` useful messages have arrived since the beginning."""
         while len(self.heard) < count:
             await self._more.wait()
 
     async def watch(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Run background work; when it is lost, `trouble` says why and nothing more is heard."""
+        """Run background work; if it raises one of LOSSES, note the reason in `trouble` and return."""
         try:
             await work()
         except LOSSES as error:
@@ -82,7 +82,7 @@ def family(address: str) -> int:
 
 
 async def connect(source: str, destination: str, port: int) -> trio.SocketStream:
-    """Open a TCP connection from a given address of this host."""
+    """Open a TCP connection from the address `source` of this host. Raises OSError if it cannot be opened."""
     sock = trio.socket.socket(family(destination), socket.SOCK_STREAM)
     try:
         await sock.bind((source, 0))
@@ -94,7 +94,7 @@ async def connect(source: str, destination: str, port: int) -> trio.SocketStream
 
 
 async def receive_exactly(stream: trio.abc.ReceiveStream, size: int) -> bytes:
-    """Return exactly `size` bytes; FlowLostError if the stream ends before."""
+    """Return exactly `size` bytes. Raises FlowLostError if the stream ends before."""
     data = b""
     while len(data) < size:
         piece = await stream.receive_some(size - len(data))

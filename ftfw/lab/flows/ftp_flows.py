@@ -1,6 +1,6 @@
-"""FTP, step by step: every way to open a data connection, met by the takeover in every phase."""
+"""FTP flows: a takeover in each phase of each way to open a data connection."""
 
-# What the phases promise stands at Flow.
+# LabFlow describes what the methods promise.
 # ruff: noqa: D102, ARG002
 
 import itertools
@@ -13,8 +13,8 @@ from typing import Self
 
 import trio
 
-from ftfw.lab import plan
-from ftfw.lab.flows.flow_base import Flow, FlowLostError, connect, family, receive_exactly
+from ftfw.lab import topology
+from ftfw.lab.flows.flow_base import FlowLostError, LabFlow, connect, family, receive_exactly
 from ftfw.lab.flows.program_flows import lines
 from ftfw.lab.flows.tcp_flows import BLOCK_SIZE, block
 
@@ -23,8 +23,8 @@ PASSIVE_REPLY = re.compile(r"\((\d+),(\d+),(\d+),(\d+),(\d+),(\d+)\)")
 EXTENDED_PASSIVE_REPLY = re.compile(r"\(\|\|\|(\d+)\|\)")
 
 
-class Control:
-    """An FTP control connection, already logged in."""
+class FtpControl:
+    """Sends commands and reads replies on an FTP control connection that is logged in."""
 
     def __init__(self, stream: trio.SocketStream, note: Callable[[str], None]) -> None:
         self._stream = stream
@@ -35,8 +35,11 @@ class Control:
 
     @classmethod
     async def login(cls, source: str, destination: str, note: Callable[[str], None]) -> Self:
-        """Connect and log in as the anonymous user; `note` is told what is being waited for."""
-        control = cls(await connect(source, destination, plan.FTP_PORT), note)
+        """Connect, log in as the anonymous user, and return the connection.
+
+        `note` is called with a description of what the connection waits for.
+        """
+        control = cls(await connect(source, destination, topology.FTP_PORT), note)
         await control.reply("220")
         await control.command("USER anonymous", "331")
         await control.command("PASS lab@example", "230")
@@ -44,12 +47,12 @@ class Control:
         return control
 
     async def command(self, line: str, *codes: str) -> str:
-        """Send a command and return its reply, which must have one of the codes."""
+        """Send a command and return its reply. Raises FlowLostError if the reply has none of the codes."""
         await self._stream.send_all(line.encode() + b"\r\n")
         return await self.reply(*codes, to=line)
 
     async def reply(self, *codes: str, to: str = "the connection") -> str:
-        """Return the next reply; FlowLostError if its code is another or the server has hung up."""
+        """Return the next reply. Raises FlowLostError if it has none of the codes, or the server hung up."""
         self._note(f"no FTP reply to {to}")
         while (line := (await anext(self._lines, "")).rstrip("\r")) and line[3:4] == "-":
             pass
@@ -59,23 +62,23 @@ class Control:
         return line
 
 
-class Data(ABC):
-    """A data connection that is announced now and opened later."""
+class FtpData(ABC):
+    """Announces a data connection now, and opens it later."""
 
-    def __init__(self, control: Control) -> None:
+    def __init__(self, control: FtpControl) -> None:
         self.control = control
 
     @abstractmethod
     async def announce(self) -> None:
-        """Agree upon the data connection, by which the helper on the firewall learns to expect it."""
+        """Agree on the data connection; the helper on the firewall then expects it."""
 
     @abstractmethod
     async def retrieve(self, file: str) -> trio.SocketStream:
-        """Ask for a file and return the opened data connection."""
+        """Ask for a file and return the data connection after it has been opened."""
 
 
-class Passive(Data):
-    """PASV: the server tells its address and port."""
+class PassiveMode(FtpData):
+    """Uses PASV: the server tells its address and port."""
 
     async def announce(self) -> None:
         reply = await self.control.command("PASV", "227")
@@ -90,8 +93,8 @@ class Passive(Data):
         return stream
 
 
-class ExtendedPassive(Passive):
-    """EPSV: the server tells its port."""
+class ExtendedPassiveMode(PassiveMode):
+    """Uses EPSV: the server tells its port."""
 
     async def announce(self) -> None:
         reply = await self.control.command("EPSV", "229")
@@ -100,8 +103,8 @@ class ExtendedPassive(Passive):
         self._target = self.control.peer, int(found[1])
 
 
-class Active(Data):
-    """PORT: the client tells its address and port, and the server connects."""
+class ActiveMode(FtpData):
+    """Uses PORT: the client tells its address and port, and the server connects to it."""
 
     async def announce(self) -> None:
         self._listener = trio.socket.socket(family(self.control.local), socket.SOCK_STREAM)
@@ -120,42 +123,42 @@ class Active(Data):
         return trio.SocketStream(sock)
 
 
-class ExtendedActive(Active):
-    """EPRT: the same for both families."""
+class ExtendedActiveMode(ActiveMode):
+    """Uses EPRT: the client tells family, address and port, and the server connects to it."""
 
     def announcement(self, port: int) -> str:
         number = 2 if family(self.control.local) == socket.AF_INET6 else 1
         return f"EPRT |{number}|{self.control.local}|{port}|"
 
 
-class Ftp(Flow):
-    """A control connection that opens a data connection after the takeover."""
+class FtpNew(LabFlow):
+    """Announces and opens a data connection after the takeover."""
 
-    def __init__(self, name: str, title: str, *, source: str, destination: str, near: str, way: type[Data]) -> None:
+    def __init__(self, name: str, title: str, *, source: str, destination: str, near: str, way: type[FtpData]) -> None:
         super().__init__(name, title)
         self.near = near
         self._ends = source, destination
         self.way = way
-        self.control: Control
+        self.control: FtpControl
 
     async def open(self, nursery: trio.Nursery) -> None:
-        self.control = await Control.login(*self._ends, self._note)
+        self.control = await FtpControl.login(*self._ends, self._note)
         await self.prove_new()
 
     def _note(self, trouble: str) -> None:
         self.trouble = trouble
 
     async def prove_new(self) -> None:
-        """Fetch a small file from announcement to end."""
+        """Announce a data connection and fetch a small file over it."""
         data = self.way(self.control)
         await data.announce()
         await self.fetch(data)
 
-    async def fetch(self, data: Data) -> None:
+    async def fetch(self, data: FtpData) -> None:
         """Fetch a small file over a data connection that has been announced."""
-        async with await data.retrieve(plan.SMALL_FILE) as stream:
+        async with await data.retrieve(topology.SMALL_FILE) as stream:
             received = b"".join([piece async for piece in stream])
-        if received.decode(errors="replace").strip() != plan.SMALL_TEXT:
+        if received.decode(errors="replace").strip() != topology.SMALL_TEXT:
             raise FlowLostError(f"the file came damaged: {received[:40]!r}")
         self.hear()
         await self.control.reply("226", to="RETR")
@@ -164,8 +167,8 @@ class Ftp(Flow):
         await self.prove_new()
 
 
-class FtpPending(Ftp):
-    """The data connection is announced before the takeover and opened after it."""
+class FtpPending(FtpNew):
+    """Announces a data connection before the takeover and opens it afterwards."""
 
     async def arm(self) -> None:
         self._data = self.way(self.control)
@@ -176,8 +179,8 @@ class FtpPending(Ftp):
         await self.prove_new()
 
 
-class FtpTransfer(Ftp):
-    """A transfer is under way at the takeover."""
+class FtpTransfer(FtpNew):
+    """Transfers a file during the takeover."""
 
     async def open(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
@@ -186,7 +189,7 @@ class FtpTransfer(Ftp):
     async def arm(self) -> None:
         data = self.way(self.control)
         await data.announce()
-        self._stream = await data.retrieve(plan.BIG_FILE)
+        self._stream = await data.retrieve(topology.BIG_FILE)
         self._nursery.start_soon(self.watch, self._read)
         await self.hear_more(TRANSFER_BLOCKS)
 
@@ -197,7 +200,7 @@ class FtpTransfer(Ftp):
                     raise FlowLostError(f"block {number} of the transfer is damaged")
                 self.hear()
         except trio.ClosedResourceError:
-            return  # by prove, below
+            return  # `prove` has closed the stream
 
     async def prove(self) -> None:
         await self.hear_more(TRANSFER_BLOCKS)
@@ -206,34 +209,34 @@ class FtpTransfer(Ftp):
         await self.prove_new()
 
     async def _reset(self) -> None:
-        """Give the transfer up with RST, which the firewall has to know for a valid one."""
+        """Abort the transfer with RST, which passes only if the firewall knows the sequence numbers."""
         self._stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         await trio.aclose_forcefully(self._stream)
 
 
 PASV, EPSV, PORT, EPRT = (
-    ("pasv", Passive),
-    ("epsv", ExtendedPassive),
-    ("port", Active),
-    ("eprt", ExtendedActive),
+    ("pasv", PassiveMode),
+    ("epsv", ExtendedPassiveMode),
+    ("port", ActiveMode),
+    ("eprt", ExtendedActiveMode),
 )
 PATHS = (
     # name, title, source, destination, near, ways
-    ("v4", "IPv4", plan.PLAIN4, plan.SERVER4, plan.CLIENT, (PASV, PORT, EPSV, EPRT)),
-    ("v4-snat", "IPv4 with SNAT", plan.SNAT4, plan.SERVER4, plan.CLIENT, (PASV, PORT, EPSV, EPRT)),
-    ("v6", "IPv6", plan.PLAIN6, plan.SERVER6, plan.CLIENT, (EPSV, EPRT)),
-    ("v4-dnat", "server behind DNAT", plan.OUTSIDER4, plan.OUTSIDE4, plan.SERVER, (PASV, PORT)),
-    ("v4-zone", "IPv4 in a zone", plan.ZONED4, plan.SERVER4, plan.CLIENT, (PASV, PORT)),
+    ("v4", "IPv4", topology.PLAIN4, topology.SERVER4, topology.CLIENT, (PASV, PORT, EPSV, EPRT)),
+    ("v4-snat", "IPv4 with SNAT", topology.SNAT4, topology.SERVER4, topology.CLIENT, (PASV, PORT, EPSV, EPRT)),
+    ("v6", "IPv6", topology.PLAIN6, topology.SERVER6, topology.CLIENT, (EPSV, EPRT)),
+    ("v4-dnat", "server behind DNAT", topology.OUTSIDER4, topology.OUTSIDE4, topology.SERVER, (PASV, PORT)),
+    ("v4-zone", "IPv4 in a zone", topology.ZONED4, topology.SERVER4, topology.CLIENT, (PASV, PORT)),
 )
 PHASES = (
-    ("new", "new data connection", Ftp),
+    ("new", "new data connection", FtpNew),
     ("pending", "expectation pending", FtpPending),
     ("transfer", "transfer under way", FtpTransfer),
 )
 
 
-def flows() -> list[Flow]:
-    """Return every way over every path that has it, in every phase."""
+def flows() -> list[LabFlow]:
+    """Return one flow for each path, each way to open a data connection that it has, and each phase."""
     return [
         make(
             f"ftp-{way}-{phase}-{path}",

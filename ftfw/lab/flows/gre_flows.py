@@ -1,10 +1,10 @@
-"""GRE with a key, which no socket type but the raw one speaks.
+"""GRE flows with a key, over raw sockets.
 
-The kernel tracks plain GRE by its addresses alone, key or no key; enhanced GRE (version 1, as in PPTP) by its
-call id, and without the PPTP helper each direction is a flow of its own that never becomes established.
+The kernel tracks GRE version 0 by its addresses only, with or without a key. It tracks version 1 (enhanced GRE, as in
+PPTP) by the call id; without the PPTP helper each direction is a flow of its own that never becomes established.
 """
 
-# What the phases promise stands at Flow.
+# LabFlow describes what the methods promise.
 # ruff: noqa: D102
 
 import itertools
@@ -13,8 +13,8 @@ import struct
 
 import trio
 
-from ftfw.lab import plan
-from ftfw.lab.flows.flow_base import Flow
+from ftfw.lab import topology
+from ftfw.lab.flows.flow_base import LabFlow
 
 INTERVAL_S = 0.2
 KEY_PRESENT, SEQUENCE_PRESENT, ENHANCED = 0x2000, 0x1000, 0x0001
@@ -25,18 +25,18 @@ IPV4_HEADER_SIZE = 20
 
 
 def plain_packet() -> bytes:
-    """Return a version 0 packet with a key."""
+    """Return a GRE packet of version 0 with a key, without its IP header."""
     return struct.pack("!HHI", KEY_PRESENT, PAYLOAD_IPV4, KEY) + PAYLOAD
 
 
 def enhanced_packet(call: int, number: int) -> bytes:
-    """Return a version 1 packet for a call."""
+    """Return a GRE packet of version 1 for a call id, without its IP header."""
     flags = KEY_PRESENT | SEQUENCE_PRESENT | ENHANCED
     return struct.pack("!HHHHI", flags, PAYLOAD_PPP, len(PAYLOAD), call, number) + PAYLOAD
 
 
 def answer(packet: bytes, number: int) -> bytes | None:
-    """Return what the far side answers; None to what is not ours."""
+    """Return the answer to a GRE packet of these flows; None for any other packet."""
     if packet == plain_packet():
         return packet
     if packet[:8] == enhanced_packet(CALL_THERE, 0)[:8]:
@@ -44,8 +44,8 @@ def answer(packet: bytes, number: int) -> bytes | None:
     return None
 
 
-class Gre(Flow):
-    """GRE packets that the far side answers."""
+class Gre(LabFlow):
+    """Sends GRE packets that the server answers."""
 
     def __init__(self, name: str, title: str, *, source: str, enhanced: bool) -> None:
         super().__init__(name, title)
@@ -54,7 +54,7 @@ class Gre(Flow):
     async def open(self, nursery: trio.Nursery) -> None:
         sock = trio.socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_GRE)
         await sock.bind((self._source, 0))
-        await sock.connect((plan.SERVER4, 0))
+        await sock.connect((topology.SERVER4, 0))
         nursery.start_soon(self.watch, lambda: self._speak(sock))
         nursery.start_soon(self.watch, lambda: self._listen(sock))
         await self.hear_more(3)
@@ -72,14 +72,14 @@ class Gre(Flow):
                 self.hear()
 
     async def prove(self) -> None:
-        # An entry that lets one packet through and dies is not enough.
+        # More than one: an entry that lets one packet pass and then disappears is not enough.
         await self.hear_more(10)
 
 
-def flows() -> list[Flow]:
+def flows() -> list[LabFlow]:
     """Return the GRE flows."""
     return [
-        Gre("gre-v4", "GRE with a key, IPv4", source=plan.PLAIN4, enhanced=False),
-        Gre("gre-v4-snat", "GRE with a key, IPv4 with SNAT", source=plan.SNAT4, enhanced=False),
-        Gre("gre-call-v4", "GRE by call id, a flow each way, IPv4", source=plan.CALLER4, enhanced=True),
+        Gre("gre-v4", "GRE with a key, IPv4", source=topology.PLAIN4, enhanced=False),
+        Gre("gre-v4-snat", "GRE with a key, IPv4 with SNAT", source=topology.SNAT4, enhanced=False),
+        Gre("gre-call-v4", "GRE by call id, a flow each way, IPv4", source=topology.CALLER4, enhanced=True),
     ]

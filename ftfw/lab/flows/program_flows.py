@@ -1,6 +1,6 @@
-"""The clients everybody uses: ping, dig, curl, ssh and lftp, each of them real."""
+"""Flows of common clients: ping, dig, curl, ssh and lftp."""
 
-# What the phases promise stands at Flow.
+# LabFlow describes what the methods promise.
 # ruff: noqa: D102
 
 import itertools
@@ -11,17 +11,17 @@ from functools import partial
 
 import trio
 
-from ftfw.lab import plan
-from ftfw.lab.flows.flow_base import Flow, FlowLostError, receive_exactly
+from ftfw.lab import topology
+from ftfw.lab.flows.flow_base import FlowLostError, LabFlow, receive_exactly
 from ftfw.lab.flows.tcp_flows import BLOCK_SIZE, block
 
 INTERVAL_S = 0.2
-FRESH_BLOCKS = 16  # more than is under way at the pace of the web server
+FRESH_BLOCKS = 16  # more than can be in flight at the rate of the web server
 DNS_SOURCE_PORT = 5353
 
 
 async def lines(stream: trio.abc.ReceiveStream) -> AsyncIterator[str]:
-    """Yield the lines of a program's output as they come."""
+    """Yield the lines of a stream as they arrive, without their ends."""
     rest = b""
     async for piece in stream:
         *whole, rest = (rest + piece).split(b"\n")
@@ -29,8 +29,8 @@ async def lines(stream: trio.abc.ReceiveStream) -> AsyncIterator[str]:
             yield line.decode(errors="replace")
 
 
-class Program(Flow):
-    """A flow that a program of this host keeps up."""
+class ProgramFlow(LabFlow):
+    """Runs a program of this host that makes the traffic."""
 
     @abstractmethod
     def command(self) -> list[str]:
@@ -38,10 +38,10 @@ class Program(Flow):
 
     @abstractmethod
     async def converse(self, process: trio.Process) -> None:
-        """Talk to the program until it ends."""
+        """Exchange data with the program until it ends."""
 
     async def start(self, nursery: trio.Nursery) -> trio.Process:
-        """Start the program and the conversation with it."""
+        """Start the program and the exchange of data with it."""
         process: trio.Process = await nursery.start(
             partial(
                 trio.run_process,
@@ -63,8 +63,8 @@ class Program(Flow):
         await self.hear_more(5)
 
 
-class Ping(Program):
-    """One ping that keeps its id: the firewall lets no new one begin."""
+class Ping(ProgramFlow):
+    """Runs one ping with one ICMP id: the firewall accepts no new one."""
 
     def __init__(self, name: str, title: str, *, source: str, destination: str) -> None:
         super().__init__(name, title)
@@ -80,19 +80,19 @@ class Ping(Program):
                 self.hear()
 
 
-class Dns(Flow):
-    """Query after query from one port, so that all of them are one flow."""
+class DnsQueries(LabFlow):
+    """Sends one DNS query after the other from one port, so that all of them are one flow."""
 
     async def open(self, nursery: trio.Nursery) -> None:
         nursery.start_soon(self.watch, self._query)
         await self.hear_more(2)
 
     async def _query(self) -> None:
-        source = f"{plan.SNAT4}#{DNS_SOURCE_PORT}"
-        query = ["dig", "+short", "+tries=1", "+time=1", "-b", source, f"@{plan.SERVER4}", plan.DNS_NAME]
+        source = f"{topology.SNAT4}#{DNS_SOURCE_PORT}"
+        query = ["dig", "+short", "+tries=1", "+time=1", "-b", source, f"@{topology.SERVER4}", topology.DNS_NAME]
         while True:
             done = await trio.run_process(query, capture_stdout=True, check=False)
-            if done.stdout.decode().strip() == plan.DNS_ANSWER:
+            if done.stdout.decode().strip() == topology.DNS_ANSWER:
                 self.hear()
             await trio.sleep(INTERVAL_S)
 
@@ -100,11 +100,11 @@ class Dns(Flow):
         await self.hear_more(3)
 
 
-class WebDownload(Program):
-    """A download by curl whose pace the web server limits."""
+class WebDownload(ProgramFlow):
+    """Downloads a file by curl; the web server limits the rate."""
 
     def command(self) -> list[str]:
-        return ["curl", "-sS", "--interface", plan.SNAT4, f"http://{plan.SERVER4}/{plan.BIG_FILE}"]
+        return ["curl", "-sS", "--interface", topology.SNAT4, f"http://{topology.SERVER4}/{topology.BIG_FILE}"]
 
     async def converse(self, process: trio.Process) -> None:
         assert process.stdout is not None
@@ -117,15 +117,15 @@ class WebDownload(Program):
         await self.hear_more(FRESH_BLOCKS)
 
 
-class Ssh(Program):
-    """A session in which everything typed comes back."""
+class SshSession(ProgramFlow):
+    """Keeps an SSH session that echoes each line."""
 
     def command(self) -> list[str]:
         options = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "IdentitiesOnly=yes")
         return [
             "ssh",
             *itertools.chain.from_iterable(("-o", option) for option in options),
-            *("-F", "none", "-i", plan.SSH_KEY_FILE, "-b", plan.SNAT4, f"root@{plan.SERVER4}", "cat"),
+            *("-F", "none", "-i", topology.SSH_KEY_FILE, "-b", topology.SNAT4, f"root@{topology.SERVER4}", "cat"),
         ]
 
     async def converse(self, process: trio.Process) -> None:
@@ -140,8 +140,8 @@ class Ssh(Program):
             await trio.sleep(INTERVAL_S)
 
 
-class Lftp(Program):
-    """An interactive lftp that is told to fetch a file again after each takeover."""
+class Lftp(ProgramFlow):
+    """Runs an interactive lftp that fetches a file again after each takeover."""
 
     def __init__(self, name: str, title: str, *, passive: bool) -> None:
         super().__init__(name, title)
@@ -154,15 +154,15 @@ class Lftp(Program):
             "ftp:passive-mode": "true" if self._passive else "false",
             "ftp:auto-passive-mode": "false",
             "ftp:use-feat": "false",
-            "ftp:use-size": "false",  # PORT is to be the first word: lftp shrugs at a damaged SIZE
-            "net:socket-bind-ipv4": plan.SNAT4,
-            "net:idle": "never",  # no new connection would get through
+            "ftp:use-size": "false",  # PORT must be the first command: lftp ignores a damaged SIZE
+            "net:socket-bind-ipv4": topology.SNAT4,
+            "net:idle": "never",  # a new connection would not pass the firewall
             "net:max-retries": "1",
             "net:timeout": "20",
             "xfer:log": "false",
         }
         script = "; ".join(f"set {key} {value}" for key, value in settings.items())
-        return ["lftp", "-e", f"{script}; open ftp://{plan.SERVER4}"]
+        return ["lftp", "-e", f"{script}; open ftp://{topology.SERVER4}"]
 
     async def open(self, nursery: trio.Nursery) -> None:
         self._process = await self.start(nursery)
@@ -171,32 +171,32 @@ class Lftp(Program):
     async def converse(self, process: trio.Process) -> None:
         assert process.stdout is not None
         async for line in lines(process.stdout):
-            if line == plan.SMALL_TEXT:
+            if line == topology.SMALL_TEXT:
                 self.hear()
         raise FlowLostError("lftp ended")
 
     async def _fetch(self) -> None:
         assert self._process.stdin is not None
-        await self._process.stdin.send_all(b"cat %s\n" % plan.SMALL_FILE.encode())
+        await self._process.stdin.send_all(b"cat %s\n" % topology.SMALL_FILE.encode())
         await self.hear_more(1)
 
     async def prove(self) -> None:
         await self._fetch()
 
 
-def flows() -> list[Flow]:
-    """Return one flow per program; they come from the address that the firewall translates."""
+def flows() -> list[LabFlow]:
+    """Return the flows of all programs; those over IPv4 come from the address that the firewall translates."""
     return [
         WebDownload("web-download", "Web download (curl, nginx), IPv4 with SNAT"),
-        Ssh("ssh-session", "SSH session (ssh, sshd), IPv4 with SNAT"),
-        Dns("dns-queries", "DNS queries from one port (dig, dnsmasq), IPv4 with SNAT"),
+        SshSession("ssh-session", "SSH session (ssh, sshd), IPv4 with SNAT"),
+        DnsQueries("dns-queries", "DNS queries from one port (dig, dnsmasq), IPv4 with SNAT"),
         Ping(
             "icmp-echo-v4-snat",
             "ICMP echo (ping), IPv4 with SNAT",
-            source=plan.SNAT4,
-            destination=plan.SERVER4,
+            source=topology.SNAT4,
+            destination=topology.SERVER4,
         ),
-        Ping("icmp-echo-v6", "ICMP echo (ping), IPv6", source=plan.PLAIN6, destination=plan.SERVER6),
+        Ping("icmp-echo-v6", "ICMP echo (ping), IPv6", source=topology.PLAIN6, destination=topology.SERVER6),
         Lftp("lftp-passive", "lftp, passive, new transfer, IPv4 with SNAT", passive=True),
         Lftp("lftp-active", "lftp, active, new transfer, IPv4 with SNAT", passive=False),
     ]

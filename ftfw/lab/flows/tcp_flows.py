@@ -1,23 +1,23 @@
-"""TCP: connections that are idle at the takeover and connections that stream through it."""
+"""TCP flows: connections that are idle at the takeover, and connections that stream during it."""
 
-# What the phases promise stands at Flow.
+# LabFlow describes what the methods promise.
 # ruff: noqa: D102, ARG002
 
 import itertools
 
 import trio
 
-from ftfw.lab import plan
-from ftfw.lab.flows.flow_base import Flow, FlowLostError, connect, receive_exactly
+from ftfw.lab import topology
+from ftfw.lab.flows.flow_base import FlowLostError, LabFlow, connect, receive_exactly
 
 MESSAGE_SIZE = 64
 BLOCK_SIZE = 4096
 FRESH_BLOCKS = 64
-"""Blocks of a stream that prove it alive: more than one sender's burst."""
+"""Number of blocks that prove a stream alive: more than one burst of the sender."""
 
 
 async def exchange(stream: trio.SocketStream, token: bytes) -> None:
-    """Send a message to the echo service and see it come back."""
+    """Send a message to the echo service and wait until it comes back. Raises FlowLostError if another comes back."""
     message = token.ljust(MESSAGE_SIZE, b".")
     await stream.send_all(message)
     if await receive_exactly(stream, MESSAGE_SIZE) != message:
@@ -25,12 +25,12 @@ async def exchange(stream: trio.SocketStream, token: bytes) -> None:
 
 
 def block(number: int) -> bytes:
-    """Return block `number` of the stream service and of the big file: its own number, over and over."""
+    """Return block `number` of the stream service and of the big file: its number, repeated."""
     return number.to_bytes(8, "big") * (BLOCK_SIZE // 8)
 
 
-class TcpIdle(Flow):
-    """A connection without a packet under way while the firewalls change."""
+class TcpIdle(LabFlow):
+    """Keeps a connection that has no packet in flight during the takeover."""
 
     def __init__(self, name: str, title: str, *, source: str, destination: str, near: str) -> None:
         super().__init__(name, title)
@@ -40,7 +40,7 @@ class TcpIdle(Flow):
         self._stream: trio.SocketStream
 
     async def open(self, nursery: trio.Nursery) -> None:
-        self._stream = await connect(*self._ends, plan.ECHO_PORT)
+        self._stream = await connect(*self._ends, topology.ECHO_PORT)
         await self._exchange()
 
     async def _exchange(self) -> None:
@@ -53,26 +53,26 @@ class TcpIdle(Flow):
 
 
 class TcpOffloaded(TcpIdle):
-    """A connection that the active's kernel forwards past its ruleset; it hands no state of it to anybody."""
+    """Keeps a connection that the active's kernel offloads to its flowtable; no events tell of its state."""
 
-    offloaded_source = plan.OFFLOADED4
+    offloaded_source = topology.OFFLOADED4
 
     def __init__(self) -> None:
         super().__init__(
             "tcp-flowtable-v4-snat",
             "TCP in the active's flowtable, IPv4 with SNAT",
-            source=plan.OFFLOADED4,
-            destination=plan.SERVER4,
-            near=plan.CLIENT,
+            source=topology.OFFLOADED4,
+            destination=topology.SERVER4,
+            near=topology.CLIENT,
         )
 
     async def arm(self) -> None:
-        """What is offloaded leaves the flowtable after 30 s without a packet."""
+        """Send packets: a connection leaves the flowtable after 30 s without one."""
         await self.prove()
 
 
-class TcpStream(Flow):
-    """A connection on which the far side sends in bursts, before, during and after the takeover."""
+class TcpStream(LabFlow):
+    """Keeps a connection on which the far side sends in bursts before, during and after the takeover."""
 
     def __init__(self, name: str, title: str, *, source: str, destination: str, near: str) -> None:
         super().__init__(name, title)
@@ -80,7 +80,7 @@ class TcpStream(Flow):
         self._ends = source, destination
 
     async def open(self, nursery: trio.Nursery) -> None:
-        stream = await connect(*self._ends, plan.STREAM_PORT)
+        stream = await connect(*self._ends, topology.STREAM_PORT)
         nursery.start_soon(self.watch, lambda: self._read(stream))
         await self.hear_more(FRESH_BLOCKS)
 
@@ -98,21 +98,21 @@ class TcpStream(Flow):
 KINDS = (("idle", "TCP, idle", TcpIdle), ("stream", "TCP, streaming", TcpStream))
 PATHS = (
     # name, title, source, destination, near
-    ("v4", "IPv4", plan.PLAIN4, plan.SERVER4, plan.CLIENT),
-    ("v4-snat", "IPv4 with SNAT", plan.SNAT4, plan.SERVER4, plan.CLIENT),
-    ("v4-dnat", "IPv4 with DNAT", plan.OUTSIDER4, plan.OUTSIDE4, plan.SERVER),
-    ("v6", "IPv6", plan.PLAIN6, plan.SERVER6, plan.CLIENT),
-    ("v6-snat", "IPv6 with SNAT", plan.SNAT6, plan.SERVER6, plan.CLIENT),
-    ("v6-dnat", "IPv6 with DNAT", plan.OUTSIDER6, plan.OUTSIDE6, plan.SERVER),
-    ("v4-zone", "IPv4 in a zone", plan.ZONED4, plan.SERVER4, plan.CLIENT),
-    ("v4-half-zone", "IPv4, zone for one direction", plan.HALF_ZONED4, plan.SERVER4, plan.CLIENT),
-    ("v4-mark", "IPv4, mark and label required", plan.MARKED4, plan.SERVER4, plan.CLIENT),
+    ("v4", "IPv4", topology.PLAIN4, topology.SERVER4, topology.CLIENT),
+    ("v4-snat", "IPv4 with SNAT", topology.SNAT4, topology.SERVER4, topology.CLIENT),
+    ("v4-dnat", "IPv4 with DNAT", topology.OUTSIDER4, topology.OUTSIDE4, topology.SERVER),
+    ("v6", "IPv6", topology.PLAIN6, topology.SERVER6, topology.CLIENT),
+    ("v6-snat", "IPv6 with SNAT", topology.SNAT6, topology.SERVER6, topology.CLIENT),
+    ("v6-dnat", "IPv6 with DNAT", topology.OUTSIDER6, topology.OUTSIDE6, topology.SERVER),
+    ("v4-zone", "IPv4 in a zone", topology.ZONED4, topology.SERVER4, topology.CLIENT),
+    ("v4-half-zone", "IPv4, zone for one direction", topology.HALF_ZONED4, topology.SERVER4, topology.CLIENT),
+    ("v4-mark", "IPv4, mark and label required", topology.MARKED4, topology.SERVER4, topology.CLIENT),
 )
 
 
-def flows() -> list[Flow]:
-    """Return idle and streaming TCP over every path, and what is offloaded."""
-    paths: list[Flow] = [
+def flows() -> list[LabFlow]:
+    """Return an idle and a streaming connection over each path, and the offloaded connection."""
+    paths: list[LabFlow] = [
         make(f"tcp-{kind}-{path}", f"{title}, {words}", source=source, destination=destination, near=near)
         for kind, title, make in KINDS
         for path, words, source, destination, near in PATHS

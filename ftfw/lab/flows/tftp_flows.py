@@ -1,6 +1,6 @@
-"""TFTP: the helper's expectation lets the server answer from a port of its own."""
+"""TFTP flows: the expectation of the helper lets the server answer from another port."""
 
-# What the phases promise stands at Flow.
+# LabFlow describes what the methods promise.
 # ruff: noqa: D102
 
 import socket
@@ -8,8 +8,8 @@ import struct
 
 import trio
 
-from ftfw.lab import plan
-from ftfw.lab.flows.flow_base import Flow, FlowLostError
+from ftfw.lab import topology
+from ftfw.lab.flows.flow_base import FlowLostError, LabFlow
 from ftfw.lab.flows.tcp_flows import BLOCK_SIZE, block
 
 READ_REQUEST, DATA, ACKNOWLEDGEMENT, ERROR = 1, 3, 4, 5
@@ -19,13 +19,13 @@ LATE_FILE = b"late"
 
 
 def content(number: int) -> bytes:
-    """Return block `number`, counted from 1, of the file."""
+    """Return block `number` of the file, counted from 1 (512 bytes)."""
     start = (number - 1) * TFTP_BLOCK_SIZE
     return block(start // BLOCK_SIZE)[start % BLOCK_SIZE :][:TFTP_BLOCK_SIZE]
 
 
-class Tftp(Flow):
-    """A download in lockstep, whose client acknowledges slowly enough for it to span the takeovers."""
+class Tftp(LabFlow):
+    """Downloads a file and acknowledges so slowly that the transfer spans both takeovers."""
 
     def __init__(self, name: str, title: str, *, source: str, port: int, file: bytes, pending: bool) -> None:
         super().__init__(name, title)
@@ -35,7 +35,7 @@ class Tftp(Flow):
         sock = trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         await sock.bind((self._source, 0))
         request = struct.pack("!H", READ_REQUEST) + self._file + b"\0octet\0"
-        await sock.sendto(request, (plan.SERVER4, self._port))
+        await sock.sendto(request, (topology.SERVER4, self._port))
         nursery.start_soon(self.watch, lambda: self._download(sock))
         if not self._pending:
             await self.hear_more(3)
@@ -60,8 +60,8 @@ class Tftp(Flow):
         await self.hear_more(5)
 
 
-def flows() -> list[Flow]:
-    """Return a transfer under way and an answer that is still expected, with and without SNAT."""
+def flows() -> list[LabFlow]:
+    """Return a transfer and a request without its answer, over each path."""
     return [
         Tftp(
             f"tftp-{phase}{suffix}",
@@ -72,12 +72,12 @@ def flows() -> list[Flow]:
             pending=phase == "pending",
         )
         for phase, words, port, file in (
-            ("pending", "answer pending", plan.LATE_TFTP_PORT, LATE_FILE),
-            ("transfer", "transfer under way", plan.TFTP_PORT, plan.BIG_FILE.encode()),
+            ("pending", "answer pending", topology.LATE_TFTP_PORT, LATE_FILE),
+            ("transfer", "transfer under way", topology.TFTP_PORT, topology.BIG_FILE.encode()),
         )
         for suffix, path, source in (
-            ("-v4", "", plan.PLAIN4),
-            ("-v4-snat", " with SNAT", plan.SNAT4),
-            ("-v4-zone", " in a zone", plan.ZONED4),
+            ("-v4", "", topology.PLAIN4),
+            ("-v4-snat", " with SNAT", topology.SNAT4),
+            ("-v4-zone", " in a zone", topology.ZONED4),
         )
     ]

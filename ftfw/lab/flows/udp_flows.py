@@ -1,20 +1,20 @@
-"""UDP where the server speaks first."""
+"""UDP flows in which the server sends first after the takeover."""
 
-# What the phases promise stands at Flow.
+# LabFlow describes what the methods promise.
 # ruff: noqa: D102
 
 import socket
 
 import trio
 
-from ftfw.lab import plan
-from ftfw.lab.flows.flow_base import Flow, family
+from ftfw.lab import topology
+from ftfw.lab.flows.flow_base import LabFlow, family
 
 HELLO = b"hello"
 
 
-class ServerFirst(Flow):
-    """The client is silent after its hello; it is the server that has news after the takeover."""
+class ServerFirst(LabFlow):
+    """Sends one datagram before a takeover and none afterwards; the server then sends first."""
 
     def __init__(self, name: str, title: str, *, source: str, destination: str) -> None:
         super().__init__(name, title)
@@ -25,14 +25,14 @@ class ServerFirst(Flow):
         source, destination = self._ends
         sock = trio.socket.socket(family(source), socket.SOCK_DGRAM)
         await sock.bind((source, 0))
-        await sock.connect((destination, plan.SPEAK_PORT))
+        await sock.connect((destination, topology.SPEAK_PORT))
         self._sock = sock
         nursery.start_soon(self.watch, lambda: self._listen(sock))
         await self.arm()
 
     async def arm(self) -> None:
-        """Say hello, again if it is long ago: the kernel forgets what is silent for two minutes."""
-        expected = len(self.heard) + 1  # it may be there before anybody waits for it
+        """Send a datagram and wait for the answer: the kernel forgets a flow that is silent for two minutes."""
+        expected = len(self.heard) + 1  # the answer may arrive before `hear_all` waits for it
         await self._sock.send(HELLO)
         await self.hear_all(expected)
 
@@ -47,15 +47,15 @@ class ServerFirst(Flow):
 
 
 PATHS = (
-    ("v4", "IPv4", plan.PLAIN4, plan.SERVER4),
-    ("v4-snat", "IPv4 with SNAT", plan.SNAT4, plan.SERVER4),
-    ("v6", "IPv6", plan.PLAIN6, plan.SERVER6),
-    ("v6-snat", "IPv6 with SNAT", plan.SNAT6, plan.SERVER6),
-    ("v4-zone", "IPv4 in a zone", plan.ZONED4, plan.SERVER4),
+    ("v4", "IPv4", topology.PLAIN4, topology.SERVER4),
+    ("v4-snat", "IPv4 with SNAT", topology.SNAT4, topology.SERVER4),
+    ("v6", "IPv6", topology.PLAIN6, topology.SERVER6),
+    ("v6-snat", "IPv6 with SNAT", topology.SNAT6, topology.SERVER6),
+    ("v4-zone", "IPv4 in a zone", topology.ZONED4, topology.SERVER4),
 )
 
 
-def flows() -> list[Flow]:
+def flows() -> list[LabFlow]:
     """Return one flow per path."""
     return [
         ServerFirst(f"udp-{path}", f"UDP, server speaks first, {words}", source=source, destination=destination)
