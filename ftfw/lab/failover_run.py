@@ -30,7 +30,7 @@ QUIET_S = 0.5
 
 
 @dataclass(kw_only=True)
-class Takeover:
+class LabTakeover:
     """Figures of one takeover."""
 
     failed: str
@@ -45,7 +45,7 @@ class Takeover:
 
 
 @dataclass(kw_only=True)
-class Run:
+class LabRun:
     """Parameters and results of one run."""
 
     site: str
@@ -54,7 +54,7 @@ class Run:
     rows: list[Row]
     kernels: dict[str, str] = field(default_factory=dict)
     """Kernel release of each firewall, by its name."""
-    takeovers: list[Takeover] = field(default_factory=list)
+    takeovers: list[LabTakeover] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -62,19 +62,19 @@ class Observer:
     """Receives each event of the runs when it happens. This base class only keeps the finished runs."""
 
     def __init__(self) -> None:
-        self.runs: list[Run] = []
+        self.runs: list[LabRun] = []
         self.standing = False
 
     def step(self, text: str) -> None:
         """Report that a step of that description begins."""
 
-    def took_over(self, run: Run) -> None:
+    def took_over(self, run: LabRun) -> None:
         """Report that the last takeover of the run has been judged."""
 
     def row(self, row: Row) -> None:
         """Report that the row of a flow has changed."""
 
-    def finished(self, run: Run) -> None:
+    def finished(self, run: LabRun) -> None:
         """Report that the run is complete."""
         self.runs.append(run)
 
@@ -90,7 +90,7 @@ class Lab:
     site: Site
     daemon: ReplicationDaemon
     agents: dict[str, AgentClient]
-    run: Run
+    run: LabRun
     observer: Observer
     flows: dict[str, LabFlow]
 
@@ -155,7 +155,7 @@ async def run_lab(
     observer: Observer,
     only: str = "*",
     keep: Keep | None = None,
-) -> Run:
+) -> LabRun:
     """Run the lab once and return the results; everything is removed when this returns or raises.
 
     `site` builds the lab, `site_name` names it in the results. `only` is a pattern of flow names.
@@ -163,7 +163,7 @@ async def run_lab(
     """
     begun = time.monotonic()
     select_flows(only, flowtables=True)
-    run = Run(site=site_name, daemon=daemon.name, mode=mode, rows=[])
+    run = LabRun(site=site_name, daemon=daemon.name, mode=mode, rows=[])
     async with AsyncExitStack() as stack:
         observer.step("building client, server and two firewalls")
         built = await stack.enter_async_context(site)
@@ -203,7 +203,7 @@ async def _play(lab: Lab) -> None:
 
 
 async def _start_all(
-    stack: AsyncExitStack, site: Site, daemon: ReplicationDaemon, run: Run, *, only: str, observer: Observer
+    stack: AsyncExitStack, site: Site, daemon: ReplicationDaemon, run: LabRun, *, only: str, observer: Observer
 ) -> Lab:
     """Start agents, servers and daemons, which `stack` ends, and return the lab; the first firewall is active."""
     stack.push_async_callback(_shielded, daemon.kill_all)
@@ -299,7 +299,7 @@ async def _take_over(lab: Lab, active: str, backup: str) -> None:
     lab.observer.took_over(lab.run)
 
 
-async def _switch(lab: Lab, active: str, backup: str) -> Takeover:
+async def _switch(lab: Lab, active: str, backup: str) -> LabTakeover:
     """Cut the active off, and wait until the backup has taken its place."""
     for host in (topology.CLIENT, topology.SERVER):
         await lab.agents[host].do("cut")
@@ -307,7 +307,7 @@ async def _switch(lab: Lab, active: str, backup: str) -> Takeover:
     await lab.site.cut(active)
     await lab.daemon.kill(lab.firewall(active))
     promote_s = await lab.daemon.take_over(lab.firewall(backup), lambda: lab.agents[backup].do("adopt"))
-    return Takeover(failed=active, successor=backup, promote_s=promote_s, seconds=time.monotonic() - begun)
+    return LabTakeover(failed=active, successor=backup, promote_s=promote_s, seconds=time.monotonic() - begun)
 
 
 async def _errors_answered(host: Host) -> int:

@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from ftfw.lab.failover_run import Observer, Run
+from ftfw.lab.failover_run import LabRun, Observer
 from ftfw.lab.verdicts import Outcome, Row, Verdict, lost
 
 
@@ -39,7 +39,7 @@ def heading() -> Text:
     return Text(f"{'flow':<26} {'what it is':<58} {'verdict':<9}{'there':>8}{'back':>8}", style="bold")
 
 
-def takeover_figures(run: Run) -> str:
+def takeover_figures(run: LabRun) -> str:
     """Return the figures of the last takeover in one line."""
     takeover = run.takeovers[-1]
     parts = [
@@ -50,7 +50,7 @@ def takeover_figures(run: Run) -> str:
     return "; ".join([*parts, takeover.account] if takeover.account else parts)
 
 
-def summary(run: Run) -> Text:
+def summary(run: LabRun) -> Text:
     """Return the last line of the table."""
     missing = len(lost(run.rows))
     kernels = ", ".join(f"{name} on Linux {version}" for name, version in run.kernels.items())
@@ -63,7 +63,7 @@ def summary(run: Run) -> Text:
     return text.append(f" ({run.seconds:.0f} s)")
 
 
-def as_dict(run: Run) -> dict[str, Any]:
+def as_dict(run: LabRun) -> dict[str, Any]:
     """Return a run as data for JSON."""
     rows = [asdict(row) | {"survived": row.survived, "reason": row.reason} for row in run.rows]
     return asdict(run) | {
@@ -73,7 +73,7 @@ def as_dict(run: Run) -> dict[str, Any]:
     }
 
 
-def as_json(runs: Sequence[Run]) -> str:
+def as_json(runs: Sequence[LabRun]) -> str:
     """Return the runs as JSON text."""
     return json.dumps({"runs": [as_dict(run) for run in runs]}, indent=2)
 
@@ -95,7 +95,7 @@ class Printer(Observer):
     def step(self, text: str) -> None:
         self._console.print(Text(f"· {text}", style="cyan"), soft_wrap=True)
 
-    def took_over(self, run: Run) -> None:
+    def took_over(self, run: LabRun) -> None:
         self.step(takeover_figures(run))
 
     def row(self, row: Row) -> None:
@@ -106,7 +106,7 @@ class Printer(Observer):
             self._headed = True
         self._console.print(line(row), soft_wrap=True)
 
-    def finished(self, run: Run) -> None:
+    def finished(self, run: LabRun) -> None:
         super().finished(run)
         self._headed = False
         self._console.print(summary(run), soft_wrap=True)

@@ -3,7 +3,7 @@ import json
 
 from rich.console import Console
 
-from ftfw.lab.failover_run import Run, Takeover
+from ftfw.lab.failover_run import LabRun, LabTakeover
 from ftfw.lab.lab_report import Printer, as_json, heading, line
 from ftfw.lab.verdicts import Outcome, Row, Verdict
 
@@ -19,12 +19,12 @@ CASUALTY = Row(
     takeovers=2,
     outcomes=[Outcome(verdict=Verdict.LOST, reason="nothing heard for 10 s")],
 )
-RUN = Run(
+RUN = LabRun(
     site="namespaces",
     daemon="ftfw",
     mode="hot",
     rows=[SURVIVOR, CASUALTY],
-    takeovers=[Takeover(failed="fw1", successor="fw2", promote_s=0.5, seconds=0.6)],
+    takeovers=[LabTakeover(failed="fw1", successor="fw2", promote_s=0.5, seconds=0.6)],
     seconds=21.0,
 )
 

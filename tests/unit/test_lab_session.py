@@ -4,7 +4,7 @@ import pytest
 from click.testing import CliRunner
 
 from ftfw.lab import lab_session
-from ftfw.lab.failover_run import Observer, Run
+from ftfw.lab.failover_run import LabRun, Observer
 from ftfw.lab.lab_command import lab
 from ftfw.lab.verdicts import Row
 
@@ -29,7 +29,7 @@ def test_no_lab_follows_one_that_is_kept_because_it_lost_a_flow(monkeypatch: pyt
     async def run_lab(*, mode: str, observer: Observer, **_: object) -> None:
         modes.append(mode)
         observer.finished(
-            Run(site="namespaces", daemon="ftfw", mode=mode, rows=[Row(name="udp", title="UDP", takeovers=2)])
+            LabRun(site="namespaces", daemon="ftfw", mode=mode, rows=[Row(name="udp", title="UDP", takeovers=2)])
         )
         observer.kept(["ip netns exec a bash"], "")
 
