@@ -21,8 +21,9 @@ import click
 
 from ftfw import __version__
 from ftfw.cli.progress_view import progress_bar, request
-from ftfw.control.client import DEFAULT_CONFIG, SILENCE_MAX_S, ControlError, call, socket_of
-from ftfw.daemon.roles.vrrp_states import STATES, TYPES
+from ftfw.config.default_paths import DEFAULT_CONFIG
+from ftfw.control.client import SILENCE_MAX_S, ControlError, call, socket_of
+from ftfw.control.notification_words import STATES, TYPES
 
 FAILED = 1
 MISCONFIGURED = 2

@@ -27,8 +27,8 @@ from pydantic import (
 
 from ftfw.config import value_types as values
 from ftfw.config.config_errors import ConfigError, explain
+from ftfw.config.default_paths import DEFAULT_SOCKET
 from ftfw.config.value_types import Address, Endpoint, Mark, Network, PortRange
-from ftfw.control.client import DEFAULT_SOCKET
 
 __all__ = [
     "Address",

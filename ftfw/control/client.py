@@ -13,11 +13,11 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftfw.config.default_paths import DEFAULT_CONFIG, DEFAULT_SOCKET
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-DEFAULT_CONFIG = Path("/etc/ftfw/ftfw.toml")
-DEFAULT_SOCKET = Path("/run/ftfw/control.sock")
 CONNECT_TIMEOUT_S = 5.0
 SILENCE_MAX_S = 60.0  # a daemon that has nothing to say for so long is taken for dead
 

@@ -16,6 +16,7 @@ import trio
 from ftfw.config.schema import Config, MulticastLink
 from ftfw.config.schema import Link as LinkConfig
 from ftfw.control import server
+from ftfw.control.notification_words import STATES, TYPES
 from ftfw.control.server import ControlError, Progress
 from ftfw.daemon import local_host, requirements
 from ftfw.daemon.gate import Gate
@@ -26,7 +27,7 @@ from ftfw.daemon.reload import Files
 from ftfw.daemon.role_changer import WAITING_MAX
 from ftfw.daemon.role_runner import Roles, first_of
 from ftfw.daemon.roles.role_table import Event
-from ftfw.daemon.roles.vrrp_states import STATES, TYPES, Notification
+from ftfw.daemon.roles.vrrp_states import Notification
 from ftfw.daemon.status import NodeStatus
 from ftfw.daemon.systemd import Supervisor
 from ftfw.daemon.transport import Transport

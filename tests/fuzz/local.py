@@ -15,8 +15,9 @@ from ftfw.config import schema
 from ftfw.config.schema import ConfigError
 from ftfw.control import client, server
 from ftfw.control.client import ControlError
+from ftfw.control.notification_words import STATES
 from ftfw.daemon.roles.role_table import Event
-from ftfw.daemon.roles.vrrp_states import LINE_MAX, STATES, Fifo, Instances
+from ftfw.daemon.roles.vrrp_states import LINE_MAX, Fifo, Instances
 from ftfw.security import key_file
 from ftfw.security.key_file import KEY_LENGTH, KeyFileError
 

@@ -361,15 +361,20 @@ def test_a_wrong_configuration_is_exit_code_2_with_a_line_each(tmp_path: Path) -
     assert "link: missing" in result.stderr
 
 
-def test_the_failover_path_imports_nothing_heavy(tmp_path: Path) -> None:
-    heavy = {"trio", "pydantic", "rich", "asyncio", "cryptography"}
+HEAVY = {"trio", "pydantic", "rich", "asyncio", "cryptography", "msgpack", "zstandard", "ftfw.daemon"}
+
+
+@pytest.mark.parametrize(
+    "arguments", [["notify", "INSTANCE", "FW", "MASTER"], ["promote"], ["demote"], ["status"], ["status", "--ready"]]
+)
+def test_a_command_that_asks_the_daemon_imports_nothing_heavy(tmp_path: Path, arguments: list[str]) -> None:
     code = f"""
 import sys
 from ftfw.cli.commands import main
 try:
-    main(["notify", "INSTANCE", "FW", "MASTER", "--config", {str(tmp_path / "f.toml")!r}])
+    main({arguments} + ["--config", {str(tmp_path / "f.toml")!r}])
 finally:
-    print(*({heavy} & set(sys.modules)))
+    print(*({HEAVY} & set(sys.modules)))
 """
     (tmp_path / "f.toml").write_text(f'control.socket = "{tmp_path}/none"')
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)

@@ -15,8 +15,9 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from ftfw.config.default_paths import DEFAULT_SOCKET
 from ftfw.control import server
-from ftfw.control.client import DEFAULT_SOCKET, socket_of
+from ftfw.control.client import socket_of
 from ftfw.control.server import ControlError, Progress, call, serve
 
 

@@ -13,9 +13,10 @@ import trio
 from trio.testing import MockClock
 
 from ftfw.config import schema
+from ftfw.control.notification_words import MASTER
 from ftfw.daemon.keepalived_task import Keepalived, Now
 from ftfw.daemon.roles.role_table import Event
-from ftfw.daemon.roles.vrrp_states import ADOPTION_S, MASTER, SILENT_S, Notification
+from ftfw.daemon.roles.vrrp_states import ADOPTION_S, SILENT_S, Notification
 
 ADDRESS = ip_address("192.0.2.1")
 

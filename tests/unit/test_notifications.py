@@ -7,13 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ftfw.control.notification_words import MASTER, STATES
 from ftfw.daemon.roles.role_table import Event
 from ftfw.daemon.roles.vrrp_states import (
     ADOPTION_S,
     DISAGREEMENT_S,
     LINE_MAX,
-    MASTER,
-    STATES,
     Fifo,
     Instances,
     Notification,

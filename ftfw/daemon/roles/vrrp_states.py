@@ -10,14 +10,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from ftfw.control.notification_words import MASTER, STATES
 from ftfw.daemon.roles.role_table import Event
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
 
-MASTER: Final = "MASTER"
-STATES: Final = (MASTER, "BACKUP", "FAULT", "STOP", "DELETED")
-TYPES: Final = ("INSTANCE", "GROUP")
 LINE_MAX: Final = 1024  # bytes; keepalived's lines are as long as a name
 DISAGREEMENT_S: Final = 1.0  # for which role and addresses may differ: takeovers take a while
 SILENT_S: Final = 30.0  # for which nobody may have the FIFO open: keepalived is restarted, or a host boots, in less
