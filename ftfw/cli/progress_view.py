@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from ftfw.control.client import ControlError
+from ftfw.replication.limits import PEER_LOST_S
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 QUICK_S: Final = 1.0  # what is done by then needs no bar
 LOOK_S: Final = 0.2  # between two looks at the daemon
-SILENT_S: Final = 3.0  # an active that was last heard so long ago is not there
 LOOKS_ALONE_MAX: Final = 25  # without an active that could answer: five seconds
 
 Tell = Callable[[dict[str, Any]], None]
@@ -101,4 +101,4 @@ def request(
 
 def _hears_active(status: dict[str, Any]) -> bool:
     peers = status.get("peers") or []
-    return any(peer.get("role") == "active" and (peer.get("last_seen_s") or 0.0) < SILENT_S for peer in peers)
+    return any(peer.get("role") == "active" and (peer.get("last_seen_s") or 0.0) < PEER_LOST_S for peer in peers)

@@ -9,7 +9,8 @@ import trio
 
 from ftfw import __version__
 from ftfw.kernel.create import Timeouts
-from ftfw.replication.host_facts import TEXT_MAX, Fact
+from ftfw.replication.host_facts import Fact
+from ftfw.replication.limits import FACT_TEXT_MAX
 from ftfw.system import sysctl
 from ftfw.system.interfaces import addresses
 
@@ -42,7 +43,7 @@ def facts(mode: str, frame_bytes: int, helpers: list[str] | None) -> dict[str, F
     """Return the facts that `ftfw check` on the other nodes compares with theirs, without those that cannot be read."""
     told: dict[str, Fact | None] = {
         "version": __version__,
-        "kernel": os.uname().release[:TEXT_MAX],
+        "kernel": os.uname().release[:FACT_TEXT_MAX],
         "mode": mode,
         "entries_max": sysctl.read("nf_conntrack_max"),
         "buckets": sysctl.read("nf_conntrack_buckets"),

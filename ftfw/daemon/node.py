@@ -42,6 +42,7 @@ from ftfw.link.tcp import Tcp
 from ftfw.link.udp import Udp
 from ftfw.replication import messages
 from ftfw.replication.host_facts import Fact
+from ftfw.replication.limits import FACTS_S
 from ftfw.replication.store import Store
 from ftfw.security import key_file
 from ftfw.security.frames import OVERHEAD
@@ -49,7 +50,6 @@ from ftfw.system import interfaces
 
 log = logging.getLogger(__name__)
 
-FACTS_S = 5.0  # between two FACTS
 # Threads hand batches to the kernel while this one builds the next; they must not wait 5 ms for the interpreter.
 SWITCH_INTERVAL_S = 0.0001
 

@@ -11,6 +11,8 @@ import trio
 
 from ftfw import __version__
 from ftfw.link.link_base import BatchOrigin, Link
+from ftfw.replication import messages
+from ftfw.replication.limits import PEER_LOST_S
 from ftfw.replication.messages import BodyError, Message
 from ftfw.security.frames import OVERHEAD, VERSION, RefusedError, key_id
 from ftfw.security.freshness import Freshness
@@ -32,7 +34,6 @@ Receive = Callable[[bytes, Message, float], None]
 
 # What whoever has no key of ours can bring about; under all other reasons, what is refused is authentic.
 STRANGE: Final = frozenset({"short", "foreign", "version", "own_name", "own_frame", "unknown_key", "forged"})
-UNHEARD_S: Final = 3.0  # a link on which no node was heard for so long is down if one is heard on another link
 UNHEARD = "no node is heard on it, and one is on another link; look at the path, and at packet filters on both nodes"
 
 
@@ -81,14 +82,15 @@ class Transport:
         for frame in frames:
             try:
                 heard = self.freshness.receive(frame, number, now)
+                message = messages.unpack(heard.body) if heard is not None else None
             except (RefusedError, BodyError) as refused:
                 link.dropped[refused.reason] += 1
                 authentic -= refused.reason in STRANGE
                 self._shout(refused, link, now)
                 continue
-            if heard is not None:
-                name = getattr(heard.message, "name", name)
-                receive(heard.epoch, heard.message, now)
+            if heard is not None and message is not None:
+                name = getattr(message, "name", name)
+                receive(heard.epoch, message, now)
         if authentic:
             link.heard_at = now
         after()
@@ -104,13 +106,16 @@ class Transport:
             log.error("%s: %s", link.name, told)
 
     def status(self, now: float) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """`link` and `links` of the status."""
+        """Return `link` and `links` of the status at `now` (seconds, monotonic).
+
+        A link on which nobody is heard counts as down if somebody is heard on another one.
+        """
         each = [link.counts() for link in self.links]
         total: dict[str, Any] = {
             name: sum(counts[name] for counts in each) for name in ("sent", "received", "bytes_sent", "bytes_received")
         }
         total["dropped"] = dict(sum((Counter(counts["dropped"]) for counts in each), Counter[str]()))
-        heard = [now - link.heard_at < UNHEARD_S for link in self.links]
+        heard = [now - link.heard_at < PEER_LOST_S for link in self.links]
         links = []
         for link, counts, is_heard in zip(self.links, each, heard, strict=True):
             trouble = link.trouble or (UNHEARD if any(heard) and not is_heard else None)

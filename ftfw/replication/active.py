@@ -7,19 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ftfw.kernel.message_run import Part
-from ftfw.replication import messages
-from ftfw.replication.bucket_digests import WANTED_MAX, Digests, Scope, bits_for
+from ftfw.replication import limits, messages
+from ftfw.replication.bucket_digests import Digests, Scope, bits_for
 from ftfw.replication.messages import Ack, Heartbeat, Packer, Resync, Want
-from ftfw.replication.peers import PEERS_MAX
 from ftfw.replication.state_tables import READINGS, Frame, Reading
-
-HEARTBEAT_S = 0.1
-PEER_LOST_S = 3.0  # a backup unheard for so long holds nobody up
-FRESH_S = 1.0  # a backup that has acknowledged nothing for so long is not in sync, whatever it said last
-SNAPSHOT_WINDOW = 256  # frames of a snapshot that may be under way unacknowledged
-KEPT_BYTES = 32 << 20  # of frames for sending again; a backup that is further behind gets a snapshot
-RESEND_S = 0.02  # between two resends of one frame: several backups may miss the same
-RESEND_FRAMES = 256  # sent again for one acknowledgement; it asks for the rest once more
 
 
 @dataclass(slots=True)
@@ -138,7 +129,7 @@ class Active:
         self._kept[self.sequence] = _Kept(body, now)
         self._kept_bytes += len(body)
         self._bodies.append(body)
-        while self._kept_bytes > KEPT_BYTES:
+        while self._kept_bytes > limits.KEPT_BYTES:
             self.outrun += 1
             self._forget(self.oldest)
 
@@ -162,7 +153,7 @@ class Active:
     def handle_timer(self, now: float) -> None:
         """Send a heartbeat and begin a comparison when they are due; forget frames that no backup can ask for."""
         if now >= self._heartbeat_at:
-            self._heartbeat_at = now + HEARTBEAT_S
+            self._heartbeat_at = now + limits.HEARTBEAT_S
             self._free(now)
             self._bodies.append(messages.heartbeat(self.name, "active", self.sequence, self.oldest))
         if now >= self._compare_at:
@@ -185,7 +176,7 @@ class Active:
         if backup is None or backup.epoch != epoch:
             backup = Backup(message.name, epoch, now)
         self.backups[message.name] = backup  # the one heard last stands last
-        if len(self.backups) > PEERS_MAX:
+        if len(self.backups) > limits.PEERS_MAX:
             del self.backups[next(iter(self.backups))]
         backup.last_seen = now
         backup.follows = not isinstance(message, Heartbeat) and message.epoch == self.epoch
@@ -207,7 +198,7 @@ class Active:
             begun, mended = self._mended or (0, None)
             left = request.scope if mended is None or request.sequence >= begun else request.scope.without(mended)
             wanted = left and left.joined(self._buckets_wanted)
-            if wanted is not None and len(wanted.buckets) > WANTED_MAX:
+            if wanted is not None and len(wanted.buckets) > limits.WANTED_MAX:
                 self.snapshot_wanted = True
             elif wanted is not None:
                 self._buckets_wanted = wanted
@@ -218,12 +209,12 @@ class Active:
 
     def _resend(self, missing: Sequence[tuple[int, int]], now: float) -> None:
         """Send what is missing once more.  The stretches ascend; so each frame is looked at once, whatever they say."""
-        room, following = RESEND_FRAMES, self.oldest
+        room, following = limits.RESEND_FRAMES, self.oldest
         for first, last in missing:
             for sequence in range(max(first, following), min(last, self.sequence) + 1):
                 following = sequence + 1
                 kept = self._kept[sequence]
-                if now - max(kept.sent_at, kept.resent_at) < RESEND_S:
+                if now - max(kept.sent_at, kept.resent_at) < limits.RESEND_S:
                     continue
                 if not room:
                     return
@@ -234,14 +225,14 @@ class Active:
 
     def live(self, now: float) -> list[Backup]:
         """The backups that were heard lately."""
-        return [backup for backup in self.backups.values() if now - backup.last_seen < PEER_LOST_S]
+        return [backup for backup in self.backups.values() if now - backup.last_seen < limits.PEER_LOST_S]
 
     def _following(self, now: float) -> list[Backup]:
         return [backup for backup in self.live(now) if backup.follows]
 
     def may_snapshot(self, now: float) -> bool:
         """Whether every live backup that follows has taken enough of the snapshot for more to be sent."""
-        return all(self.sequence - backup.acked < SNAPSHOT_WINDOW for backup in self._following(now))
+        return all(self.sequence - backup.acked < limits.SNAPSHOT_WINDOW for backup in self._following(now))
 
     def lag_s(self, backup: Backup, now: float) -> float:
         """How long the first frame that this backup has not acknowledged has been under way; 0 if there is none."""
@@ -254,7 +245,7 @@ class Active:
         return all(self._is_synced(backup, now) for backup in live) if live else None
 
     def _is_synced(self, backup: Backup, now: float) -> bool:
-        return backup.synced and now - backup.last_seen < FRESH_S and self.lag_s(backup, now) < FRESH_S
+        return backup.synced and now - backup.last_seen < limits.FRESH_S and self.lag_s(backup, now) < limits.FRESH_S
 
     def why_not(self, now: float) -> str | None:
         """Which live backups are not in sync; None if all are."""

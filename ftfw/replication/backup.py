@@ -10,22 +10,11 @@ from math import inf
 from typing import Final
 
 from ftfw.kernel.entry_digest import SIZE as DIGEST_SIZE
-from ftfw.replication import messages
-from ftfw.replication.active import HEARTBEAT_S
-from ftfw.replication.bucket_digests import WANTED_MAX, Digests, Scope, bucket_of
+from ftfw.replication import limits, messages
+from ftfw.replication.bucket_digests import Digests, Scope, bucket_of
 from ftfw.replication.messages import Heartbeat, Piece, Slice, Stream
 from ftfw.replication.state_tables import TRANSITIONS, Event, State
 from ftfw.replication.store import Store
-
-FRESH_S = 1.0  # a heartbeat older than this: the active is not heard any more
-READY_S = 10.0  # without an active heard for so long, this node may take over however little it holds
-RESYNC_RETRY_S = 0.5  # between two requests for a snapshot that does not come
-ACK_FRAMES = 128  # acknowledge at least so often,
-ACK_S = 0.1  # or so often while frames come
-NACK_S = 0.03  # between two requests for frames that are missing
-WAITING_FRAMES = 4096  # frames held behind a gap; more, and a snapshot is the shorter way
-WAITING_BYTES = 128 << 20  # and what they unpack to: full frames of an MTU of 1500 have room
-
 
 # What divides the stream while a snapshot or a comparison is under way.
 FOLLOWED_BY: Final = {State.FILLING: messages.SNAPSHOT_END, State.COMPARING: messages.DIGESTS}
@@ -138,12 +127,12 @@ class Backup:
         if frame.sequence != self._applied + 1 or self._must_wait(frame):
             self._waiting[frame.sequence] = frame
             self._waiting_bytes += frame.memory
-            if len(self._waiting) > WAITING_FRAMES or self._waiting_bytes > WAITING_BYTES:
+            if len(self._waiting) > limits.WAITING_FRAMES or self._waiting_bytes > limits.WAITING_BYTES:
                 self._give_up(min(self._waiting) - 1, now)
             return
         self._apply(frame, now)
         self._apply_waiting(now)
-        if self._applied - self._acked >= ACK_FRAMES or now >= self._acked_at + ACK_S:
+        if self._applied - self._acked >= limits.ACK_FRAMES or now >= self._acked_at + limits.ACK_S:
             self._acknowledge(now)
 
     def _must_wait(self, frame: Stream) -> bool:
@@ -180,7 +169,7 @@ class Backup:
             self._add_digests(frame.buckets, now)
         elif isinstance(frame.buckets, Piece):
             self._scope = frame.buckets.scope.joined(self._scope)
-            if len(self._scope.buckets) > WANTED_MAX:
+            if len(self._scope.buckets) > limits.WANTED_MAX:
                 self._ask(now)  # no active names so many
             elif not frame.buckets.left and (self._scope.meets(self._wanted) or self.state is State.COMPLETE):
                 self._turn(Event.BEGIN)
@@ -267,7 +256,7 @@ class Backup:
         self.compared += 1
         if not differing:
             self._turn(Event.EQUAL)
-        elif len(differing) > min(WANTED_MAX, max(1, 1 << bits >> 1)):
+        elif len(differing) > min(limits.WANTED_MAX, max(1, 1 << bits >> 1)):
             self._request_snapshot(now)
         else:
             self._wanted = Scope(bits, differing)
@@ -325,12 +314,12 @@ class Backup:
         """Say what is due: acknowledgements, requests for what is missing, a sign of life."""
         if self.epoch is None:
             if now >= self._heartbeat_at:
-                self._heartbeat_at = now + HEARTBEAT_S
+                self._heartbeat_at = now + limits.HEARTBEAT_S
                 self._bodies.append(messages.heartbeat(self.name, "backup", 0, 0))
             return
         if now >= self._acknowledgement_due():
-            self._heartbeat_at = now + HEARTBEAT_S
-            self._nack_at = now + NACK_S
+            self._heartbeat_at = now + limits.HEARTBEAT_S
+            self._nack_at = now + limits.NACK_S
             self._acknowledge(now)
         if self._asks and now >= self._resync_at:
             self._request(now)
@@ -348,12 +337,12 @@ class Backup:
         else:
             compare = self._comparable or self.state is not State.ASKING
             self._bodies.append(messages.resync(self.name, self.epoch, self._applied, compare=compare))
-        self._resync_at = now + RESYNC_RETRY_S
+        self._resync_at = now + limits.RESYNC_RETRY_S
 
     def _acknowledgement_due(self) -> float:
         if self.missing:
             return self._nack_at
-        return self._heartbeat_at if self._applied == self._acked else self._acked_at + ACK_S
+        return self._heartbeat_at if self._applied == self._acked else self._acked_at + limits.ACK_S
 
     def _acknowledge(self, now: float) -> None:
         assert self.epoch is not None
@@ -381,11 +370,11 @@ class Backup:
 
     def heard(self, now: float) -> bool:
         """Whether the active was heard lately."""
-        return now - self._heard_at < FRESH_S
+        return now - self._heard_at < limits.FRESH_S
 
     def ready(self, now: float) -> bool:
         """Whether this node may take over; a node that waits for an active that never comes may, too."""
-        return self.was_synced or now - max(self._begun_at, self._heard_at) >= READY_S
+        return self.was_synced or now - max(self._begun_at, self._heard_at) >= limits.READY_S
 
     def synced(self, now: float) -> bool:
         """Whether the store is the active's table, as far as can be known."""

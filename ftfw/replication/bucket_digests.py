@@ -12,10 +12,8 @@ from struct import Struct
 from typing import Final
 from zlib import crc32
 
-BITS_MAX: Final = 20  # a million buckets, for eight million entries
-WANTED_MAX: Final = 16384  # buckets that differ; more, and a whole snapshot is the shorter way
-ENTRIES: Final = 8  # of a bucket, about: half a byte for each entry is sent when tables are compared
-SLICE: Final = 16384  # buckets that are compared at a time
+from ftfw.replication import limits
+
 _NUMBER: Final = Struct(">I")
 
 
@@ -58,20 +56,20 @@ class Scope:
 def unpack(bits: int, packed: bytes) -> Scope:
     """The buckets in a piece.  Raises ValueError if there are none of that number."""
     buckets = {number for (number,) in _NUMBER.iter_unpack(packed)} if len(packed) % _NUMBER.size == 0 else set()
-    if not 0 <= bits <= BITS_MAX or not buckets or max(buckets) >> bits:
+    if not 0 <= bits <= limits.BUCKET_BITS_MAX or not buckets or max(buckets) >> bits:
         raise ValueError(f"{len(packed)} bytes of buckets of 2^{bits}")
     return Scope(bits, buckets)
 
 
 def bits_for(entries: int) -> int:
     """How many buckets so many entries need, as a power of two."""
-    return min((max(entries, 1) // ENTRIES).bit_length(), BITS_MAX)
+    return min((max(entries, 1) // limits.BUCKET_ENTRIES).bit_length(), limits.BUCKET_BITS_MAX)
 
 
 class Digests:
     """One 32-bit number for each of 2^bits buckets."""
 
-    def __init__(self, bits: int = BITS_MAX) -> None:
+    def __init__(self, bits: int = limits.BUCKET_BITS_MAX) -> None:
         self.bits = bits
         self.count = 0  # of entries
         self.numbers = array("I", bytes(4 << bits))
@@ -96,6 +94,7 @@ class Digests:
 
     def differing(self, other: Sequence[int]) -> Iterator[set[int]]:
         """The buckets in which another table of this size has another number, a slice of the buckets at a time."""
-        for first in range(0, len(self.numbers), SLICE):
-            pairs = zip(self.numbers[first : first + SLICE], other[first : first + SLICE], strict=True)
+        step = limits.STEP_BUCKETS
+        for first in range(0, len(self.numbers), step):
+            pairs = zip(self.numbers[first : first + step], other[first : first + step], strict=True)
             yield {bucket for bucket, (one, two) in enumerate(pairs, first) if one != two}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
-FACTS_MAX: Final = 32  # in one message, and texts in one list
-TEXT_MAX: Final = 64  # characters
+from ftfw.replication.limits import FACT_TEXT_MAX, FACTS_MAX
 
 Fact = int | str | list[str]
 
@@ -22,4 +21,4 @@ def _is_fact(value: Any) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= TEXT_MAX and value.isprintable()
+    return isinstance(value, str) and len(value) <= FACT_TEXT_MAX and value.isprintable()

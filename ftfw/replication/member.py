@@ -2,8 +2,8 @@
 
 from collections import Counter
 
-from ftfw.replication import messages
-from ftfw.replication.active import HEARTBEAT_S, Active
+from ftfw.replication import limits, messages
+from ftfw.replication.active import Active
 from ftfw.replication.backup import Backup
 from ftfw.replication.messages import Facts, Heartbeat, Message, Stream
 from ftfw.replication.peers import Peers
@@ -60,7 +60,7 @@ class Member:
         if engine is not None:
             engine.handle_timer(now)
         elif self._heartbeat_at is not None and now >= self._heartbeat_at:
-            self._heartbeat_at = now + HEARTBEAT_S
+            self._heartbeat_at = now + limits.HEARTBEAT_S
             self._bodies.append(messages.heartbeat(self.name, "backup", 0, 0))
 
     def receive(self, epoch: bytes, message: Message, now: float) -> None:

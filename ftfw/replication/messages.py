@@ -13,8 +13,8 @@ from ftfw import __version__
 from ftfw.kernel import message_run
 from ftfw.kernel.entry_digest import SALT_SIZE, SIZE
 from ftfw.kernel.message_run import Part, Run
-from ftfw.replication import bucket_digests
-from ftfw.replication.bucket_digests import BITS_MAX, Digests, Scope
+from ftfw.replication import bucket_digests, limits
+from ftfw.replication.bucket_digests import Digests, Scope
 from ftfw.replication.host_facts import Fact, are_facts
 
 HEARTBEAT: Final = 1
@@ -25,16 +25,15 @@ SNAPSHOT_END: Final = 5
 ACK: Final = 6
 RESYNC: Final = 7
 LOST: Final = 8
-CHALLENGE: Final = 9
-RESPONSE: Final = 10
+# 9 and 10 are CHALLENGE and RESPONSE, see ftfw.security.freshness_messages
 COMPARE: Final = 11
 DIGESTS: Final = 12
 SCOPE: Final = 13
 WANT: Final = 14
 RENEW: Final = 15
 FACTS: Final = 16
+KINDS: Final = frozenset({*range(HEARTBEAT, LOST + 1), *range(COMPARE, FACTS + 1)})
 
-UNPACKED_MAX: Final = 1 << 20  # bytes of one frame's messages, unpacked: far above what an MTU of 65535 can hold
 STORED: Final = 0
 ZSTD: Final = 1
 OBJECT: Final = 64  # bytes that Python takes for a message beside its own
@@ -42,8 +41,6 @@ FRAMING: Final = 24  # bytes that type, sequence, codec and length take at most 
 SLICE_FRAMING: Final = 40  # and bits, number and salt around digests or buckets
 REQUEST_FRAMING: Final = 128  # bytes that all but the numbers in ACK and WANT takes at most, with a name of 64 bytes
 STRETCH: Final = 18  # bytes of a stretch of missing frames
-STRETCHES_MAX: Final = 64  # named in one ACK; the rest is asked for when these have come
-BUCKETS_MAX: Final = 128  # named in one WANT or SCOPE
 
 
 class BodyError(ValueError):
@@ -138,21 +135,7 @@ class Facts(NamedTuple):
     told: dict[str, Fact]
 
 
-class Challenge(NamedTuple):
-    """Whoever hears this asks the sender `target` to seal `nonce` again, in its epoch of today."""
-
-    target: bytes
-    nonce: bytes
-
-
-class Response(NamedTuple):
-    """Proof that the epoch is alive in which it is sealed: a nonce that somebody has just drawn."""
-
-    nonce: bytes
-
-
 Message = Heartbeat | Stream | Ack | Resync | Want | Facts
-Proof = Challenge | Response
 
 
 def heartbeat(name: str, role: str, sequence: int, oldest: int) -> bytes:
@@ -169,7 +152,7 @@ def ack(
     name: str, epoch: bytes, sequence: int, missing: Sequence[tuple[int, int]], limit: int, *, synced: bool
 ) -> bytes:
     """Pack an acknowledgement; as many stretches are named as fit a body of `limit` bytes."""
-    most = min(STRETCHES_MAX, (limit - REQUEST_FRAMING) // STRETCH)
+    most = min(limits.MISSING_MAX, (limit - REQUEST_FRAMING) // STRETCH)
     return _pack([ACK, name, epoch, sequence, [number for stretch in missing[:most] for number in stretch], synced])
 
 
@@ -185,7 +168,7 @@ def wants(name: str, epoch: bytes, sequence: int, scope: Scope, limit: int) -> I
 
 
 def _buckets_of(limit: int) -> int:
-    return min(BUCKETS_MAX, (limit - REQUEST_FRAMING) // 4)
+    return min(limits.BUCKETS_MAX, (limit - REQUEST_FRAMING) // 4)
 
 
 def slices(digests: Digests, salt: bytes, limit: int) -> Iterator[bytes]:
@@ -206,16 +189,6 @@ def facts(name: str, told: dict[str, Fact], limit: int) -> bytes:
     """Pack facts into a body of `limit` bytes, or more if they need it: a path that takes less will show."""
     bare = _pack([FACTS, name, told, b""])
     return _pack([FACTS, name, told, bytes(max(0, limit - len(bare) - 1))])
-
-
-def challenge(target: bytes, nonce: bytes) -> bytes:
-    """Pack a challenge."""
-    return _pack([CHALLENGE, target, nonce])
-
-
-def response(nonce: bytes) -> bytes:
-    """Pack the response to a challenge."""
-    return _pack([RESPONSE, nonce])
 
 
 def _pack(fields: list[Any]) -> bytes:
@@ -287,7 +260,7 @@ def _cut(parts: Sequence[Part], count: int) -> tuple[list[Part], list[Part]]:
 _DECOMPRESSOR: Final = zstandard.ZstdDecompressor()
 
 
-def unpack(body: bytes) -> Message | Proof:
+def unpack(body: bytes) -> Message:
     """The message in an authentic body.  Raises BodyError."""
     try:
         return _parse(msgpack.unpackb(body))
@@ -297,18 +270,7 @@ def unpack(body: bytes) -> Message | Proof:
         raise BodyError("malformed") from error
 
 
-def unpack_proof(body: bytes) -> Proof | None:
-    """What is in a body of an epoch that is not proved, if it is about freshness; nothing else is looked at."""
-    if body[1:2] not in _PROOFS:
-        return None
-    message = unpack(body)
-    return message if isinstance(message, Proof) else None
-
-
-_PROOFS: Final = (bytes((CHALLENGE,)), bytes((RESPONSE,)))
-
-
-def _parse(fields: Any) -> Message | Proof:
+def _parse(fields: Any) -> Message:
     match fields:
         case [2, int(sequence), int(codec), bytes(blob)]:  # the one that comes thick stands first, and alone
             return Stream(EVENTS, sequence, _parts(codec, blob))
@@ -321,11 +283,9 @@ def _parse(fields: Any) -> Message | Proof:
                 )
         case [6 | 7 | 14, str(), bytes(), int(), *_]:
             return _parse_request(fields)
-        case [9 | 10, *_]:
-            return _parse_proof(fields)
         case [16, str(name), dict(told), bytes()] if are_facts(told):
             return Facts(name, told)
-        case [int(kind), *_] if kind not in range(HEARTBEAT, FACTS + 1):
+        case [int(kind), *_] if kind not in KINDS:
             raise BodyError("unknown_type")
     raise BodyError("malformed")
 
@@ -359,7 +319,7 @@ def _parse_request(fields: list[Any]) -> Ack | Resync | Want:
 
 def _scope(bits: int, packed: bytes) -> Scope:
     scope = bucket_digests.unpack(bits, packed)
-    if len(scope.buckets) > BUCKETS_MAX:
+    if len(scope.buckets) > limits.BUCKETS_MAX:
         raise BodyError("malformed")
     return scope
 
@@ -368,21 +328,12 @@ def _slice(blob: bytes) -> Slice:
     match msgpack.unpackb(blob):
         case [bytes(salt), int(bits), int(first), bytes(digests)] if (
             len(salt) == SALT_SIZE
-            and 0 <= bits <= BITS_MAX
+            and 0 <= bits <= limits.BUCKET_BITS_MAX
             and digests
             and len(digests) % SIZE == 0
             and 0 <= first <= (1 << bits) - len(digests) // SIZE
         ):
             return Slice(salt, bits, first, digests)
-    raise BodyError("malformed")
-
-
-def _parse_proof(fields: list[Any]) -> Proof:
-    match fields:
-        case [9, bytes(target), bytes(nonce)]:
-            return Challenge(target, nonce)
-        case [10, bytes(nonce)]:
-            return Response(nonce)
     raise BodyError("malformed")
 
 
@@ -394,14 +345,16 @@ def _stretches(numbers: list[Any]) -> list[tuple[int, int]]:
 
 def _parts(codec: int, blob: bytes) -> list[Part]:
     if codec == ZSTD:
-        if zstandard.frame_content_size(blob) > UNPACKED_MAX:  # which `decompress` would heed more than its own limit
+        if (
+            zstandard.frame_content_size(blob) > limits.UNPACKED_MAX
+        ):  # which `decompress` would heed more than its own limit
             raise BodyError("too_long")
-        blob = _DECOMPRESSOR.decompress(blob, max_output_size=UNPACKED_MAX, allow_extra_data=False)
+        blob = _DECOMPRESSOR.decompress(blob, max_output_size=limits.UNPACKED_MAX, allow_extra_data=False)
     elif codec != STORED:
         raise BodyError("unknown_codec")
     parts: list[Part] = []
     single: list[bytes] = []  # the list at the end of `parts`, if there is one
-    room = UNPACKED_MAX
+    room = limits.UNPACKED_MAX
     items = msgpack.unpackb(blob) if blob else []
     if not isinstance(items, list):
         raise BodyError("malformed")

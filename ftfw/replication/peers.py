@@ -5,14 +5,11 @@ import sys
 from dataclasses import dataclass, field
 from itertools import permutations
 
+from ftfw.replication import limits
 from ftfw.replication.host_facts import Fact
 from ftfw.replication.messages import Heartbeat
 
 log = logging.getLogger(__name__)
-
-LOST_S = 3.0  # unheard for so long: not counted as there
-PEERS_MAX = 64  # names that are known at a time; the one unheard for longest goes first
-TOGETHER_S = 0.5  # for so long two nodes must have been active at the same time: in a takeover one follows the other
 
 
 @dataclass(slots=True)
@@ -44,7 +41,7 @@ class Peers:
             peer.since = now
         peer.role, peer.epoch, peer.heard_at = role, epoch, now
         self.known[name] = peer  # the one heard last stands last
-        if len(self.known) > PEERS_MAX:
+        if len(self.known) > limits.PEERS_MAX:
             del self.known[next(iter(self.known))]
 
     def learn(self, name: str, told: dict[str, Fact], now: float) -> None:
@@ -56,7 +53,7 @@ class Peers:
         """Whether the node has this one's byte order: kernel attributes travel as they are."""
         if heartbeat.byte_order == sys.byteorder:
             return True
-        if heartbeat.name not in self._unfit and len(self._unfit) < PEERS_MAX:
+        if heartbeat.name not in self._unfit and len(self._unfit) < limits.PEERS_MAX:
             self._unfit.add(heartbeat.name)
             log.error(
                 "%s is a %s-endian machine and this one is %s-endian; they cannot replicate to each other",
@@ -68,7 +65,9 @@ class Peers:
 
     def actives(self, now: float) -> list[Peer]:
         """Other nodes that are active, as far as was heard lately."""
-        return [peer for peer in self.known.values() if peer.role == "active" and now - peer.heard_at < LOST_S]
+        return [
+            peer for peer in self.known.values() if peer.role == "active" and now - peer.heard_at < limits.PEER_LOST_S
+        ]
 
     def rivals(self, own_role: str, now: float) -> list[str]:
         """The names of other nodes that are active together with another one, or with this one.
@@ -78,7 +77,7 @@ class Peers:
         self._active_since = None if own_role != "active" else now if self._active_since is None else self._active_since
         this = [] if self._active_since is None else [Peer("", own_role, b"", now, self._active_since)]
         pairs = permutations(self.actives(now) + this, 2)
-        return sorted({one.name for one, other in pairs if _together_s(one, other) >= TOGETHER_S} - {""})
+        return sorted({one.name for one, other in pairs if _together_s(one, other) >= limits.CONFLICT_S} - {""})
 
     def conflict(self, own_role: str, now: float) -> bool:
         """Whether more than one node is active; shouted once each time it begins."""

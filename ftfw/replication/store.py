@@ -18,10 +18,10 @@ from ftfw.kernel.flow_model import Expectation, Flow
 from ftfw.kernel.message_run import Run
 from ftfw.kernel.message_shapes import DESTROY, PREFIX, SHAPES, Shape, dumped_value
 from ftfw.kernel.validate import Checker
+from ftfw.replication import limits
 from ftfw.replication.bucket_digests import Scope
 
 REPAIRS: Final = ("missing", "stale", "different")
-SLICE: Final = 1024  # entries that are looked at between two checkpoints, in work that goes through all of them
 
 
 class Store:
@@ -301,8 +301,8 @@ class Store:
     def _slices(self) -> Iterator[list[bytes]]:
         """The keys of all that is held, as of now; some of them may be gone when their turn comes."""
         keys = [*self.plain, *self.rich, *self.expectations]
-        for start in range(0, len(keys), SLICE):
-            yield keys[start : start + SLICE]
+        for start in range(0, len(keys), limits.STEP_ENTRIES):
+            yield keys[start : start + limits.STEP_ENTRIES]
 
     def watch(self) -> None:
         """Note what live events touch from now on."""

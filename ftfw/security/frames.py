@@ -21,6 +21,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from ftfw.security import security_limits as limits
+
 VERSION: Final = 1
 MAGIC: Final = b"FW"
 SENDER_SIZE: Final = 8
@@ -30,7 +32,6 @@ _HEADER: Final = Struct(">4s8s32s8sQ")  # behind the start
 HEADER_SIZE: Final = len(_START) + _HEADER.size
 _IDENTITY: Final = slice(4, 56)  # key id, sender, epoch, mark
 OVERHEAD: Final = HEADER_SIZE + 16  # and GCM-SIV's tag
-EPOCHS_MAX: Final = 256  # epochs whose derived keys are kept; the one unheard for longest goes first
 
 
 class RefusedError(Exception):
@@ -134,6 +135,6 @@ class Opener:
         if not hmac.compare_digest(mark, _mark(key, sender, epoch)):
             raise RefusedError("forged")
         cipher = self._ciphers[identity] = _cipher(key, sender, epoch)
-        if len(self._ciphers) > EPOCHS_MAX:
+        if len(self._ciphers) > limits.EPOCHS_MAX:
             self._ciphers.popitem(last=False)
         return cipher

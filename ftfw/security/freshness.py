@@ -9,27 +9,27 @@ that recordings cannot get in the way of the live one's proof.
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from ftfw.replication import messages
-from ftfw.replication.messages import Challenge, Message, Proof, Response
-from ftfw.security.frames import EPOCH_SIZE, OVERHEAD, SENDER_SIZE, Opened, Opener, RefusedError, Sealer, sender_id
+from ftfw.security import security_limits as limits
+from ftfw.security.frames import EPOCH_SIZE, OVERHEAD, Opened, Opener, RefusedError, Sealer, sender_id
+from ftfw.security.freshness_messages import (
+    CHALLENGE_BYTES,
+    Challenge,
+    Proof,
+    Response,
+    challenge,
+    response,
+    unpack_proof,
+)
 from ftfw.security.replay_window import ReplayWindow
-
-NONCE_SIZE: Final = 8
-CHALLENGE_S: Final = 0.2  # between two challenges to one sender
-NONCE_S: Final = 5.0  # for so long they are the same: the answer to any of them counts, however long it takes
-RESPONSE_S: Final = 0.02  # between two responses, whoever asks
-CHALLENGE_SIZE: Final = len(messages.challenge(bytes(SENDER_SIZE), bytes(NONCE_SIZE)))
-ANSWER_S: Final = 2 * NONCE_S  # an answer that comes later than this after the draw may be a recording
-SENDERS_MAX: Final = 64  # that are known or challenged at a time; the one unheard for longest goes first
 
 
 class Heard(NamedTuple):
-    """An authentic message that was not heard before, from a live sender."""
+    """An authentic body that was not heard before, from a live sender."""
 
     epoch: bytes
-    message: Message
+    body: bytes
 
 
 @dataclass(slots=True)
@@ -45,7 +45,7 @@ class _Sender:
 
     def answered_by(self, nonce: bytes, now: float) -> bool:
         """Whether this is the nonce of the challenge that is under way, and not too late."""
-        return bool(self.nonce) and nonce == self.nonce and now - self.drawn_at < ANSWER_S
+        return bool(self.nonce) and nonce == self.nonce and now - self.drawn_at < limits.ANSWER_S
 
 
 class Freshness:
@@ -94,9 +94,9 @@ class Freshness:
         return list(map(self._sealer.seal, bodies))
 
     def receive(self, frame: bytes, link: int, now: float) -> Heard | None:
-        """What a frame from a link says; None if it was about freshness.
+        """Return the body in a frame that came over the link of this number; None if it was about freshness.
 
-        Raises RefusedError or BodyError, whose `reason` tells why it is dropped.
+        Raises RefusedError, whose `reason` tells why the frame is dropped.
         """
         opened = self._opener.open(frame)
         if opened.sender == self._id:
@@ -106,16 +106,15 @@ class Freshness:
             self._prove(sender, opened, len(frame), now)
             return None
         self._check_replay(sender, opened, link)
-        message = messages.unpack(opened.body)
-        if isinstance(message, Proof):
-            self._answer(message, now)
+        if (proof := unpack_proof(opened.body)) is not None:
+            self._answer(proof, now)
             return None
-        return Heard(opened.epoch, message)
+        return Heard(opened.epoch, opened.body)
 
     def _sender(self, identity: bytes) -> _Sender:
         known = self._senders.pop(identity, None) or _Sender()
         self._senders[identity] = known  # the one heard last stands last
-        if len(self._senders) > SENDERS_MAX:
+        if len(self._senders) > limits.SENDERS_MAX:
             del self._senders[next(iter(self._senders))]
         return known
 
@@ -132,7 +131,7 @@ class Freshness:
 
     def _prove(self, sender: _Sender, opened: Opened, size: int, now: float) -> None:
         """Of an epoch that is not proved, only what proves freshness is looked at."""
-        message = messages.unpack_proof(opened.body)
+        message = unpack_proof(opened.body)
         if isinstance(message, Response) and sender.answered_by(message.nonce, now):
             sender.epoch, sender.nonce = opened.epoch, b""
             sender.window, sender.by_link = ReplayWindow(), {}
@@ -142,20 +141,24 @@ class Freshness:
         if isinstance(message, Challenge):
             self._answer(message, now)
         # No larger than what caused it, and seldom: nobody can have other nodes flooded by this one.
-        if now - sender.challenged_at >= CHALLENGE_S and size >= OVERHEAD + CHALLENGE_SIZE:
+        if now - sender.challenged_at >= limits.CHALLENGE_S and size >= OVERHEAD + CHALLENGE_BYTES:
             self._challenge(sender, opened.sender, now)
         if message is None:
             raise RefusedError("unproved")
 
     def _challenge(self, sender: _Sender, identity: bytes, now: float) -> None:
-        if not sender.nonce or now - sender.drawn_at >= NONCE_S:
-            sender.nonce, sender.drawn_at = self._random(NONCE_SIZE), now
+        if not sender.nonce or now - sender.drawn_at >= limits.NONCE_S:
+            sender.nonce, sender.drawn_at = self._random(limits.NONCE_BYTES), now
         sender.challenged_at = now
         self.counts["challenges"] += 1
-        self._bodies.append(messages.challenge(identity, sender.nonce))
+        self._bodies.append(challenge(identity, sender.nonce))
 
     def _answer(self, message: Proof, now: float) -> None:
-        if isinstance(message, Challenge) and message.target == self._id and now - self._responded_at >= RESPONSE_S:
+        if (
+            isinstance(message, Challenge)
+            and message.target == self._id
+            and now - self._responded_at >= limits.RESPONSE_S
+        ):
             self._responded_at = now
             self.counts["responses"] += 1
-            self._bodies.append(messages.response(message.nonce))
+            self._bodies.append(response(message.nonce))

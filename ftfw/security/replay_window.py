@@ -1,6 +1,8 @@
 """The replay window: which counters of one sender's epoch have been accepted already.  Pure (RFC 6479's purpose)."""
 
-SIZE = 4096  # counters behind the highest that may still arrive; older ones are refused unseen
+from ftfw.security.security_limits import WINDOW_COUNTERS
+
+_MASK = (1 << WINDOW_COUNTERS) - 1
 
 
 class ReplayWindow:
@@ -13,16 +15,13 @@ class ReplayWindow:
     def is_fresh(self, counter: int) -> bool:
         """Whether `counter` was not accepted before and is not too old to know."""
         behind = self._highest - counter
-        return behind < 0 or (behind < SIZE and not self._seen >> behind & 1)
+        return behind < 0 or (behind < WINDOW_COUNTERS and not self._seen >> behind & 1)
 
     def accept(self, counter: int) -> None:
         """Remember an authentic counter that `is_fresh`."""
         ahead = counter - self._highest
         if ahead > 0:
-            self._seen = (self._seen << ahead | 1) & _MASK if ahead < SIZE else 1
+            self._seen = (self._seen << ahead | 1) & _MASK if ahead < WINDOW_COUNTERS else 1
             self._highest = counter
         else:
             self._seen |= 1 << -ahead
-
-
-_MASK = (1 << SIZE) - 1

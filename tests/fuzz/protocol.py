@@ -15,18 +15,18 @@ from ftfw.kernel.entry_digest import SALT_SIZE
 from ftfw.kernel.message_run import Run
 from ftfw.kernel.message_shapes import PREFIX, SHAPES
 from ftfw.link.framing import FRAME_MAX_BYTES, FramingError, Splitter, framed
-from ftfw.replication import bucket_digests, messages
-from ftfw.replication.active import RESEND_FRAMES, Active, _Kept
+from ftfw.replication import limits, messages
+from ftfw.replication.active import Active, _Kept
 from ftfw.replication.backup import Backup
 from ftfw.replication.bucket_digests import Digests, Scope
 from ftfw.replication.member import Member
-from ftfw.replication.messages import UNPACKED_MAX, BodyError, Message, Packer, Stream
-from ftfw.replication.peers import PEERS_MAX
+from ftfw.replication.messages import BodyError, Message, Packer, Stream
 from ftfw.replication.state_tables import Reading
 from ftfw.replication.store import Store
 from ftfw.security import frames
 from ftfw.security.frames import OVERHEAD, Opener, RefusedError, Sealer
 from ftfw.security.freshness import Freshness
+from ftfw.security.freshness_messages import Challenge, Response, challenge, response, unpack_proof
 from tests.fuzz.reader import Reader, edge, near, pieces
 from tests.unit.conntrack import TCP, UDP, Expect, conn, seq_adjust
 from tests.unit.usable import use_everything
@@ -92,8 +92,8 @@ def unpack(data: bytes) -> None:
     """Any bytes as the body of an authentic frame."""
     message = messages.unpack(data)
     if isinstance(message, Stream):
-        assert sum(_size(part) for part in message.parts) <= 2 * UNPACKED_MAX
-    assert messages.unpack_proof(data) in (None, message)
+        assert sum(_size(part) for part in message.parts) <= 2 * limits.UNPACKED_MAX
+    assert unpack_proof(data) is None
 
 
 def _size(part: Run | list[bytes]) -> int:
@@ -110,8 +110,6 @@ def bodies() -> Iterator[bytes]:
     yield from (
         messages.stream(messages.DIGESTS, 3, messages.STORED, b) for b in messages.slices(Digests(3), SALT, 200)
     )
-    yield messages.challenge(b"t" * 8, b"n" * 8)
-    yield messages.response(b"n" * 8)
     yield messages.facts("fw1", {"mode": "warm", "buckets": 7, "helpers": ["ftp", "sip"]}, LIMIT)
     yield messages.stream(messages.SNAPSHOT_BEGIN, 3, messages.STORED, b"")
     for compress in (False, True):
@@ -156,7 +154,7 @@ def unfold(data: bytes) -> None:
     """Any bytes as a run's columns; what is taken for a run of a shape has that shape in each message."""
     reader = Reader(data)
     count, places, template = reader.number(3), reader.piece(), reader.piece()
-    part = message_run.unpack_columns(template, places, count, reader.rest(), most=UNPACKED_MAX)
+    part = message_run.unpack_columns(template, places, count, reader.rest(), most=limits.UNPACKED_MAX)
     assert len(part) == count
     split = part.split() if isinstance(part, Run) else part
     assert {len(message) for message in split} == {len(template)}
@@ -201,26 +199,27 @@ def hear(data: bytes) -> None:
         proofs = hearing.counts["proofs"]
         try:
             heard = hearing.receive(frame, how >> 2 & 1, now)
-        except (RefusedError, BodyError):
+        except RefusedError:
             heard = None
         answers = hearing.bodies_to_send()
         assert sum(len(each) + OVERHEAD for each in answers) <= 2 * len(frame)
         last = answers[-1] if answers else last
         if hearing.counts["proofs"] > proofs:
-            answer = messages.unpack(Opener([KEY]).open(frame).body)
-            assert isinstance(answer, messages.Response)
+            answer = unpack_proof(Opener([KEY]).open(frame).body)
+            assert isinstance(answer, Response)
             assert answer.nonce in drawn
             drawn.discard(answer.nonce)  # once each
         if heard is not None:
-            member.receive(heard.epoch, heard.message, now)
+            with contextlib.suppress(BodyError):
+                member.receive(heard.epoch, messages.unpack(heard.body), now)
 
 
 def _proof(reader: Reader, last: bytes) -> bytes:
     """A challenge, or a response to the last one, if that is what was said last."""
     if reader.byte() & 1:
-        return messages.challenge(frames.sender_id("fw1"), reader.piece())
-    asked = messages.unpack(last) if last else None
-    return messages.response(asked.nonce if isinstance(asked, messages.Challenge) else b"")
+        return challenge(frames.sender_id("fw1"), reader.piece())
+    asked = unpack_proof(last)
+    return response(asked.nonce if isinstance(asked, Challenge) else b"")
 
 
 def conversations() -> Iterator[bytes]:
@@ -228,7 +227,7 @@ def conversations() -> Iterator[bytes]:
     proved = b"\x00" + pieces(beats[0]) + b"\x10\x00" + b"\x00" + pieces(beats[1])
     for body in bodies():
         yield proved + b"\x00" + pieces(body) + b"\x44" + pieces(b"") + b"\x08" + pieces(body)
-    yield proved + b"\x01" + pieces(messages.response(b"")) + b"\x01" + pieces(beats[0])
+    yield proved + b"\x01" + pieces(response(b"")) + b"\x01" + pieces(beats[0])
     yield proved + b"\x01" + pieces(beats[0]) + b"\x18\x00" + b"\x13\x01" + pieces(bytes(8)) + b"\x20" + pieces(b"FW")
 
 
@@ -278,10 +277,10 @@ def receive(data: bytes) -> None:
         kept.looks = 0
         for member in (active, backup):
             member.receive(epoch, message, now)
-            assert len(member.peers.known) <= PEERS_MAX
-        assert len(active.bodies_to_send()) <= RESEND_FRAMES
+            assert len(member.peers.known) <= limits.PEERS_MAX
+        assert len(active.bodies_to_send()) <= limits.RESEND_FRAMES
         assert kept.looks <= len(kept)
-        assert len(active.active.backups) <= PEERS_MAX
+        assert len(active.active.backups) <= limits.PEERS_MAX
         now += reader.byte() / 100
         for member in (active, backup):
             _live(member, now)
@@ -307,8 +306,8 @@ def _live(member: Member, now: float) -> None:
     if member.backup is not None:
         assert member.backup.behind >= 0
         assert member.backup._waiting_bytes == sum(frame.memory for frame in member.backup._waiting.values())
-        assert len(member.backup._theirs or b"") <= 4 << bucket_digests.BITS_MAX
-        assert len(member.backup._scope.buckets if member.backup._scope else ()) <= bucket_digests.WANTED_MAX
+        assert len(member.backup._theirs or b"") <= 4 << limits.BUCKET_BITS_MAX
+        assert len(member.backup._scope.buckets if member.backup._scope else ()) <= limits.WANTED_MAX
         member.backup.work(now)
 
 
@@ -317,7 +316,7 @@ def _read(active: Active, now: float) -> None:
     wanted = active.wanted()
     if wanted is Reading.SNAPSHOT:
         scope = active.begin_snapshot(now)
-        assert scope is None or len(scope.buckets) <= bucket_digests.WANTED_MAX
+        assert scope is None or len(scope.buckets) <= limits.WANTED_MAX
         active.add_snapshot([[conn().full()]], now)
         active.end_snapshot(now)
     elif wanted is Reading.COMPARISON:
@@ -350,7 +349,7 @@ def _message(reader: Reader, active: Active, backup: Backup) -> Message:
     except BodyError:
         found = None
     fallback = messages.Heartbeat(name=name, role="active", byte_order=sys.byteorder, sequence=0, oldest=0, version="")
-    return found if found is not None and not isinstance(found, messages.Proof) else fallback
+    return found or fallback
 
 
 KINDS = (
@@ -373,7 +372,7 @@ def _blob(reader: Reader, kind: int, choice: int, backup: Backup) -> bytes:
         bits = reader.byte() & 15
         numbers = range(0, 1 << bits, reader.byte() + 1)
         packed = msgpack.packb(
-            [bits, reader.byte() & 3, b"".join(n.to_bytes(4, "big") for n in numbers[: messages.BUCKETS_MAX])]
+            [bits, reader.byte() & 3, b"".join(n.to_bytes(4, "big") for n in numbers[: limits.BUCKETS_MAX])]
         )
     elif kind in (messages.EVENTS, messages.SNAPSHOT_PART):
         each = conn(ident=choice)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ftfw.daemon.node import FACTS_S
+from ftfw.replication.limits import FACTS_S
 from tests.kernel.pair import MULTICAST, Node, pair, until
 
 pytestmark = pytest.mark.kernel

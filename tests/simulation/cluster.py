@@ -7,12 +7,9 @@ from itertools import chain, count
 from random import Random
 from unittest.mock import patch
 
-from ftfw.replication import bucket_digests, messages
-from ftfw.replication import store as store_module
-from ftfw.replication.active import KEPT_BYTES
-from ftfw.replication.backup import WAITING_FRAMES
+from ftfw.replication import limits
 from ftfw.replication.store import Store
-from ftfw.security.freshness import SENDERS_MAX
+from ftfw.security.security_limits import SENDERS_MAX
 from tests.simulation.kernel import Kernel, held
 from tests.simulation.network import Network, Weather
 from tests.simulation.node import History, Node
@@ -92,10 +89,10 @@ class Run:
         member = node.member
         assert len(node.freshness._senders) <= SENDERS_MAX
         if member.backup is not None:
-            assert len(member.backup._waiting) <= WAITING_FRAMES
+            assert len(member.backup._waiting) <= limits.WAITING_FRAMES
             assert not member.backup.store.dropped
         if member.active is not None:
-            assert member.active._kept_bytes <= KEPT_BYTES
+            assert member.active._kept_bytes <= limits.KEPT_BYTES
             assert member.active._kept_bytes == sum(len(kept.body) for kept in member.active._kept.values())
 
     def traffic(self) -> None:
@@ -255,14 +252,14 @@ class Run:
         """Trouble, then peace, then the check."""
         # Small tables have few buckets otherwise, too few of which are alike, and are gone through at once.
         sizes = (
-            (bucket_digests, "ENTRIES", 1),
-            (messages, "BUCKETS_MAX", 4),
-            (store_module, "SLICE", 3),
-            (bucket_digests, "SLICE", 8),
+            ("BUCKET_ENTRIES", 1),
+            ("BUCKETS_MAX", 4),
+            ("STEP_ENTRIES", 3),
+            ("STEP_BUCKETS", 8),
         )
         with ExitStack() as stack:
-            for module, name, value in sizes:
-                stack.enter_context(patch.object(module, name, value))
+            for name, value in sizes:
+                stack.enter_context(patch.object(limits, name, value))
             self._go()
 
     def _go(self) -> None:

@@ -120,15 +120,16 @@ class Node:
             link, frame = self.inbox.popleft()
             try:
                 heard = self.freshness.receive(frame, link, now)
+                message = messages.unpack(heard.body) if heard is not None else None
             except (RefusedError, BodyError) as refused:
                 self.reasons[refused.reason] += 1
                 continue
-            if heard is None:
+            if heard is None or message is None:
                 continue
             self._check_heard(frame, heard.epoch)
-            if isinstance(heard.message, Ack):
-                self._check_ack(heard.message)
-            self.member.receive(heard.epoch, heard.message, now)
+            if isinstance(message, Ack):
+                self._check_ack(message)
+            self.member.receive(heard.epoch, message, now)
 
     def _check_heard(self, frame: bytes, epoch: bytes) -> None:
         assert self._history.sealed.get(frame) == epoch, "a frame was accepted that nobody has sealed"

@@ -9,12 +9,12 @@ import pytest
 from ftfw.kernel import create, event_selector, flow_entry, uapi
 from ftfw.kernel.event_selector import Selected, Selector
 from ftfw.kernel.flow_entry import Kind, Parsed
-from ftfw.replication import active, messages
+from ftfw.replication import limits, messages
 from ftfw.replication.active import Active
 from ftfw.replication.backup import Backup
 from ftfw.replication.bucket_digests import Digests, Scope
 from ftfw.replication.store import Store
-from ftfw.security import freshness
+from ftfw.security import security_limits
 from ftfw.security.freshness import Freshness
 from ftfw.security.replay_window import ReplayWindow
 from tests.simulation.cluster import Run
@@ -121,7 +121,7 @@ def ignore_that_events_were_lost(patch: pytest.MonkeyPatch) -> None:
 
 
 def ignore_gaps_that_cannot_be_filled(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(active, "KEPT_BYTES", 3000)
+    patch.setattr(limits, "KEPT_BYTES", 3000)
 
     def give_up(self: Backup, sequence: int, now: float) -> None:
         self._waiting = {number: frame for number, frame in self._waiting.items() if number > sequence}
@@ -136,7 +136,7 @@ def never_send_again(patch: pytest.MonkeyPatch) -> None:
 
 
 def never_challenge(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(freshness, "CHALLENGE_S", 1e9)
+    patch.setattr(security_limits, "CHALLENGE_S", 1e9)
 
 
 def never_ask_for_a_snapshot(patch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,9 @@ import sys
 
 import pytest
 
+from ftfw.replication.limits import CONFLICT_S, PEER_LOST_S, PEERS_MAX
 from ftfw.replication.messages import Heartbeat
-from ftfw.replication.peers import LOST_S, PEERS_MAX, TOGETHER_S, Peers
+from ftfw.replication.peers import Peers
 
 FOREIGN = "big" if sys.byteorder == "little" else "little"
 
@@ -21,16 +22,16 @@ def test_one_active_is_no_conflict() -> None:
     peers = Peers()
     assert not peers.conflict("active", 0.0)
     peers.hear("fw1", "backup", b"e", 0.0)
-    assert not peers.conflict("active", TOGETHER_S)
-    peers.hear("fw1", "active", b"e", TOGETHER_S)
-    assert not peers.conflict("backup", 2 * TOGETHER_S)
+    assert not peers.conflict("active", CONFLICT_S)
+    peers.hear("fw1", "active", b"e", CONFLICT_S)
+    assert not peers.conflict("backup", 2 * CONFLICT_S)
 
 
 def test_two_actives_are_a_conflict_shouted_once_each_time_it_begins(caplog: pytest.LogCaptureFixture) -> None:
     peers = Peers()
     for now in (0.0, 0.4, 0.8, 1.2):
         peers.hear("fw1", "active", b"e", now)
-        assert peers.conflict("active", now) is (now >= TOGETHER_S)
+        assert peers.conflict("active", now) is (now >= CONFLICT_S)
     [shouted] = errors(caplog)
     assert "fw1 is active as well as this node" in shouted
     assert "ftfw demote" in shouted
@@ -85,11 +86,11 @@ def test_a_takeover_of_two_others_is_no_conflict_for_a_backup_until_both_stay_ac
 
 def test_a_peer_that_is_not_heard_is_no_rival() -> None:
     peers = Peers()
-    for now in (0.0, TOGETHER_S):
+    for now in (0.0, CONFLICT_S):
         peers.hear("fw1", "active", b"e", now)
         peers.conflict("active", now)
-    assert peers.rivals("active", LOST_S) == ["fw1"]
-    assert peers.rivals("active", LOST_S + TOGETHER_S) == []
+    assert peers.rivals("active", PEER_LOST_S) == ["fw1"]
+    assert peers.rivals("active", PEER_LOST_S + CONFLICT_S) == []
 
 
 def test_a_peer_is_known_as_last_heard() -> None:
@@ -125,3 +126,14 @@ def test_a_node_of_the_other_byte_order_is_refused_with_a_reason_given_once(capl
     assert not peers.fits(heartbeat(FOREIGN, "fw3"))
     assert len(errors(caplog)) == 2
     assert f"fw1 is a {FOREIGN}-endian machine" in errors(caplog)[0]
+
+
+def test_facts_outlive_a_role_and_say_nothing_of_one() -> None:
+    peers = Peers()
+    peers.hear("fw2", "active", b"one", 1.0)
+    peers.learn("fw2", {"mode": "hot"}, 2.0)
+    peers.hear("fw2", "backup", b"one", 3.0)
+    peer = peers.known["fw2"]
+    assert (peer.role, peer.facts, peer.told_at, peer.since) == ("backup", {"mode": "hot"}, 2.0, 3.0)
+    peers.hear("fw2", "backup", b"two", 4.0)
+    assert (peers.known["fw2"].since, peers.known["fw2"].facts) == (4.0, {"mode": "hot"})

@@ -8,16 +8,23 @@ from typing import Any
 import pytest
 
 from ftfw.kernel.event_selector import Selector
-from ftfw.replication import active as active_module
-from ftfw.replication import backup as backup_module
-from ftfw.replication import bucket_digests, messages
-from ftfw.replication.active import PEER_LOST_S, SNAPSHOT_WINDOW, Active
-from ftfw.replication.backup import ACK_FRAMES, FRESH_S, READY_S, RESYNC_RETRY_S, Backup
+from ftfw.replication import limits, messages
+from ftfw.replication.active import Active
+from ftfw.replication.backup import Backup
 from ftfw.replication.bucket_digests import Digests, Scope, bucket_of
+from ftfw.replication.limits import (
+    ACK_FRAMES,
+    FRESH_S,
+    PEER_LOST_S,
+    PEERS_MAX,
+    READY_S,
+    RESYNC_RETRY_S,
+    SNAPSHOT_WINDOW,
+    STEP_ENTRIES,
+)
 from ftfw.replication.messages import Ack, Heartbeat, Resync, Stream, Want
-from ftfw.replication.peers import PEERS_MAX
 from ftfw.replication.state_tables import Reading, State
-from ftfw.replication.store import SLICE, Store
+from ftfw.replication.store import Store
 from tests.unit.conntrack import TCP, UDP, conn
 from tests.unit.reading import Reader
 from tests.unit.table import Table, alike, held
@@ -170,7 +177,7 @@ def test_the_last_frame_lost_is_noticed_by_the_heartbeat() -> None:
 
 
 def test_what_cannot_be_sent_again_costs_one_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(active_module, "KEPT_BYTES", 2000)
+    monkeypatch.setattr(limits, "KEPT_BYTES", 2000)
     made = cluster(names=("fw2", "fw3"))
     made.settle()
     deaf = made.backups.pop("fw3")
@@ -242,8 +249,8 @@ def test_a_snapshot_during_which_events_were_lost_makes_nobody_in_sync() -> None
 @pytest.fixture
 def fine(monkeypatch: pytest.MonkeyPatch) -> None:
     """One bucket for each entry, so that small tables can differ in few of many."""
-    monkeypatch.setattr(bucket_digests, "ENTRIES", 1)
-    monkeypatch.setattr(messages, "BUCKETS_MAX", 2)
+    monkeypatch.setattr(limits, "BUCKET_ENTRIES", 1)
+    monkeypatch.setattr(limits, "BUCKETS_MAX", 2)
 
 
 @pytest.mark.usefixtures("fine")
@@ -380,7 +387,7 @@ def test_digests_that_are_not_the_next_ones_are_no_comparison(first: int) -> Non
 
 
 def test_a_scope_of_more_buckets_than_anybody_wants_is_not_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backup_module, "WANTED_MAX", 3)
+    monkeypatch.setattr(limits, "WANTED_MAX", 3)
     backup = followed()
     complete(backup, conn().full())
     for number, expected in enumerate((State.COMPLETE, State.ASKING)):
@@ -466,7 +473,7 @@ def sweeping(count: int) -> Backup:
 
 
 def test_frames_that_build_on_a_sweep_wait_for_it_and_events_do_not() -> None:
-    backup = sweeping(SLICE + 5)
+    backup = sweeping(STEP_ENTRIES + 5)
     first = backup._applied
     backup.receive(b"e" * 32, frame(messages.EVENTS, first + 1, conn(TCP).new()), 0.0)
     backup.receive(b"e" * 32, frame(messages.COMPARE, first + 2), 0.0)
@@ -480,14 +487,14 @@ def test_frames_that_build_on_a_sweep_wait_for_it_and_events_do_not() -> None:
 
 
 def test_a_loss_ends_what_is_being_worked_on_at_once() -> None:
-    backup = sweeping(SLICE + 5)
+    backup = sweeping(STEP_ENTRIES + 5)
     backup.receive(b"e" * 32, frame(messages.LOST, backup._applied + 1), 0.0)
     assert not backup.has_work
     assert state_of(backup) is State.ASKING
 
 
 def test_what_waited_for_a_sweep_goes_on_when_an_administrator_has_ended_it() -> None:
-    backup = sweeping(SLICE + 5)
+    backup = sweeping(STEP_ENTRIES + 5)
     first = backup._applied
     backup.receive(b"e" * 32, frame(messages.COMPARE, first + 1), 0.0)
     backup.receive(b"e" * 32, frame(messages.EVENTS, first + 2, conn(TCP).new()), 0.0)
@@ -498,7 +505,7 @@ def test_what_waited_for_a_sweep_goes_on_when_an_administrator_has_ended_it() ->
 
 
 def test_who_takes_over_during_a_sweep_takes_nothing_that_was_gone() -> None:
-    backup = sweeping(SLICE + 5)
+    backup = sweeping(STEP_ENTRIES + 5)
     backup.unfollow()
     assert backup.store.flow_count() == 0
 
@@ -655,7 +662,7 @@ def test_a_backup_that_went_silent_is_soon_not_in_sync() -> None:
     active.receive(PEER, ack(0), 0.0)
     active.offer([[conn().new()]], 0.0)
     assert active.synced(0.5) is True
-    assert active.synced(active_module.FRESH_S) is False
+    assert active.synced(limits.FRESH_S) is False
 
 
 def test_a_backup_that_was_started_again_counts_from_where_it_begins() -> None:
@@ -694,7 +701,7 @@ def test_a_frame_is_sent_again_as_it_was_but_not_twice_in_a_moment() -> None:
     active.receive(PEER, ack(1, (2, 2), (4, 4)), 0.1)
     active.receive(PEER, ack(1, (2, 4), name="fw3"), 0.1)
     assert active.bodies_to_send() == [sent[1], sent[3], sent[2]]
-    active.receive(PEER, ack(1, (0, 1 << 62)), 0.1 + active_module.RESEND_S / 2)
+    active.receive(PEER, ack(1, (0, 1 << 62)), 0.1 + limits.RESEND_S / 2)
     assert active.bodies_to_send() == [sent[0], sent[4]]
 
 
@@ -726,7 +733,7 @@ def test_a_bounded_number_of_backups_is_remembered_those_heard_last() -> None:
 
 
 def test_who_want_too_many_buckets_get_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(active_module, "WANTED_MAX", 3)
+    monkeypatch.setattr(limits, "WANTED_MAX", 3)
     active = begun()
     for number in range(3):
         scope = Scope(4, {2 * number, 2 * number + 1})
@@ -760,12 +767,12 @@ def test_an_actives_heartbeat_says_how_far_the_stream_is() -> None:
     stream = [messages.unpack(body) for body in active.bodies_to_send()]
     assert [m.sequence for m in stream if isinstance(m, Stream)] == list(range(1, active.sequence + 1))
     active.handle_timer(0.0)
-    active.handle_timer(active_module.HEARTBEAT_S / 2)
+    active.handle_timer(limits.HEARTBEAT_S / 2)
     [body] = active.bodies_to_send()
     heartbeat = messages.unpack(body)
     assert isinstance(heartbeat, Heartbeat)
     assert (heartbeat.name, heartbeat.role, heartbeat.sequence) == ("fw1", "active", active.sequence)
-    active.handle_timer(active_module.HEARTBEAT_S)
+    active.handle_timer(limits.HEARTBEAT_S)
     assert len(active.bodies_to_send()) == 1
 
 
@@ -810,7 +817,7 @@ def work(backup: Backup, now: float = 0.0) -> None:
         pass
 
 
-def said(backup: Backup, now: float) -> list[messages.Message | messages.Proof]:
+def said(backup: Backup, now: float) -> list[messages.Message]:
     backup.handle_timer(now)
     return [messages.unpack(body) for body in backup.bodies_to_send()]
 
@@ -849,7 +856,7 @@ def test_a_heartbeat_that_announces_more_than_came_ends_sync_and_asks_for_it() -
     assert isinstance(asked, Ack)
     assert (asked.sequence, asked.missing, asked.synced) == (3, [(4, 6)], False)
     assert said(backup, 0.001) == []
-    assert len(said(backup, 0.001 + backup_module.NACK_S)) == 1
+    assert len(said(backup, 0.001 + limits.NACK_S)) == 1
 
 
 def test_a_backup_says_why_it_is_not_in_sync() -> None:
@@ -905,7 +912,7 @@ def test_frames_behind_a_gap_wait_and_come_in_their_order() -> None:
 
 
 def test_too_much_behind_a_gap_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backup_module, "WAITING_FRAMES", 3)
+    monkeypatch.setattr(limits, "WAITING_FRAMES", 3)
     backup = followed()
     complete(backup)
     for sequence in range(5, 9):
@@ -917,7 +924,7 @@ def test_too_much_behind_a_gap_is_not_held(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_nor_are_few_frames_that_unpack_to_much(monkeypatch: pytest.MonkeyPatch) -> None:
     waiting = [frame(messages.EVENTS, sequence, *[conn(UDP).new()] * 10) for sequence in range(5, 11)]
-    monkeypatch.setattr(backup_module, "WAITING_BYTES", 3 * waiting[0].memory)
+    monkeypatch.setattr(limits, "WAITING_BYTES", 3 * waiting[0].memory)
     backup = followed()
     complete(backup)
     for each in waiting[:3]:
@@ -1002,7 +1009,7 @@ def test_a_backup_that_follows_nobody_shows_that_it_is_there() -> None:
     backup = Backup(name="fw2", store=Store(), limit=400, now=0.0)
     [found] = said(backup, 0.0)
     assert found == messages.unpack(messages.heartbeat("fw2", "backup", 0, 0))
-    assert said(backup, active_module.HEARTBEAT_S / 2) == []
+    assert said(backup, limits.HEARTBEAT_S / 2) == []
 
 
 def test_a_new_epoch_aborts_the_snapshot_and_keeps_what_is_held() -> None:

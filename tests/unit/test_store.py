@@ -12,7 +12,8 @@ from ftfw.kernel import message_run, uapi
 from ftfw.kernel.message_run import Run
 from ftfw.kernel.message_shapes import SHAPES
 from ftfw.replication.bucket_digests import Scope, bucket_of
-from ftfw.replication.store import SLICE, Store
+from ftfw.replication.limits import STEP_ENTRIES
+from ftfw.replication.store import Store
 from tests.unit.conntrack import (
     TCP,
     UDP,
@@ -482,11 +483,11 @@ def test_what_a_flowtable_does_is_no_repair(change: dict[str, Any], repaired: di
 
 def test_a_sweep_goes_in_slices_and_events_between_them_count() -> None:
     store = Store()
-    flows = [conn(replace(UDP, source_port=port)) for port in range(SLICE + 10)]
+    flows = [conn(replace(UDP, source_port=port)) for port in range(STEP_ENTRIES + 10)]
     store.apply([each.new() for each in flows])
     store.begin_snapshot()
     sweep = store.sweep()
-    assert next(sweep) == SLICE
+    assert next(sweep) == STEP_ENTRIES
     store.apply([flows[-1].update("mark"), flows[0].new()])
     assert sum(sweep) == 9
     assert set(held(store)) == {flows[-1].key, flows[0].key}

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from ftfw.cli.check.finding import Context, Finding, ok, problem, warning
+from ftfw.replication.limits import PEER_LOST_S
 
-SILENT_S = 3.0
 UNTOLD_S = 20.0  # heard for so long, and nothing told in frames of full length, which come every five seconds
 CLOCKS_APART_S = 2.0
 PORT_REMEDY = "see that the other node runs, has the same key and link, and that UDP or TCP port {port} is let in"
@@ -38,7 +38,7 @@ def check_peers(context: Context) -> Iterator[Finding]:
         yield warning("peers", "none was heard since ftfw started", remedy)
     for peer in peers:
         name, seen = peer.get("name"), peer.get("last_seen_s")
-        if seen is None or seen > SILENT_S:
+        if seen is None or seen > PEER_LOST_S:
             ago = "never" if seen is None else f"{seen:.0f} s ago"
             yield problem(f"peer {name}", f"last heard {ago}", remedy)
         else:

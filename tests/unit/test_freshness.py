@@ -4,9 +4,10 @@ from random import Random
 import pytest
 
 from ftfw.replication import messages
-from ftfw.security import freshness
 from ftfw.security.frames import RefusedError
-from ftfw.security.freshness import ANSWER_S, CHALLENGE_S, Freshness, Heard
+from ftfw.security.freshness import Freshness, Heard
+from ftfw.security.freshness_messages import challenge, response
+from ftfw.security.security_limits import ANSWER_S, CHALLENGE_S, SENDERS_MAX
 
 KEY, OTHER = b"k" * 32, b"o" * 32
 BODY = messages.heartbeat("fw1", "active", 1, 1)
@@ -48,7 +49,7 @@ def test_a_new_epoch_is_believed_after_it_has_answered_a_challenge() -> None:
     introduce(one, two)
     heard = two.receive(one.seal([BODY])[0], 0, 0.0)
     assert heard is not None
-    assert (heard.epoch, heard.message) == (one.epoch, messages.unpack(BODY))
+    assert heard == Heard(one.epoch, BODY)
 
 
 @pytest.mark.parametrize(("later", "believed"), [(3.0, True), (ANSWER_S, False)])
@@ -113,7 +114,7 @@ def test_a_heartbeat_of_the_shortest_name_is_long_enough_to_be_challenged() -> N
 
 def test_responses_are_seldom_too() -> None:
     speaker, listener = talker("fw1"), talker("fw2")
-    challenges = [messages.challenge(listener._id, bytes((number,)) * 8) for number in range(50)]
+    challenges = [challenge(listener._id, bytes((number,)) * 8) for number in range(50)]
     for frame in speaker.seal(challenges):
         assert listener.receive(frame, 0, 0.0) is None
     assert listener.counts["responses"] == 1
@@ -121,14 +122,14 @@ def test_responses_are_seldom_too() -> None:
 
 def test_only_who_is_asked_answers() -> None:
     speaker, listener = talker("fw1"), talker("fw2")
-    listener.receive(speaker.seal([messages.challenge(b"somebody", b"n" * 16)])[0], 0, 0.0)
+    listener.receive(speaker.seal([challenge(b"somebody", b"n" * 16)])[0], 0, 0.0)
     assert listener.counts["responses"] == 0
 
 
 def test_a_response_to_nothing_or_to_another_challenge_proves_nothing() -> None:
     speaker, listener = talker("fw1"), talker("fw2")
-    assert listener.receive(speaker.seal([messages.response(b"")])[0], 0, 0.0) is None
-    assert listener.receive(speaker.seal([messages.response(b"n" * 16)])[0], 0, 0.0) is None
+    assert listener.receive(speaker.seal([response(b"")])[0], 0, 0.0) is None
+    assert listener.receive(speaker.seal([response(b"n" * 16)])[0], 0, 0.0) is None
     assert reason(listener, speaker.seal([BODY])[0]) == "unproved"
 
 
@@ -137,7 +138,7 @@ def test_an_empty_response_proves_nothing_after_a_proof_either() -> None:
     before, listener = talker("fw1"), talker("fw2")
     introduce(before, listener)
     again = talker("fw1", seed=1)
-    assert listener.receive(again.seal([messages.response(b"")])[0], 0, 0.0) is None
+    assert listener.receive(again.seal([response(b"")])[0], 0, 0.0) is None
     assert reason(listener, again.seal([BODY])[0]) == "unproved"
     assert listener.counts["proofs"] == 1
 
@@ -186,6 +187,6 @@ def test_a_key_is_changed_in_the_middle_of_a_conversation() -> None:
 
 def test_a_bounded_number_of_senders_is_remembered() -> None:
     listener = talker("fw2")
-    for number in range(2 * freshness.SENDERS_MAX):
+    for number in range(2 * SENDERS_MAX):
         reason(listener, talker(f"node{number}").seal([BODY])[0])
-    assert len(listener._senders) == freshness.SENDERS_MAX
+    assert len(listener._senders) == SENDERS_MAX

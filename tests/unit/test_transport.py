@@ -7,9 +7,10 @@ import pytest
 import trio
 
 from ftfw import __version__
-from ftfw.daemon.transport import UNHEARD_S, Transport
+from ftfw.daemon.transport import Transport
 from ftfw.link.link_base import BatchOrigin, Link, Received
 from ftfw.replication import messages
+from ftfw.replication.limits import PEER_LOST_S
 from ftfw.replication.messages import Heartbeat, Message
 from ftfw.security.frames import RefusedError
 from ftfw.security.freshness import Freshness
@@ -139,8 +140,8 @@ async def test_another_protocol_version_is_refused_naming_both(caplog: pytest.Lo
         ((None, None), [True, True]),  # nobody is there: no link's fault
         ((0.0, 0.0), [True, True]),
         ((0.0, None), [True, False]),
-        ((UNHEARD_S, 0.0), [False, True]),
-        ((UNHEARD_S, UNHEARD_S), [True, True]),
+        ((PEER_LOST_S, 0.0), [False, True]),
+        ((PEER_LOST_S, PEER_LOST_S), [True, True]),
     ],
 )
 def test_a_silent_link_is_down_if_another_one_is_not(ages: tuple[float | None, float | None], up: list[bool]) -> None:

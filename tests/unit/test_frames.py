@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from ftfw.security import frames
 from ftfw.security.frames import HEADER_SIZE, OVERHEAD, Opener, RefusedError, Sealer
+from ftfw.security.security_limits import EPOCHS_MAX
 
 KEY, OTHER = b"k" * 32, b"o" * 32
 EPOCH = b"e" * frames.EPOCH_SIZE
@@ -130,6 +131,6 @@ def test_a_sealer_changes_its_key_and_counts_on() -> None:
 
 def test_derived_keys_are_kept_for_a_bounded_number_of_epochs() -> None:
     receiver = opener()
-    for number in range(2 * frames.EPOCHS_MAX):
+    for number in range(2 * EPOCHS_MAX):
         receiver.open(sealer(epoch=number.to_bytes(32, "big")).seal(b""))
-    assert len(receiver._ciphers) == frames.EPOCHS_MAX
+    assert len(receiver._ciphers) == EPOCHS_MAX

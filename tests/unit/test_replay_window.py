@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftfw.security.replay_window import SIZE, ReplayWindow
+from ftfw.security.replay_window import ReplayWindow
+from ftfw.security.security_limits import WINDOW_COUNTERS as SIZE
 
 # Counter by counter, and whether it is fresh when it comes.
 VECTORS = {

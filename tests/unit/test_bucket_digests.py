@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftfw.replication import bucket_digests
-from ftfw.replication.bucket_digests import BITS_MAX, ENTRIES, Digests, Scope, bits_for, bucket_of
+from ftfw.replication.bucket_digests import Digests, Scope, bits_for, bucket_of
+from ftfw.replication.limits import BUCKET_BITS_MAX, BUCKET_ENTRIES
 
 keys = st.lists(st.binary(min_size=1, max_size=60), unique=True, max_size=40)
 numbers = st.integers(0, 2**32 - 1)
@@ -51,7 +52,14 @@ def test_buckets_come_back_from_their_pieces(scope: Scope, most: int) -> None:
 
 @pytest.mark.parametrize(
     ("count", "packed"),
-    [(3, b""), (3, b"\0\0\0\x08"), (3, b"\0\0\0"), (0, b"\0\0\0\1"), (BITS_MAX + 1, b"\0\0\0\0"), (-1, b"\0\0\0\0")],
+    [
+        (3, b""),
+        (3, b"\0\0\0\x08"),
+        (3, b"\0\0\0"),
+        (0, b"\0\0\0\1"),
+        (BUCKET_BITS_MAX + 1, b"\0\0\0\0"),
+        (-1, b"\0\0\0\0"),
+    ],
 )
 def test_buckets_that_are_none_are_refused(count: int, packed: bytes) -> None:
     with pytest.raises(ValueError, match="bytes of buckets"):
@@ -61,9 +69,9 @@ def test_buckets_that_are_none_are_refused(count: int, packed: bytes) -> None:
 @given(st.integers(0, 2**24))
 def test_buckets_hold_a_few_entries_each(entries: int) -> None:
     count = bits_for(entries)
-    assert 0 <= count <= BITS_MAX
-    assert entries <= ENTRIES * 2**count or count == BITS_MAX
-    assert count == 0 or 2**count <= 2 * max(entries, ENTRIES) / ENTRIES
+    assert 0 <= count <= BUCKET_BITS_MAX
+    assert entries <= BUCKET_ENTRIES * 2**count or count == BUCKET_BITS_MAX
+    assert count == 0 or 2**count <= 2 * max(entries, BUCKET_ENTRIES) / BUCKET_ENTRIES
 
 
 @given(scopes, scopes)

@@ -1,0 +1,66 @@
+"""CHALLENGE and RESPONSE: the two bodies that prove that an epoch is live.  Pure.
+
+All bodies of the protocol are msgpack arrays whose first element is the kind, out of one space of numbers.  These two
+kinds belong to this package, all others to `ftfw.replication.messages`.
+"""
+
+from typing import Final, NamedTuple
+
+import msgpack
+
+from ftfw.security.frames import SENDER_SIZE, RefusedError
+from ftfw.security.security_limits import NONCE_BYTES
+
+CHALLENGE: Final = 9
+RESPONSE: Final = 10
+_KINDS: Final = (bytes((CHALLENGE,)), bytes((RESPONSE,)))
+
+
+class Challenge(NamedTuple):
+    """Asks the sender with the id `target` to seal `nonce` again, in its present epoch."""
+
+    target: bytes
+    nonce: bytes
+
+
+class Response(NamedTuple):
+    """Proves that the epoch in which it is sealed is live: somebody has just drawn `nonce`."""
+
+    nonce: bytes
+
+
+Proof = Challenge | Response
+
+
+def challenge(target: bytes, nonce: bytes) -> bytes:
+    """Pack a challenge to the sender with the id `target`."""
+    packed: bytes = msgpack.packb([CHALLENGE, target, nonce])
+    return packed
+
+
+def response(nonce: bytes) -> bytes:
+    """Pack the response to a challenge."""
+    packed: bytes = msgpack.packb([RESPONSE, nonce])
+    return packed
+
+
+CHALLENGE_BYTES: Final = len(challenge(bytes(SENDER_SIZE), bytes(NONCE_BYTES)))
+
+
+def unpack_proof(body: bytes) -> Proof | None:
+    """Return the proof in an authentic body; None if the body is of another kind, which is not looked at any further.
+
+    Raises RefusedError with the reason `malformed` if it is of one of these kinds, but not as it should be.
+    """
+    if body[1:2] not in _KINDS:
+        return None
+    try:
+        fields = msgpack.unpackb(body)
+    except Exception as error:  # msgpack raises a family of its own
+        raise RefusedError("malformed") from error
+    match fields:
+        case [9, bytes(target), bytes(nonce)]:
+            return Challenge(target, nonce)
+        case [10, bytes(nonce)]:
+            return Response(nonce)
+    raise RefusedError("malformed")
