@@ -26,12 +26,12 @@ TAKEOVERS = 2
 OPEN_LIMIT_S, ARM_LIMIT_S, PROVE_LIMIT_S = 20.0, 10.0, 10.0  # in namespaces; multiplied by the site's patience
 ERROR_COUNTERS = ("TcpOutRsts", "IcmpOutDestUnreachs", "Icmp6OutDestUnreachs")
 QUIET_S = 0.5
-"""Seconds in which idle flows are idle before a takeover."""
+"""Seconds without a packet of the idle flows before a takeover."""
 
 
 @dataclass(kw_only=True)
 class LabTakeover:
-    """Figures of one takeover."""
+    """Holds the figures of one takeover."""
 
     failed: str
     successor: str
@@ -46,7 +46,7 @@ class LabTakeover:
 
 @dataclass(kw_only=True)
 class LabRun:
-    """Parameters and results of one run."""
+    """Holds the parameters and the results of one run."""
 
     site: str
     daemon: str
@@ -79,13 +79,16 @@ class Observer:
         self.runs.append(run)
 
     def kept(self, commands: Sequence[str], failure: str) -> None:  # noqa: ARG002
-        """Report that the lab is kept: the commands that lead into it, and the failure of the run or an empty text."""
+        """Report that the lab is kept.
+
+        `commands` lead into its hosts; `failure` tells why the run broke off, and is empty otherwise.
+        """
         self.standing = True
 
 
 @dataclass(kw_only=True)
 class Lab:
-    """The parts of a lab that is built."""
+    """Holds the parts of a lab that is built."""
 
     site: Site
     daemon: ReplicationDaemon
@@ -252,7 +255,7 @@ async def _open(lab: Lab) -> None:
     lab.observer.step(f"opening {len(lab.run.rows)} flows")
 
     def note(row: Row, report: FlowReport) -> None:
-        row.broken = report.reason
+        row.broken = f"never worked: {report.reason}" if report.reason else ""
 
     await lab.phase("open", OPEN_LIMIT_S, note)
     for name in topology.FIREWALLS:
@@ -262,7 +265,7 @@ async def _open(lab: Lab) -> None:
 async def _arm(lab: Lab, active: str, backup: str) -> None:
     def note(row: Row, report: FlowReport) -> None:
         if not report.alive:
-            row.broken = f"before the takeover: {report.reason}"
+            row.broken = f"before takeover {len(lab.run.takeovers) + 1}: {report.reason}"
 
     await lab.phase("arm", ARM_LIMIT_S, note)
     await _check_offloaded(lab, active)

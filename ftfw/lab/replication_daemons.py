@@ -25,7 +25,7 @@ class ReplicationDaemon(ABC):
 
     name: str
     own_addresses = False
-    """True if the firewalls move the virtual addresses and decide which one is active; the lab does otherwise."""
+    """True if the firewalls, and not the lab, move the virtual addresses and decide which one is active."""
     addresses_first = False
     """True if the addresses move before `promote`: the entries are in the kernel already, or traffic waits for them."""
 
@@ -153,7 +153,7 @@ socket = "{host.workdir}/control.sock"
         await self.launch(host, host.python, "-m", "ftfw", "--role", role, "--config", config)
         await self._until(host, bool, "does not answer")
 
-    async def _until(self, host: Host, met: Any, otherwise: str) -> None:
+    async def _until(self, host: Host, met: Callable[[dict[str, Any]], bool], otherwise: str) -> None:
         with trio.move_on_after(SYNC_LIMIT_S):
             while True:
                 await self.check_alive(host)
@@ -195,10 +195,13 @@ class ConntrackdDaemon(ReplicationDaemon):
     async def start(self, host: Host, role: str) -> None:
         await host.run("rm", "-f", "conntrackd.lock", "conntrackd.ctl")
         await self.launch(host, "conntrackd", "-C", f"{host.workdir}/conntrackd.conf")
-        with trio.move_on_after(SYNC_LIMIT_S):
+        with trio.move_on_after(SYNC_LIMIT_S) as limit:
             while "cache" not in await self._ask(host, "-s"):
                 await self.check_alive(host)
                 await trio.sleep(POLL_S)
+        if limit.cancelled_caught:
+            log = (await host.read(LOG)).strip()[-2000:]
+            raise LabError(f"conntrackd on {host.name} does not answer after {SYNC_LIMIT_S} s:\n{log}")
         if role == "backup":
             await self._ask(host, "-t")
             await self._ask(host, "-n")

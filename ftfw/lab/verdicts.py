@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Verdict(StrEnum):
-    """The result of one flow at one takeover."""
+    """Names the result of one flow at one takeover."""
 
     SURVIVED = "survived"
     LOST = "lost"
@@ -29,7 +29,7 @@ def longest_silence(heard: Iterable[float], cut: float) -> float | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """Verdict, pause in seconds and reason of one flow at one takeover."""
+    """Holds verdict, pause in seconds and reason of one flow at one takeover."""
 
     verdict: Verdict
     pause_s: float | None = None
@@ -41,13 +41,13 @@ UNTRIED = Outcome(verdict=Verdict.UNTRIED)
 
 @dataclass(kw_only=True)
 class Row:
-    """Outcomes of one flow at all takeovers of a run."""
+    """Holds the outcomes of one flow at all takeovers of a run."""
 
     name: str
     title: str
     takeovers: int
     broken: str = ""
-    """The reason if the flow failed outside of a takeover: a fault of the lab, not of the daemon."""
+    """The reason if the flow failed outside of the takeovers; a flow that never worked is a fault of the lab."""
     outcomes: list[Outcome] = field(default_factory=list)
 
     def outcome(self, number: int) -> Outcome:
@@ -71,9 +71,9 @@ class Row:
 
     @property
     def reason(self) -> str:
-        """The reason why the flow was lost, with the number of the takeover; empty if it was not."""
+        """Return why the flow was lost, with the number of the takeover; empty if it was not."""
         if self.broken:
-            return f"never worked: {self.broken}"
+            return self.broken
         for number, outcome in enumerate(self.outcomes, 1):
             if outcome.verdict is Verdict.LOST:
                 return f"takeover {number}: {outcome.reason}"

@@ -48,7 +48,8 @@ def test_a_lost_row_is_not_tried_again() -> None:
 
 def test_the_reason_tells_which_takeover_and_why() -> None:
     assert row(SURVIVED, LOST).reason == "takeover 2: nothing heard"
-    assert row(broken="cannot connect").reason == "never worked: cannot connect"
+    assert row(broken="never worked: cannot connect").reason == "never worked: cannot connect"
+    assert row(SURVIVED, broken="before takeover 2: nothing heard").reason == "before takeover 2: nothing heard"
     assert row(SURVIVED, SURVIVED).reason == ""
 
 

@@ -23,6 +23,7 @@ OPTIONS = {
 }
 POLL_S = 0.5
 WORKDIR = "/run/ftfw-lab"
+RULES_FILE = "/etc/nftables.d/lab.nft"  # /etc/nftables.conf includes it: see vagrant/provision
 # The shell kills the command when its input ends, and its input ends with the ssh process here.
 HOLD = 'setsid "$@" </dev/null >>"$log" 2>&1 & child=$!; cat >/dev/null; kill -s KILL -- "-$child"'
 
@@ -130,9 +131,6 @@ class SshHost:
 
     async def read(self, name: str) -> str:
         return await self._remote('if [ -e "$1" ]; then cat "$1"; fi', f"{WORKDIR}/{name}")
-
-
-RULES_FILE = "/etc/nftables.d/lab.nft"  # /etc/nftables.conf includes it: see vagrant/provision
 
 
 async def add_rules(host: SshHost, text: str) -> None:

@@ -13,7 +13,7 @@ SIZE = 300
 
 
 class Crowd(LabFlow):
-    """Keeps many idle connections, all of which have to answer after the takeover; the slowest one makes the pause."""
+    """Keeps many idle connections, all of which have to answer after the takeover; the slowest one sets the pause."""
 
     def __init__(self, name: str, title: str) -> None:
         super().__init__(name, title)

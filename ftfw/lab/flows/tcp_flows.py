@@ -53,7 +53,7 @@ class TcpIdle(LabFlow):
 
 
 class TcpOffloaded(TcpIdle):
-    """Keeps a connection that the active's kernel offloads to its flowtable; no events tell of its state."""
+    """Keeps a connection that the active's kernel offloads to its flowtable; no event tells its timeout or state."""
 
     offloaded_source = topology.OFFLOADED4
 

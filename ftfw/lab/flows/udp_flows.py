@@ -14,7 +14,7 @@ HELLO = b"hello"
 
 
 class ServerFirst(LabFlow):
-    """Sends one datagram before a takeover and none afterwards; the server then sends first."""
+    """Sends one datagram before each takeover; after the takeover the server sends first."""
 
     def __init__(self, name: str, title: str, *, source: str, destination: str) -> None:
         super().__init__(name, title)
