@@ -1,31 +1,31 @@
-"""What an active does: kernel events → selection → stream; snapshots and comparisons when they are needed."""
+"""Runs an active: reads the kernel's events and table, and hands them to the table reader and its stream."""
 
 import logging
 import os
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
 import trio
 
 from ftfw.daemon.engine_driver import EngineDriver
-from ftfw.kernel import entry_digest
-from ftfw.kernel.entry_digest import SALT_SIZE
-from ftfw.kernel.event_selector import Selected, Selector
+from ftfw.kernel.event_selector import Selector
 from ftfw.kernel.netlink import EventSocket, OverrunError, dump_expectations, dump_flows
 from ftfw.replication.active import Active
-from ftfw.replication.bucket_digests import Digests
-from ftfw.replication.state_tables import Reading
+from ftfw.replication.table_reader import TableReader
 
 log = logging.getLogger(__name__)
 
 GATHER_S = 0.008  # events are gathered for so long: wake-ups, system calls and frames are paid per batch
 DRAIN_MAX = 2048  # events taken between two checkpoints: a few milliseconds
-COUNT_S = 60.0  # how old the counts may be for whoever does not ask for them, unless tables are compared less often
+COUNT_S = 60.0  # the table is counted at least so often, unless compares count it less often
 
 
-class Streaming:
-    """The active's work, from subscription to cancellation."""
+class ActiveRole:
+    """Streams this kernel's events, and reads its table when a backup needs it, until cancelled.
+
+    `counts` gets the events and overruns.  `known` are the flows and expectations that this node has committed.
+    """
 
     def __init__(
         self,
@@ -35,21 +35,25 @@ class Streaming:
         selector: Selector,
         driver: EngineDriver,
         counts: Counter[str],
-        counted: tuple[int, int] | None,
+        known: tuple[int, int] | None,
         compare_s: float,
     ) -> None:
         self.active = active
         self._events = events
-        self._selector = selector
         self._driver = driver
-        self.counted: tuple[int | None, int | None] = counted or (None, None)  # flows and expectations, when last read
-        self._counted_at = trio.current_time() if counted else float("-inf")
-        self._count_s = max(COUNT_S, compare_s)
-        self._counts = counts  # events, overruns
+        self._counts = counts
+        self._reader = TableReader(active, selector, random=os.urandom, count_s=max(COUNT_S, compare_s))
+        if known is not None:
+            self._reader.set_counts(*known, trio.current_time())
         self._moved = trio.Event()  # replaced whenever backups have said something, or a timer was due
 
+    @property
+    def table_counts(self) -> tuple[int | None, int | None]:
+        """The flows and expectations that the last reading of the table found; None before the first one."""
+        return self._reader.counts or (None, None)
+
     def after_batch(self) -> None:
-        """Wake what waits for backups to say something, or to be given up."""
+        """Wake what waits for an acknowledgement or a request of a backup, or for a backup to be given up."""
         self._moved.set()
         self._moved = trio.Event()
 
@@ -57,107 +61,76 @@ class Streaming:
         """Stream until cancelled."""
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._follow_events)
+                nursery.start_soon(self._stream_events)
                 nursery.start_soon(self._read_table)
         finally:
             self._events.close()
 
-    async def _follow_events(self) -> None:
+    async def _stream_events(self) -> None:
         while True:
-            taken = await self._take_batch()
-            if not taken:
+            count = await self._stream_batch()
+            if not count:
                 await self._events.wait()
             else:
-                await trio.sleep(GATHER_S if taken < DRAIN_MAX else 0)
+                await trio.sleep(GATHER_S if count < DRAIN_MAX else 0)
 
-    async def _take_batch(self) -> int:
-        """Stream a batch of events; returns of how many."""
+    async def _stream_batch(self) -> int:
+        """Stream a batch of events, and return how many there were; after an overrun, DRAIN_MAX."""
         try:
-            found = self._events.drain(DRAIN_MAX)
+            events = self._events.drain(DRAIN_MAX)
         except OverrunError:
             self._counts["overruns"] += 1
             log.warning(
-                "the kernel had more events than kernel.event_buffer_bytes holds; a snapshot makes up for what was lost"
+                "the kernel had more events than kernel.event_buffer_bytes holds, and some are lost;"
+                " a compare with each backup finds what they said"
             )
-            self.active.lose(trio.current_time())
+            self._reader.lose_events(trio.current_time())
             return DRAIN_MAX
-        self._counts["events"] += len(found)
-        selected = self._selector.select(found)
-        self.active.offer(selected.parts, trio.current_time())
+        self._counts["events"] += len(events)
+        batches = self._reader.receive_events(events, trio.current_time())
+        next(batches)
         self._driver.flush()  # with a heartbeat, if one is due: by itself it would wake the backup once more
-        for answers in self._selector.follow(selected.hints):
-            self.active.offer(answers.parts, trio.current_time())
+        for _ in batches:
             self._driver.flush()
             await trio.lowlevel.checkpoint()
-        return len(found)
+        return len(events)
 
     async def _read_table(self) -> None:
-        """Read the kernel's table whenever a backup needs it, or its counts are old."""
         while True:
-            wanted = self.active.wanted() if self.active.live(trio.current_time()) else Reading.NOTHING
-            if wanted is Reading.SNAPSHOT:
-                await self._snapshot()
-            elif wanted is Reading.COMPARISON:
-                await self._compare()
-            elif trio.current_time() - self._counted_at >= self._count_s:
-                async with aclosing(self._dumped()) as dumped:
-                    async for _ in dumped:
-                        pass  # it counts
+            if self._reader.begin(trio.current_time()):
+                self._driver.flush()
+                await self._read_once()
             else:
-                with trio.move_on_at(self._counted_at + self._count_s):
+                with trio.move_on_at(self._reader.count_at):
                     await self._moved.wait()
 
-    async def _snapshot(self) -> None:
-        """Stream the table, or the buckets of it that are wanted: flows first, then expectations."""
-        scope = self.active.begin_snapshot(trio.current_time())
-        self._driver.flush()
-        async with aclosing(self._dumped()) as dumped:
-            async for found in dumped:
-                parts = found.parts if scope is None else [entry_digest.within(scope, found.messages, found.parts)]
-                await self._wait_for_room()
-                self.active.add_snapshot(parts, trio.current_time())
-                self._driver.flush()
+    async def _read_once(self) -> None:
+        await self._add(dump_flows(), self._reader.add_flows)
+        await self._add(dump_expectations(), self._reader.add_expectations)
         await self._catch_up()
-        self.active.end_snapshot(trio.current_time())
-        self._driver.flush()
-
-    async def _compare(self) -> None:
-        """Stream the digests of the table."""
-        self.active.begin_comparison(trio.current_time())
-        self._driver.flush()
-        salt, digests = os.urandom(SALT_SIZE), Digests()
-        async with aclosing(self._dumped()) as dumped:
-            async for found in dumped:
-                digests.add(entry_digest.digests(entry_digest.dumped(found.parts), salt))
-        await self._catch_up()
-        for _ in self.active.end_comparison(digests, salt, trio.current_time()):
+        for _ in self._reader.end(trio.current_time()):
             self._driver.flush()
             await self._wait_for_room()
 
-    async def _dumped(self) -> AsyncGenerator[Selected, None]:
-        """What concerns the peer of the kernel's table: flows first, then expectations."""
-        counts = []
-        for dump in (dump_flows, dump_expectations):
-            count = 0
-            async with aclosing(dump()) as batches:
-                async for batch in batches:
-                    found = self._selector.dumped(batch)
-                    count += len(found.messages)
-                    yield found
-            counts.append(count)
-        self.counted = counts[0], counts[1]
-        self._counted_at = trio.current_time()
+    async def _add(
+        self, dump: AsyncGenerator[list[bytes], None], add: Callable[[Sequence[bytes], float], None]
+    ) -> None:
+        async with aclosing(dump) as batches:
+            async for batch in batches:
+                await self._wait_for_room()
+                add(batch, trio.current_time())
+                self._driver.flush()
 
     async def _wait_for_room(self) -> None:
-        while not self.active.may_snapshot(trio.current_time()):
+        while not self._reader.has_room(trio.current_time()):
             await self._moved.wait()
 
     async def _catch_up(self) -> None:
         """Stream what happened while the table was read, so that nothing in it is ahead of the events.
 
-        That is, as much as may have waited in the socket's buffer: more may be coming all the time.
+        At most as much is streamed as may have waited in the socket's buffer: new events may come all the time.
         """
         for _ in range(self._events.most // DRAIN_MAX + 1):
-            if await self._take_batch() < DRAIN_MAX:
+            if await self._stream_batch() < DRAIN_MAX:
                 break
             await trio.lowlevel.checkpoint()

@@ -10,7 +10,7 @@ import trio
 from ftfw.config.schema import Config
 from ftfw.control.server import ControlError, Progress
 from ftfw.daemon import after_takeover, commit, hot_kernel
-from ftfw.daemon.active_role import Streaming
+from ftfw.daemon.active_role import ActiveRole
 from ftfw.daemon.backup_role import Standby
 from ftfw.daemon.engine_driver import EngineDriver
 from ftfw.daemon.gate import Gate
@@ -67,7 +67,7 @@ class Roles:
         self._promoting_since: float | None = None
         self.changes = Changes(role, self._perform)
         self.standby: Standby | None = None
-        self.streaming: Streaming | None = None
+        self.streaming: ActiveRole | None = None
         self.last_commit: dict[str, Any] | None = None
         # Of all roles that this node has had: counters that fall are taken for a restart.
         self.inject_failed: Counter[str] = Counter()
@@ -266,13 +266,13 @@ class Roles:
             now=trio.current_time(),
         )
         promoted = self.standby and self.standby.store
-        streaming = Streaming(
+        streaming = ActiveRole(
             active=active,
             events=events,
             selector=self._selector,
             driver=self.driver,
             counts=self._counts,
-            counted=(promoted.flow_count(), len(promoted.expectations)) if promoted else None,
+            known=(promoted.flow_count(), len(promoted.expectations)) if promoted else None,
             compare_s=self._config.replication.scrub_interval_s,
         )
         self.streaming, self.standby = streaming, None

@@ -67,7 +67,7 @@ class NodeStatus:
         standby, streaming = self.roles.standby, self.roles.streaming
         if standby is not None:
             return standby.store.flow_count(), len(standby.store.expectations)
-        return streaming.counted if streaming is not None else (None, None)
+        return streaming.table_counts if streaming is not None else (None, None)
 
     def describe(self, flows: int | None, expectations: int | None) -> dict[str, Any]:
         """Return the whole status, with these counts."""

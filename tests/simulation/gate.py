@@ -20,7 +20,8 @@ from ftfw.kernel.create import Timeouts
 from ftfw.kernel.injector import Injector
 from ftfw.kernel.netlink import EventSocket, RequestSocket, dump_expectations, dump_flows
 from tests.kernel import netns
-from tests.simulation.recording import Rows, Step, is_expectation, key_of, without_silent_flags
+from tests.simulation.recording import Rows, Step, key_of, without_silent_flags
+from tests.unit.conntrack import is_expectation
 
 ETH_P_ALL = 3
 SOL_PACKET, PACKET_VNET_HDR, PACKET_IGNORE_OUTGOING = 263, 15, 23

@@ -16,8 +16,8 @@ from ftfw.kernel import expectation, flow_entry, uapi
 from ftfw.kernel.attributes import BODY, MESSAGE_SIZE, message, split
 from ftfw.replication.store import Store
 from tests.simulation import recording
-from tests.simulation.recording import is_expectation, key_of, without_silent_flags
-from tests.unit.conntrack import Conn, walk
+from tests.simulation.recording import key_of, without_silent_flags
+from tests.unit.conntrack import Conn, is_expectation, walk
 from tests.unit.table import Dump, Table
 
 Row = dict[int, bytes]

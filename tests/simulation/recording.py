@@ -11,7 +11,8 @@ import msgpack
 import zstandard
 
 from ftfw.kernel import expectation, flow_entry, uapi
-from ftfw.kernel.attributes import BODY, HEADER, MESSAGE, split
+from ftfw.kernel.attributes import BODY, HEADER, split
+from tests.unit.conntrack import is_expectation
 
 Rows = dict[bytes, bytes]
 """A table: key → the message in which a dump tells of the entry."""
@@ -49,12 +50,6 @@ def load(name: str) -> Recording:
     packed = zstandard.ZstdDecompressor().decompress((FOLDER / f"{name}{SUFFIX}").read_bytes())
     said = msgpack.unpackb(packed)
     return Recording(name, said["kernel"], [Step(*step) for step in said["steps"]])
-
-
-def is_expectation(message: bytes) -> bool:
-    """Whether a message is about an expectation."""
-    kind: int = MESSAGE.unpack_from(message)[1]
-    return kind in (uapi.EXP_NEW, uapi.EXP_DELETE)
 
 
 def key_of(message: bytes) -> bytes:

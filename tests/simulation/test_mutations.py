@@ -18,7 +18,7 @@ from ftfw.security import security_limits
 from ftfw.security.freshness import Freshness
 from ftfw.security.replay_window import ReplayWindow
 from tests.simulation.cluster import Run
-from tests.simulation.recording import is_expectation
+from tests.unit.conntrack import is_expectation
 
 SEEDS = 60
 

@@ -11,8 +11,8 @@ from ftfw.kernel.flow_entry import Kind
 from ftfw.lab import topology
 from tests.simulation import record, recording
 from tests.simulation.kernel import RECORDINGS, ROUNDS, Kernel, KernelDump, prepared, row_of
-from tests.simulation.recording import is_expectation, key_of
-from tests.unit.conntrack import walk
+from tests.simulation.recording import key_of
+from tests.unit.conntrack import is_expectation, walk
 
 
 def test_every_script_has_its_recording() -> None:

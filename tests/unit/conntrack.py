@@ -4,6 +4,7 @@ Written apart from the code under test: only numbers are shared with it, no pack
 """
 
 import struct
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -424,3 +425,8 @@ def conn(end: End = TCP, **changes: object) -> Conn:
     protoinfo = tcp_info() if end.protocol == uapi.IPPROTO_TCP else b""
     made = Conn(end, inverse(end), status=uapi.IPS_CONFIRMED | 6, protoinfo=protoinfo)
     return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def is_expectation(message: bytes) -> bool:
+    """Return whether a message is about an expectation, and not about a flow."""
+    return int.from_bytes(message[4:6], sys.byteorder) in (uapi.EXP_NEW, uapi.EXP_DELETE)

@@ -1,76 +1,49 @@
-"""What an active reads of a simulated kernel: events, and its table for snapshots and comparisons, a bit at a time."""
+"""Drives `TableReader` over a simulated kernel: the dump is read a few buckets at a time, between other events."""
 
 from random import Random
 
-from ftfw.kernel import entry_digest
-from ftfw.kernel.entry_digest import SALT_SIZE
 from ftfw.kernel.event_selector import Selector
 from ftfw.replication.active import Active
-from ftfw.replication.bucket_digests import Digests, Scope
-from ftfw.replication.state_tables import Reading
+from ftfw.replication.table_reader import TableReader
+from tests.unit.conntrack import is_expectation
 from tests.unit.table import Dump, Table
 
 ALL = 1 << 30
+BITS = 8  # of the number of buckets: tables are small
 
 
 class Reader:
+    """Reads one kernel's table for its active, as `daemon.active_role` does."""
+
     def __init__(self, active: Active, table: Table, random: Random, selector: Selector) -> None:
-        self._active = active
+        self._reader = TableReader(active, selector, random=random.randbytes, bits=BITS)
         self._table = table
-        self._random = random
-        self._selector = selector
         self._dump: Dump | None = None
-        self._scope: Scope | None = None
-        self._digests = Digests()
-        self._salt = b""
 
     def is_reading(self) -> bool:
-        return self._dump is not None
+        return self._reader.is_reading
 
     def step(self, now: float, buckets: int, *, send: bool = True) -> None:
-        """Read so many buckets, if there is anything to read for; not `send`: what is read goes out in a later step."""
-        if self._dump is None and not self._begin(now):
-            return
-        assert self._dump is not None
-        if not self._active.may_snapshot(now):
+        """Read so many buckets, if a backup needs it; without `send`, a later step streams what is read."""
+        if self._dump is None:
+            if not self._reader.begin(now):
+                return
+            self._dump = self._table.dump()
+        if not self._reader.has_room(now):
             return
         more = all(self._dump.step() for _ in range(buckets))
         if not send:
             return
         found, self._dump.read = self._dump.read, []
-        if self._active.reading is Reading.COMPARISON:
-            self._digests.add(entry_digest.digests(entry_digest.dumped(self._selector.dumped(found).parts), self._salt))
-        elif self._scope is None:
-            self._active.add_snapshot(self._selector.dumped(found).parts, now)
-        else:
-            self._active.add_snapshot([entry_digest.within(self._scope, found, [found])], now)
+        self._reader.add_flows([each for each in found if not is_expectation(each)], now)
+        self._reader.add_expectations([each for each in found if is_expectation(each)], now)
         if not more:
-            self._end(now)
+            self._dump = None
+            self.follow(ALL, now)  # nothing in the table may be ahead of the events
+            for _ in self._reader.end(now):
+                pass
 
     def follow(self, most: int, now: float) -> None:
-        """Stream so many events, and the answers to what they hint at."""
-        selected = self._selector.select(self._table.take(most))
-        self._active.offer(selected.parts, now)
-        for answers in self._selector.follow(selected.hints):
-            self._active.offer(answers.parts, now)
-
-    def _begin(self, now: float) -> bool:
-        wanted = self._active.wanted()
-        if wanted is Reading.SNAPSHOT:
-            self._scope = self._active.begin_snapshot(now)
-        elif wanted is Reading.COMPARISON:
-            self._active.begin_comparison(now)
-            self._digests, self._salt = Digests(8), self._random.randbytes(SALT_SIZE)
-        else:
-            return False
-        self._dump = self._table.dump()
-        return True
-
-    def _end(self, now: float) -> None:
-        self._dump = None
-        self.follow(ALL, now)  # nothing in the table may be ahead of the events
-        if self._active.reading is Reading.SNAPSHOT:
-            self._active.end_snapshot(now)
-        else:
-            for _ in self._active.end_comparison(self._digests, self._salt, now):
-                pass
+        """Stream at most so many events, and what the kernel answers about flows that changed without an event."""
+        for _ in self._reader.receive_events(self._table.take(most), now):
+            pass
