@@ -18,23 +18,51 @@ ROOT = Path(__file__).parents[2]
 COUNTERS = {"dropped", "failed", "remedied"}
 
 
-LONG_LINES = {
-    "docs/protocol.md",
-}
+LONG_LINES = {"docs/protocol.md"}
 """Documents with longer lines than allowed, until their owners have wrapped them."""
+
+
+def documents() -> dict[str, str]:
+    """Return the text of every document, by its path."""
+    listed = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return {name: (ROOT / name).read_text() for name in listed.split()}
 
 
 def test_lines_of_documents_are_short() -> None:
     """Tables and addresses of the web cannot be wrapped."""
-    listed = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert {"README.md", "CHANGELOG.md", "docs/commands.md"} <= set(listed.split())
+    found = documents()
+    assert {"README.md", "CHANGELOG.md", "docs/commands.md"} <= found.keys()
     long = [
         f"{name}:{number}"
-        for name in listed.split()
-        for number, line in enumerate((ROOT / name).read_text().splitlines(), start=1)
+        for name, text in found.items()
+        for number, line in enumerate(text.splitlines(), start=1)
         if len(line) > 120 and "|" not in line and "http" not in line
     ]
     assert [place for place in long if place.partition(":")[0] not in LONG_LINES] == []
+
+
+def test_the_readme_fits_on_two_screens() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 110
+
+
+def anchors(text: str) -> set[str]:
+    """Return the names under which the headings of a document are reached, as forges make them."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_link_between_documents_leads_somewhere() -> None:
+    found = documents()
+    links = [
+        (name, target, anchor)
+        for name, text in found.items()
+        for target, anchor in re.findall(r"\]\((?!\w+:)([^)#\s]*)#?([^)\s]*)\)", text)
+    ]
+    assert len(links) > 50
+    for name, target, anchor in links:
+        path = (ROOT / name).parent / target if target else ROOT / name
+        assert path.exists(), f"{name}: {target}"
+        assert not anchor or anchor in anchors(path.read_text()), f"{name}: {target}#{anchor}"
 
 
 def _strings_in(expression: ast.expr) -> list[str]:
