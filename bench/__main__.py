@@ -23,10 +23,10 @@ SCENARIOS = ("cpu", "latency", "commit", "memory")
 
 
 def _runs(names: tuple[str, ...], programs: tuple[str, ...], repeat: int) -> list[tuple[str, str]]:
-    """List what to run, in order: programs take turns, so that a slow spell of the machine hits all."""
+    """Return scenario and program of each run, in order: programs take turns, so that a slow phase affects all."""
     turns: list[tuple[str, str]] = []
     for name in names:
-        if name == "memory":  # the same to the byte each time
+        if name == "memory":  # one run is enough: the result is the same each time
             turns += [(name, program) for program in programs]
             continue
         competitors = ((report.NO_DAEMON,) if name == "cpu" else ()) + programs
@@ -61,23 +61,28 @@ def _all(turns: list[tuple[str, str]], settings: Settings, console: Console) -> 
 
 
 def _end(_number: int, _frame: FrameType | None) -> None:
-    """Stop once; whoever is impatient does not cut the tidying short."""
+    """Raise KeyboardInterrupt once and ignore further signals, so that they do not interrupt the removal of the lab."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--only", type=click.Choice(SCENARIOS), multiple=True, help="Scenario; repeatable. Default: all.")
-@click.option("--daemon", "programs", type=click.Choice(list(DAEMONS)), multiple=True, help="Program; default: both.")
-@click.option("--rate", default=30_000, type=click.IntRange(1), help="New flows per second.")
-@click.option("--seconds", default=10, type=click.IntRange(1), help="Length of one run at an even pace.")
-@click.option("--repeat", default=3, type=click.IntRange(1), help="Runs of each; the table shows medians.")
-@click.option("--commit-entries", default=300_000, type=click.IntRange(1))
 @click.option(
-    "--memory-entries", default=(100_000, 300_000), type=(int, int), help="Two sizes; design: 100000 1000000."
+    "--only", type=click.Choice(SCENARIOS), multiple=True, help="Scenario; may be given several times. Default: all."
 )
-@click.option("--json", "file", type=click.Path(path_type=Path), help="Write every figure to this file as well.")
+@click.option("--daemon", "programs", type=click.Choice(list(DAEMONS)), multiple=True, help="Program. Default: both.")
+@click.option("--rate", default=30_000, type=click.IntRange(1), help="New flows per second.")
+@click.option("--seconds", default=10, type=click.IntRange(1), help="Length of one run at an even rate.")
+@click.option("--repeat", default=3, type=click.IntRange(1), help="Runs of each; the table shows medians.")
+@click.option("--commit-entries", default=300_000, type=click.IntRange(1), help="Entries that a commit creates.")
+@click.option(
+    "--memory-entries",
+    default=(100_000, 300_000),
+    type=(int, int),
+    help="Two sizes of the store; the targets are for 100000 1000000.",
+)
+@click.option("--json", "file", type=click.Path(path_type=Path), help="Write every figure to this file, too.")
 def main(
     *,
     only: tuple[str, ...],
@@ -89,7 +94,7 @@ def main(
     memory_entries: tuple[int, int],
     file: Path | None,
 ) -> None:
-    """Run ftfw and conntrackd side by side and hold ftfw against its targets."""
+    """Run ftfw and conntrackd side by side and compare ftfw with its targets."""
     if not 0 < memory_entries[0] < memory_entries[1]:
         raise click.BadParameter("the second size must be the larger one", param_hint="--memory-entries")
     settings = Settings(rate=rate, seconds=seconds, commit_entries=commit_entries, memory_entries=memory_entries)

@@ -1,4 +1,4 @@
-"""The two programs under test, behind one small interface."""
+"""The two programs under test, with one interface."""
 
 import re
 import shutil
@@ -21,7 +21,7 @@ STOP_S = 10.0
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, *, every_s: float = 0.05) -> bool:
-    """Ask again and again; whether it came true in time."""
+    """Call `condition` every `every_s` seconds until it is true; return False if it is not within `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -31,7 +31,10 @@ def wait_until(condition: Callable[[], bool], seconds: float, *, every_s: float 
 
 
 class Daemon(ABC):
-    """One running daemon in one namespace; active in fw1, backup in fw2. `directory` is its own and empty."""
+    """Runs one daemon in one namespace: active in fw1, backup in fw2.
+
+    `directory` is an empty directory for this daemon alone.
+    """
 
     name: str
 
@@ -56,26 +59,26 @@ class Daemon(ABC):
 
     @abstractmethod
     def command(self) -> list[str]:
-        """Return what starts the daemon in the foreground."""
+        """Return the command that runs the daemon in the foreground."""
 
     @abstractmethod
     def in_sync(self) -> bool:
-        """Whether it is ready for events; BenchError if it does not answer."""
+        """Tell whether the daemon is ready for events. Raises BenchError if it does not answer."""
 
     @abstractmethod
     def entries(self) -> int:
-        """How many of the active's flows it holds (a backup)."""
+        """Return the number of the active's flows that this backup holds."""
 
     @abstractmethod
     def promote(self) -> None:
-        """Ask for the commit of what it holds; may return before that is done."""
+        """Ask the backup to commit its flows; may return before that is done."""
 
     @abstractmethod
     def lost(self) -> int:
-        """Netlink events that it missed by its own count."""
+        """Return the number of overruns of the netlink socket by the daemon's own count; each may hide many events."""
 
     def wait_in_sync(self) -> None:
-        """BenchError with the end of the daemon's log if it does not come up."""
+        """Wait until the daemon is in sync. Raises BenchError with the end of its log if it is not within START_S."""
         if not wait_until(lambda: self._process.poll() is not None or self._answers_in_sync(), START_S):
             raise BenchError(f"{self.name} in {self.namespace} is not in sync after {START_S:.0f} s:\n{self._tail()}")
         if self._process.poll() is not None:
@@ -88,20 +91,20 @@ class Daemon(ABC):
             return False
 
     def cpu(self) -> procfs.Cpu:
-        """CPU time of its process tree so far."""
+        """Return the CPU time of the process tree so far."""
         return procfs.tree_cpu(self._process.pid)
 
     def rss(self) -> int:
-        """Bytes of resident memory of its process tree."""
+        """Return the resident memory of the process tree in bytes."""
         return procfs.tree_rss(self._process.pid)
 
     def kill(self) -> None:
-        """End it at once, as a crash would."""
+        """Kill the daemon with SIGKILL."""
         self._process.kill()
         self._process.wait()
 
     def stop(self) -> None:
-        """End it in good order, or by force when that takes too long. Does nothing if it has ended."""
+        """Terminate the daemon, and kill it if that takes longer than STOP_S; do nothing if it has ended."""
         if self._process.poll() is not None:
             return
         self._process.send_signal(signal.SIGTERM)
@@ -115,12 +118,12 @@ class Daemon(ABC):
 
 
 class Conntrackd(Daemon):
-    """Debian's conntrackd with bench/conntrackd.conf.in."""
+    """Runs Debian's conntrackd with bench/conntrackd.conf.in."""
 
     name = "conntrackd"
 
     def prepare(self) -> None:
-        """Fill in the template."""
+        """Write the configuration from the template."""
         if not shutil.which("conntrackd"):
             raise BenchError("conntrackd is not installed: run `./dev setup`")
         text = Path(__file__).with_name("conntrackd.conf.in").read_text()
@@ -130,24 +133,24 @@ class Conntrackd(Daemon):
         self._config.write_text(text)
 
     def command(self) -> list[str]:
-        """Start both sides alike: it knows no roles."""
+        """Return the same command for both sides: conntrackd has no roles."""
         return ["conntrackd", "-C", str(self._config)]
 
     def in_sync(self) -> bool:
-        """Its control socket answers. It has no word for being in sync."""
+        """Tell whether the control socket answers: conntrackd does not report whether it is in sync."""
         self._ask("-s")
         return True
 
     def entries(self) -> int:
-        """Read the external cache's count."""
+        """Return the number of flows in the external cache."""
         return parse_statistics(self._ask("-s"))
 
     def promote(self) -> None:
-        """`conntrackd -c`, as its primary-backup.sh does."""
+        """Run `conntrackd -c`, as its primary-backup.sh does."""
         self._ask("-c")
 
     def lost(self) -> int:
-        """Overruns of the netlink socket, each of which may hide many events."""
+        """Return the number of overruns of the netlink socket."""
         return parse_overruns(self._ask("-s", "runtime"))
 
     def _ask(self, *words: str) -> str:
@@ -155,12 +158,12 @@ class Conntrackd(Daemon):
 
 
 class Ftfw(Daemon):
-    """ftfw from this source tree."""
+    """Runs ftfw from this source tree."""
 
     name = "ftfw"
 
     def prepare(self) -> None:
-        """One key for both nodes, in the directory above both; the rest is default."""
+        """Write one key for both nodes into their parent directory, and a configuration with defaults."""
         key = self.directory.parent / "link.key"
         self._program = str(Path(sys.executable).with_name("ftfw"))
         if not key.exists():
@@ -175,24 +178,24 @@ class Ftfw(Daemon):
         )
 
     def command(self) -> list[str]:
-        """Active in fw1, backup in fw2."""
+        """Return the command for an active in fw1 and a backup in fw2."""
         role = "active" if self.namespace == FW1 else "backup"
         return [self._program, "--role", role, "--config", str(self._config)]
 
     def in_sync(self) -> bool:
-        """Believe what the backup says; an active has to answer, no more."""
+        """Tell whether a backup reports to be in sync, or an active answers."""
         return bool(self._call("status")["synced"]) or self.namespace == FW1
 
     def entries(self) -> int:
-        """Flows in the backup's store."""
+        """Return the number of flows in the backup's store."""
         return int(self._call("status")["flows"])
 
     def promote(self) -> None:
-        """Write what `ftfw promote` writes on the control socket; returns when all is tried."""
+        """Send the command of `ftfw promote` to the control socket; returns when every entry has been tried."""
         self._call("promote")
 
     def lost(self) -> int:
-        """Overruns of the netlink socket."""
+        """Return the number of overruns of the netlink socket."""
         return int(self._call("status")["kernel"]["overruns"])
 
     def _call(self, command: str) -> dict[str, Any]:
@@ -206,7 +209,7 @@ DAEMONS: dict[str, type[Daemon]] = {each.name: each for each in (Conntrackd, Ftf
 
 
 def parse_statistics(text: str) -> int:
-    """Active connections in the external cache, from `conntrackd -s`."""
+    """Return the number of connections in the external cache from the output of `conntrackd -s`."""
     _, _, external = text.partition("cache external:")
     found = re.search(r"current active connections:\s+(\d+)", external)
     if not found:
@@ -215,7 +218,7 @@ def parse_statistics(text: str) -> int:
 
 
 def parse_overruns(text: str) -> int:
-    """Overruns of the netlink socket, from `conntrackd -s runtime`."""
+    """Return the number of overruns of the netlink socket from the output of `conntrackd -s runtime`."""
     found = re.search(r"netlink overrun:\s+(\d+)", text)
     if not found:
         raise BenchError(f"`conntrackd -s runtime` printed no overruns:\n{text}")

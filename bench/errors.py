@@ -1,5 +1,5 @@
-"""The one exception that reaches the person at the terminal."""
+"""The exception that the benchmark reports to the user."""
 
 
 class BenchError(Exception):
-    """Something the person who runs the benchmark must mend; the message says how."""
+    """The benchmark cannot go on; the message names the cause and, where one is known, the remedy."""

@@ -1,7 +1,7 @@
-"""Traffic: UDP packets of random flows at an even pace, from a process of its own.
+"""The traffic generator: UDP packets of random flows at an even rate, from a process of its own.
 
-Run inside the traffic namespace as `python -m bench.generator`. Prints `ready` when all frames are built,
-waits for a line on standard input, sends, and prints one JSON object with what it did.
+Runs in the traffic namespace as `python -m bench.generator`. Prints `ready` when all frames are built, waits for a line
+on standard input, sends the frames, and prints one JSON object: `seconds`, `user_s` and `system_s`.
 """
 
 import argparse
@@ -47,7 +47,7 @@ class _Mmsghdr(ctypes.Structure):
 
 
 def tuples(count: int, seed: int) -> list[tuple[bytes, bytes, int, int]]:
-    """Source, destination and ports of `count` random flows; the same for the same seed."""
+    """Return source, destination (4 bytes each) and ports of `count` random flows; the same for the same seed."""
     source, destination = socket.inet_aton(SOURCES)[:3], socket.inet_aton(DESTINATIONS)[:3]
     drawn = struct.iter_unpack("!BBHH", random.Random(seed).randbytes(6 * count))
     return [
@@ -69,7 +69,10 @@ def checksum(header: bytes) -> int:
 
 
 def frame(gateway: bytes, source: bytes, destination: bytes, from_port: int, to_port: int) -> bytes:
-    """Build an Ethernet frame with an empty UDP datagram (without UDP checksum, as IPv4 allows)."""
+    """Return an Ethernet frame with an empty UDP datagram to the hardware address `gateway` (6 bytes).
+
+    The frame has no UDP checksum, as IPv4 allows.
+    """
     fields = (0x45, 0, _IPV4_LENGTH, 0, 0x4000, 64, socket.IPPROTO_UDP)
     empty = _IPV4_UDP.pack(*fields, 0, source, destination, 0, 0, 0, 0)
     packet = _IPV4_UDP.pack(*fields, checksum(empty[:20]), source, destination, from_port, to_port, 8, 0)
@@ -77,7 +80,7 @@ def frame(gateway: bytes, source: bytes, destination: bytes, from_port: int, to_
 
 
 class Sender:
-    """Hands frames of equal length to the kernel, many in one system call."""
+    """Sends frames of FRAME_BYTES bytes each, many in one system call."""
 
     def __init__(self, outlet: socket.socket, frames: bytes) -> None:
         self._socket = outlet
@@ -90,7 +93,7 @@ class Sender:
         self._sendmmsg = ctypes.CDLL(None, use_errno=True).sendmmsg
 
     def send(self, first: int, count: int) -> int:
-        """Send `count` frames from number `first` on (at most BATCH); how many the kernel took."""
+        """Send `count` frames from number `first` on, at most BATCH; return how many the kernel took."""
         count = min(count, BATCH)
         start = ctypes.addressof(self._frames) + first * FRAME_BYTES
         for offset in range(count):
@@ -102,7 +105,7 @@ class Sender:
 
 
 def run(sender: Sender, pace: Pace, total: int) -> float:
-    """Send `total` frames at `pace`; the seconds it took."""
+    """Send `total` frames at `pace`; return how many seconds that took."""
     sent, start = 0, time.monotonic()
     while sent < total:
         due = pace.due(time.monotonic() - start, sent, total)
@@ -114,7 +117,7 @@ def run(sender: Sender, pace: Pace, total: int) -> float:
 
 
 def main() -> None:
-    """Build, wait for the word, send, report."""
+    """Build the frames, wait for a line on standard input, send the frames, and print the figures."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--interface", required=True)
     parser.add_argument("--gateway", required=True, help="MAC address")
@@ -128,8 +131,7 @@ def main() -> None:
     outlet = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
     outlet.bind((arguments.interface, 0))
     sender = Sender(outlet, frames)
-    # Forwarding goes before daemons on a real firewall too, being the work of interrupts; here it is this
-    # process that does it.
+    # Interrupts forward packets on a real firewall, with priority over daemons; here this process does that work.
     os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(os.sched_get_priority_max(os.SCHED_RR)))
     print("ready", flush=True)
     if not sys.stdin.readline():

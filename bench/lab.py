@@ -1,4 +1,4 @@
-"""The place: two firewalls with a link between them, and traffic through the first, in network namespaces."""
+"""The lab of the benchmark in network namespaces: two firewalls, a link, and traffic through the first firewall."""
 
 import contextlib
 import ctypes
@@ -18,9 +18,9 @@ GATEWAY_MAC = "02:00:00:00:01:01"
 CONNTRACK_MAX = Path("/proc/sys/net/netfilter/nf_conntrack_max")
 LOCK = Path("/run/ftfw-bench.lock")
 
-# The packets leave fw1 towards a neighbour that nobody is: its MAC address is not that of the interface they
-# arrive at, so the traffic namespace drops them at once. Forwarding needs no address on lan and wan, and
-# without one no flow can end at the firewall itself.
+# fw1 forwards the packets to a neighbour that does not exist: its hardware address is not that of the interface where
+# they arrive, so the traffic namespace drops them at once. Forwarding needs no address on lan and wan, and without one
+# no flow can end at the firewall itself.
 _LINKS = f"""
 link add sync netns {FW1} type veth peer name sync netns {FW2}
 link add lan netns {FW1} address {GATEWAY_MAC} type veth peer name out netns {TRAFFIC}
@@ -43,9 +43,9 @@ _SYSCTLS = {
     "net/ipv6/conf/all/disable_ipv6": 1,
     "net/ipv6/conf/default/disable_ipv6": 1,
     "net/netfilter/nf_conntrack_events": 1,
-    "net/netfilter/nf_conntrack_udp_timeout": 3600,  # no flow ends by itself while it is counted
+    "net/netfilter/nf_conntrack_udp_timeout": 3600,  # no flow may time out while it is counted
 }
-# A rule that asks for the state is what makes a namespace track. The link's own datagrams are no flows.
+# A namespace tracks connections only if a rule asks for their state. The link's own datagrams must not be tracked.
 _RULESET = """
 table ip bench {
     chain raw_in { type filter hook prerouting priority raw; iifname "sync" notrack; }
@@ -56,7 +56,7 @@ table ip bench {
 
 
 def command(*words: str, text: str = "") -> str:
-    """Run a system tool; its output. BenchError if it fails."""
+    """Run a system tool and return its output. Raises BenchError if it fails."""
     done = subprocess.run(words, input=text, capture_output=True, text=True, check=False)
     if done.returncode:
         raise BenchError(f"`{' '.join(words)}` failed: {done.stderr.strip() or done.stdout.strip()}")
@@ -65,7 +65,7 @@ def command(*words: str, text: str = "") -> str:
 
 @contextlib.contextmanager
 def entered(namespace: str) -> Iterator[None]:
-    """Let what this thread opens meanwhile (sockets, files below /proc/sys/net) belong to the namespace."""
+    """Put this thread into a network namespace for a while: sockets and files in /proc/sys/net belong to it."""
     libc = ctypes.CDLL(None, use_errno=True)
     with Path("/proc/thread-self/ns/net").open() as home, Path(f"/run/netns/{namespace}").open() as there:
         if libc.setns(there.fileno(), 0) != 0:
@@ -78,30 +78,30 @@ def entered(namespace: str) -> Iterator[None]:
 
 
 class Count:
-    """The number of entries in a namespace's conntrack table; cheap enough to be asked every millisecond."""
+    """Reads the number of entries in a namespace's conntrack table, cheaply enough for every millisecond."""
 
     def __init__(self, namespace: str) -> None:
         with entered(namespace):
             self._file = os.open("/proc/sys/net/netfilter/nf_conntrack_count", os.O_RDONLY)
 
     def __call__(self) -> int:
-        """Return how many there are now."""
+        """Return the number of entries now."""
         return int(os.pread(self._file, 32, 0))
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         os.close(self._file)
 
 
 def wire_bytes() -> int:
-    """Bytes that fw1 has sent and received on the link so far, Ethernet headers included."""
+    """Return the bytes that fw1 has sent and received on the link so far, with Ethernet headers."""
     with entered(FW1):
         rows = Path("/proc/thread-self/net/dev").read_text().splitlines()
     return parse_interface_bytes(rows, "sync")
 
 
 def parse_interface_bytes(rows: list[str], interface: str) -> int:
-    """Received and sent bytes of an interface from the lines of /proc/net/dev."""
+    """Return received plus sent bytes of an interface from the lines of /proc/net/dev."""
     for row in rows:
         name, _, counters = row.partition(":")
         if name.strip() == interface:
@@ -111,24 +111,27 @@ def parse_interface_bytes(rows: list[str], interface: str) -> int:
 
 
 def flush(namespace: str) -> None:
-    """Empty the namespace's conntrack table."""
+    """Delete all entries of a namespace's conntrack table."""
     command("ip", "netns", "exec", namespace, "conntrack", "-F")
 
 
 def _remove() -> None:
-    """Remove the namespaces, and what runs in them if a benchmark was killed before it could."""
+    """Remove the namespaces, and kill the processes that a killed benchmark left in them."""
     present = {line.split()[0] for line in command("ip", "netns", "list").splitlines() if line}
     for namespace in NAMESPACES:
         if namespace in present:
             for pid in command("ip", "netns", "pids", namespace).split():
                 os.kill(int(pid), signal.SIGKILL)
-            flush(namespace)  # a table goes faster so, and before the next run instead of during it
+            flush(namespace)  # the kernel frees the table faster, and before the next run instead of during it
             command("ip", "netns", "delete", namespace)
 
 
 @contextlib.contextmanager
 def exclusive() -> Iterator[None]:
-    """No other benchmark on this machine meanwhile; what one that was killed has left is removed."""
+    """Keep other benchmarks from this machine while the context lasts; first remove what a killed one left.
+
+    Raises BenchError if another benchmark runs, a tool is missing, or this process is not root.
+    """
     if os.geteuid() != 0:
         raise BenchError("the benchmark makes network namespaces: run it as root, or through `./dev bench`")
     for tool in ("ip", "nft", "conntrack"):
@@ -145,7 +148,7 @@ def exclusive() -> Iterator[None]:
 
 @contextlib.contextmanager
 def lab() -> Iterator[None]:
-    """Both firewalls, the link and the traffic's way, up and empty; removed at the end, whatever happens."""
+    """Make both firewalls, the link and the way of the traffic, with empty tables; remove all of it in every case."""
     try:
         for namespace in NAMESPACES:
             command("ip", "netns", "add", namespace)
@@ -172,9 +175,9 @@ def lab() -> Iterator[None]:
 
 @contextlib.contextmanager
 def room_for(entries: int) -> Iterator[None]:
-    """Let a conntrack table hold that many entries.
+    """Let a conntrack table hold that many entries while the context lasts.
 
-    The limit is the whole machine's; the old one comes back at the end.
+    The limit counts for the whole machine. Raises BenchError if it cannot be changed.
     """
     before = int(CONNTRACK_MAX.read_text())
     if before >= entries:

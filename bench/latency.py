@@ -1,4 +1,4 @@
-"""How far one count runs behind another: the delay of each event, from two tables watched side by side."""
+"""The delay of each event, from the numbers of entries in two tables that are read side by side."""
 
 import threading
 import time
@@ -11,7 +11,7 @@ INTERVAL_S = 0.0005
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Both counts at one time (monotonic seconds); the leading one is read before the following one."""
+    """Holds both counts at one time (seconds, monotonic); the leading one is read before the following one."""
 
     at_s: float
     leading: int
@@ -19,13 +19,13 @@ class Sample:
 
 
 def delay(samples: Sequence[Sample], quantile: float) -> float:
-    """Bound from above the delay in seconds that a share `quantile` of all entries stays within.
+    """Return an upper bound in seconds of the delay of a share `quantile` of all entries.
 
-    The entry that made the leading count reach n is taken to have come at the last sample that saw less
-    than n, and to be held from the first that saw n on the following side. Entries never held do not count.
+    The entry that makes the leading count reach n counts as made at the last sample with a smaller leading count, and
+    as held at the first sample whose following count has reached n. Entries that are never held do not count.
     """
-    delays: list[tuple[float, int]] = []  # delay, how many entries
-    before = 0  # the last sample without the entry in question on the leading side
+    delays: list[tuple[float, int]] = []  # delay in seconds, number of entries
+    before = 0  # index of the last sample whose leading count lacks the entry
     entry = samples[0].following + 1
     for sample in samples:
         while entry <= sample.following:
@@ -38,7 +38,7 @@ def delay(samples: Sequence[Sample], quantile: float) -> float:
 
 
 def weighted_quantile(weighted: Sequence[tuple[float, int]], quantile: float) -> float:
-    """Return the least value that a share `quantile` of the weight does not exceed; 0 for nothing."""
+    """Return the least value that a share `quantile` of the weight does not exceed; 0 if there is no value."""
     wanted = quantile * sum(weight for _, weight in weighted)
     reached = 0
     for value, weight in sorted(weighted):
@@ -49,7 +49,7 @@ def weighted_quantile(weighted: Sequence[tuple[float, int]], quantile: float) ->
 
 
 class Watch:
-    """Reads two counts all the time, in a thread, within a `with` block; `samples` has them then."""
+    """Reads two counts again and again in a thread during a `with` block, and collects them in `samples`."""
 
     def __init__(self, leading: Callable[[], int], following: Callable[[], int]) -> None:
         self.samples: list[Sample] = []

@@ -1,4 +1,4 @@
-"""The kernel's own speed: entries written to a conntrack table by prebuilt messages and nothing else."""
+"""The speed of the kernel alone: entries written to a conntrack table by messages that are built before."""
 
 import socket
 import struct
@@ -21,7 +21,7 @@ MESSAGES_PER_SEND = 256
 
 
 def attribute(kind: int, payload: bytes) -> bytes:
-    """One netlink attribute, padded to 4 bytes."""
+    """Return one netlink attribute, padded to a multiple of 4 bytes."""
     return struct.pack("=HH", 4 + len(payload), kind) + payload + bytes(-len(payload) % 4)
 
 
@@ -36,7 +36,7 @@ def _tuple(kind: int, source: bytes, destination: bytes, from_port: int, to_port
 
 
 def create_message(source: bytes, destination: bytes, from_port: int, to_port: int) -> bytes:
-    """Build what a commit sends for a plain UDP flow over IPv4."""
+    """Return the netlink message by which a commit creates a plain UDP flow over IPv4; addresses are 4 bytes each."""
     body = (
         struct.pack("!BBH", socket.AF_INET, 0, 0)
         + _tuple(_TUPLE_ORIG, source, destination, from_port, to_port)
@@ -48,7 +48,10 @@ def create_message(source: bytes, destination: bytes, from_port: int, to_port: i
 
 
 def seconds_alone(namespace: str, entries: int, seed: int) -> float:
-    """Measure how many seconds the kernel takes to create that many entries from messages built before."""
+    """Return how many seconds the kernel takes to create that many entries from messages that are built before.
+
+    Raises BenchError if the kernel refuses one.
+    """
     messages = [create_message(*each) for each in tuples(entries, seed)]
     batches = [b"".join(messages[first : first + MESSAGES_PER_SEND]) for first in range(0, entries, MESSAGES_PER_SEND)]
     with entered(namespace):
@@ -64,7 +67,7 @@ def seconds_alone(namespace: str, entries: int, seed: int) -> float:
 
 
 def _raise_error(kernel: socket.socket) -> None:
-    """Read what the kernel refused; it has answered when `send` returns, and only then if it refused."""
+    """Raise BenchError if the kernel has refused a message; it answers before `send` returns, and only refusals."""
     try:
         answer = kernel.recv(65536, socket.MSG_DONTWAIT)
     except BlockingIOError:

@@ -1,14 +1,14 @@
-"""When to send how much: the arithmetic of an even pace, without a clock of its own."""
+"""The arithmetic of an even rate: how many packets are due at a time, without a clock of its own."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """`rate` events per second, released in slices of `slice_s`, never more than `burst` in one of them.
+    """Releases `rate` events per second in slices of `slice_s` seconds, at most `burst` in one slice.
 
-    A sender that was kept from running catches up in bursts of that size at most, so that a hiccup of the
-    machine does not become a load that nobody asked for. What it cannot catch up shows in the rate reported.
+    A sender that could not run for a while catches up in bursts of at most that size, so that a pause of the machine
+    does not become a load far above the rate. The reported rate shows what it could not catch up.
     """
 
     rate: float
@@ -17,14 +17,14 @@ class Pace:
 
     @property
     def burst(self) -> int:
-        """The most that one slice may release, at least 1."""
+        """Return the greatest number of events in one slice, at least 1."""
         return max(1, round(self.rate * self.slice_s * self.burst_slices))
 
     def due(self, elapsed_s: float, sent: int, total: int) -> int:
-        """How many to send now, `elapsed_s` seconds after the start, when `sent` of `total` are out."""
+        """Return how many events are due `elapsed_s` seconds after the start, when `sent` of `total` have been sent."""
         owed = int(self.rate * elapsed_s) - sent
         return max(0, min(owed, self.burst, total - sent))
 
     def pause(self, elapsed_s: float) -> float:
-        """Seconds from now to the end of the running slice; always more than 0."""
+        """Return the seconds until the end of the current slice; always more than 0."""
         return self.slice_s - elapsed_s % self.slice_s

@@ -1,4 +1,4 @@
-"""What /proc says about processes and namespaces."""
+"""CPU time and memory of processes, read from /proc."""
 
 import os
 from collections.abc import Iterator
@@ -14,14 +14,14 @@ _UTIME, _STIME, _CUTIME, _CSTIME, _RSS = 11, 12, 13, 14, 21
 
 @dataclass(frozen=True, kw_only=True)
 class Cpu:
-    """CPU seconds. The sum is exact to a tick; how it divides into user and system is estimated."""
+    """Holds CPU seconds. The kernel counts the sum exactly to a tick, and estimates its shares of user and system."""
 
     user_s: float = 0.0
     system_s: float = 0.0
 
     @property
     def total_s(self) -> float:
-        """User and system."""
+        """Return the sum of user and system seconds."""
         return self.user_s + self.system_s
 
     def __add__(self, other: "Cpu") -> "Cpu":
@@ -32,16 +32,16 @@ class Cpu:
 
 
 def stat_fields(line: str) -> list[int]:
-    """Numbers of a /proc/PID/stat line from the state on; the state, a letter, is given as 0.
+    """Return the numbers of a /proc/PID/stat line from the state on, with 0 for the state, which is a letter.
 
-    The command stands in parentheses and may hold anything, parentheses and blanks too.
+    The command before them is in parentheses and may contain any character, parentheses and spaces too.
     """
     _, _, rest = line.rpartition(")")
     return [0, *map(int, rest.split()[1:])]
 
 
 def parse_cpu(line: str) -> Cpu:
-    """CPU time of a process, all its threads (ended ones too) and the children it has waited for."""
+    """Return the CPU time of a process, of all its threads, also ended ones, and of the children it has waited for."""
     fields = stat_fields(line)
     return Cpu(
         user_s=(fields[_UTIME] + fields[_CUTIME]) * TICK_S,
@@ -50,18 +50,18 @@ def parse_cpu(line: str) -> Cpu:
 
 
 def parse_busy_s(text: str) -> float:
-    """CPU seconds that all processors together were not idle, from /proc/stat."""
+    """Return the CPU seconds that all processors together were not idle, from the text of /proc/stat."""
     user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = map(int, text.split("\n", 1)[0].split()[1:])
     return (user + nice + system + irq + softirq + steal) * TICK_S
 
 
 def machine_busy_s() -> float:
-    """CPU seconds that this machine's processors, all together, were not idle so far."""
+    """Return the CPU seconds that all processors of this machine together were not idle so far."""
     return parse_busy_s(Path("/proc/stat").read_text())
 
 
 def tree(pid: int) -> Iterator[int]:
-    """`pid` and every live descendant."""
+    """Yield `pid` and every descendant that is alive."""
     yield pid
     for task in Path(f"/proc/{pid}/task").iterdir():
         for child in (task / "children").read_text().split():
@@ -69,10 +69,10 @@ def tree(pid: int) -> Iterator[int]:
 
 
 def tree_cpu(pid: int) -> Cpu:
-    """CPU time that a process and all below it have used so far."""
+    """Return the CPU time that a process and its descendants have used so far."""
     return sum((parse_cpu(Path(f"/proc/{each}/stat").read_text()) for each in tree(pid)), Cpu())
 
 
 def tree_rss(pid: int) -> int:
-    """Bytes of resident memory of a process and all below it."""
+    """Return the resident memory of a process and its descendants in bytes."""
     return sum(stat_fields(Path(f"/proc/{each}/stat").read_text())[_RSS] * PAGE_BYTES for each in tree(pid))

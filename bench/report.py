@@ -1,4 +1,4 @@
-"""From the figures of all runs to the table: medians, ratios, targets."""
+"""The table of results: medians, ratios and targets from the figures of all runs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Results = dict[str, dict[str, list[Figures]]]  # scenario → program → one se
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What ftfw is held to. `limit` bounds its own median, or its ratio to conntrackd's if `relative`."""
+    """Holds a target for ftfw. `limit` bounds its own median, or its ratio to conntrackd's if `relative`."""
 
     text: str
     limit: float
@@ -24,7 +24,7 @@ class Target:
     relative: bool = False
 
     def met(self, ours: float, ratio: float | None) -> bool | None:
-        """Whether it is; None if a ratio is asked for and conntrackd did not run."""
+        """Tell whether the target is met; None if it is relative and conntrackd did not run."""
         value = ratio if self.relative else ours
         if value is None:
             return None
@@ -33,9 +33,9 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class Quantity:
-    """One row: what it is called, where its figure comes from, how it is written.
+    """Describes one row: its name, where its figure comes from, and its format.
 
-    `less_baseline` takes the same figure of the runs without a daemon away.
+    `less_baseline` subtracts the same figure of the runs without a daemon.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Quantity:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row, computed. A figure is None where the program did not run."""
+    """Holds one row with its figures; a figure is None if the program did not run."""
 
     quantity: Quantity
     conntrackd: float | None
@@ -57,12 +57,12 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """The figure of ftfw divided by that of conntrackd."""
+        """Return the figure of ftfw divided by that of conntrackd; None if one is missing."""
         return self.ftfw / self.conntrackd if self.ftfw is not None and self.conntrackd else None
 
     @property
     def met(self) -> bool | None:
-        """Whether the target is met; None without a target or without the figures."""
+        """Tell whether the target is met; None without a target or without the figures."""
         if self.quantity.target is None or self.ftfw is None:
             return None
         return self.quantity.target.met(self.ftfw, self.ratio)
@@ -200,7 +200,7 @@ QUANTITIES = (
 
 
 def rows(results: Results) -> list[Row]:
-    """All rows that the results have figures for."""
+    """Return all rows for which the results have figures."""
 
     def combined(quantity: Quantity, program: str) -> float | None:
         runs = results[quantity.scenario].get(program)
@@ -219,7 +219,7 @@ def rows(results: Results) -> list[Row]:
 
 
 def table(computed: Sequence[Row], title: str) -> Table:
-    """For people."""
+    """Return the rows as a table for the terminal."""
     drawn = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for heading in ("quantity", "conntrackd", "ftfw", "ratio", "target", "met"):
         drawn.add_column(heading, justify="left" if heading == "quantity" else "right", no_wrap=True)
@@ -237,7 +237,7 @@ def table(computed: Sequence[Row], title: str) -> Table:
 
 
 def as_json(computed: Sequence[Row]) -> list[dict[str, Any]]:
-    """For machines: the same rows, unrounded."""
+    """Return the rows as data for JSON, without rounding."""
     return [
         {
             "quantity": row.quantity.name.strip(),

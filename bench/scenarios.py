@@ -1,4 +1,4 @@
-"""What is measured, each in a fresh lab: one function per scenario, one dictionary of figures per run."""
+"""The scenarios, each in a new lab: one function per scenario, which returns the figures of one run by their names."""
 
 import contextlib
 import os
@@ -19,14 +19,14 @@ from bench.traffic import traffic
 
 Figures = dict[str, float]
 
-QUIET_S = 3.0  # a count that stands still for so long has reached its end
+QUIET_S = 3.0  # a count that does not change for so long has reached its end
 POLL_S = 0.0005
 FLUSHED_S = 0.5  # the kernel frees flushed entries a little later
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the person at the terminal chose."""
+    """Holds the options of the command line."""
 
     rate: float
     seconds: float
@@ -35,18 +35,18 @@ class Settings:
 
     @property
     def most_entries(self) -> int:
-        """The largest table any scenario makes."""
+        """Return the size of the largest table that a scenario makes."""
         return max(round(self.rate * self.seconds), self.commit_entries, *self.memory_entries)
 
 
 class Neighbours:
-    """How much of the machine went to others since this object was made: a busy machine makes a run worthless."""
+    """Measures the CPU time of other processes since this object was made: a busy machine makes a run worthless."""
 
     def __init__(self) -> None:
         self._since, self._busy_s, self._own_s = time.monotonic(), procfs.machine_busy_s(), _own_cpu_s()
 
     def share(self, *, ours_s: float) -> float:
-        """Share of all processors' time, less `ours_s` and what this process and its ended children used."""
+        """Return the share of all processors' time beyond `ours_s`, this process and its ended children."""
         others_s = procfs.machine_busy_s() - self._busy_s - (_own_cpu_s() - self._own_s) - ours_s
         return max(0.0, others_s / (time.monotonic() - self._since) / len(os.sched_getaffinity(0)))
 
@@ -57,7 +57,7 @@ def _own_cpu_s() -> float:
 
 @contextlib.contextmanager
 def pair(kind: type[Daemon], *, hot: bool = False) -> Iterator[tuple[Daemon, Daemon]]:
-    """Run an active in fw1 and a backup in fw2; yields them in sync."""
+    """Run an active in fw1 and a backup in fw2 while the context lasts; they are in sync when it begins."""
     with ExitStack() as cleanup:
         directory = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="ftfw-bench-")))
         nodes = []
@@ -72,7 +72,10 @@ def pair(kind: type[Daemon], *, hot: bool = False) -> Iterator[tuple[Daemon, Dae
 
 
 def settled(count: Callable[[], int], expected: int, every_s: float) -> tuple[int, float]:
-    """Wait until `count` reaches `expected` or stands still; its last value and when that was first seen."""
+    """Wait until `count` reaches `expected` or does not change for QUIET_S.
+
+    Returns its last value, and the time at which it was first read (seconds, monotonic).
+    """
     last, since = count(), time.monotonic()
     while last < expected and time.monotonic() - since < QUIET_S:
         time.sleep(every_s)
@@ -82,7 +85,7 @@ def settled(count: Callable[[], int], expected: int, every_s: float) -> tuple[in
 
 
 def fill(settings: Settings, flows: int, seed: int, backup: Daemon, expected: int) -> int:
-    """Send new flows through fw1 until the backup holds `expected` in all; how many it lacks."""
+    """Send new flows through fw1, wait until the backup holds `expected`, and return how many it lacks."""
     with traffic(rate=settings.rate, flows=flows, seed=seed) as source:
         source.send()
     held, _ = settled(backup.entries, expected, 0.1)
@@ -90,7 +93,7 @@ def fill(settings: Settings, flows: int, seed: int, backup: Daemon, expected: in
 
 
 def cpu(kind: type[Daemon] | None, settings: Settings, seed: int) -> Figures:
-    """CPU and bytes per new flow at an even pace; without daemons (None), what the traffic itself costs."""
+    """Measure CPU and bytes per new flow at an even rate; with `kind` None, the cost of the traffic alone."""
     flows = round(settings.rate * settings.seconds)
     with lab(), ExitStack() as cleanup:
         nodes = cleanup.enter_context(pair(kind)) if kind else ()
@@ -115,20 +118,20 @@ def cpu(kind: type[Daemon] | None, settings: Settings, seed: int) -> Figures:
 
 
 def kernel_alone(entries: int, seed: int) -> float:
-    """Seconds the kernel needs for that many prebuilt entries in an empty table, nothing else going on."""
+    """Return how many seconds the kernel takes to create that many entries in an empty table."""
     flush(FW2)
     time.sleep(FLUSHED_S)
     return netlink.seconds_alone(FW2, entries, seed)
 
 
 def commit(kind: type[Daemon], settings: Settings, seed: int) -> Figures:
-    """Time from the request on the control socket to the last entry in the kernel; then the kernel alone."""
+    """Measure the time from the request for a commit to the last entry in the kernel; then that of the kernel alone."""
     entries = settings.commit_entries
     with lab():
         with pair(kind) as (active, backup), ThreadPoolExecutor(1) as pool:
             missing = fill(settings, entries, seed, backup, entries)
             active.kill()
-            flush(FW1)  # all namespaces share one hash table, and two firewalls share none
+            flush(FW1)  # two firewalls share no hash table, but two namespaces do
             time.sleep(FLUSHED_S)
             with contextlib.closing(Count(FW2)) as count:
                 neighbours, before, start = Neighbours(), backup.cpu(), time.monotonic()
@@ -149,7 +152,7 @@ def commit(kind: type[Daemon], settings: Settings, seed: int) -> Figures:
 
 
 def latency(kind: type[Daemon], settings: Settings, seed: int) -> Figures:
-    """Watch both kernels' tables while flows come: how long each entry takes to a hot backup's."""
+    """Measure how long each entry takes to the kernel of a hot backup, by the sizes of both tables."""
     flows = round(settings.rate * settings.seconds)
     with lab(), pair(kind, hot=True), ExitStack() as cleanup:
         active, backup = (cleanup.enter_context(contextlib.closing(Count(each))) for each in (FW1, FW2))
@@ -166,7 +169,7 @@ def latency(kind: type[Daemon], settings: Settings, seed: int) -> Figures:
 
 
 def memory(kind: type[Daemon], settings: Settings, seed: int) -> Figures:
-    """How much the backup grows per entry, between two sizes."""
+    """Measure how much memory the backup takes per entry, from two sizes of its store."""
     small, large = settings.memory_entries
     with lab(), pair(kind) as (_, backup):
         fill(settings, small, seed, backup, small)

@@ -1,4 +1,4 @@
-"""The generator's process, seen from the benchmark."""
+"""The benchmark's end of the connection to the traffic generator."""
 
 import contextlib
 import json
@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from bench.errors import BenchError
 from bench.lab import GATEWAY_MAC, TRAFFIC
 
-# As a network card that gathers interrupts for 100 µs would deliver them: a daemon on a core of its own
-# then wakes for one to three new flows. Slices of milliseconds would hand it batches that real traffic
-# does not make.
+# A network card that gathers interrupts for 100 µs delivers packets so: a daemon on a core of its own then wakes for
+# one to three new flows. Slices of milliseconds would give it batches that real traffic does not make.
 SLICE_S = 0.0001
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sent:
-    """What the generator did: flows, seconds, and its own CPU seconds with the forwarding of its packets."""
+    """Holds the generator's flows, seconds and CPU seconds; the latter include the forwarding of its packets."""
 
     flows: int
     seconds: float
@@ -26,14 +25,14 @@ class Sent:
 
 
 class Traffic:
-    """A generator that has built its packets and waits for the word."""
+    """Controls a generator that has built its packets and waits."""
 
     def __init__(self, process: subprocess.Popen[str], flows: int) -> None:
         self._process = process
         self._flows = flows
 
     def send(self) -> Sent:
-        """Send all of it; returns when the last packet is out."""
+        """Send all packets; returns after the last one. Raises BenchError if the generator fails."""
         output, _ = self._process.communicate("go\n")
         if self._process.returncode:
             raise BenchError(f"the traffic generator ended with {self._process.returncode}")
@@ -43,7 +42,10 @@ class Traffic:
 
 @contextlib.contextmanager
 def traffic(*, rate: float, flows: int, seed: int) -> Iterator[Traffic]:
-    """Start a generator in the traffic namespace, ready to send `flows` new flows at `rate` per second."""
+    """Run a generator in the traffic namespace while the context lasts.
+
+    It is ready to send `flows` new flows at `rate` per second. Raises BenchError if it does not start.
+    """
     words = ["ip", "netns", "exec", TRAFFIC, sys.executable, "-m", "bench.generator"]
     words += ["--interface", "out", "--gateway", GATEWAY_MAC, "--rate", str(rate), "--slice", str(SLICE_S)]
     words += ["--count", str(flows), "--seed", str(seed)]
@@ -53,7 +55,7 @@ def traffic(*, rate: float, flows: int, seed: int) -> Iterator[Traffic]:
         try:
             assert process.stdout is not None
             if process.stdout.readline() != "ready\n":
-                raise BenchError("the traffic generator did not start: its message stands above")
+                raise BenchError("the traffic generator did not start: see its message above")
             yield Traffic(process, flows)
         finally:
             process.kill()

@@ -2,7 +2,6 @@ import socket
 import struct
 
 from bench.generator import FRAME_BYTES, Sender, checksum, frame, tuples
-from bench.netlink import attribute, create_message
 
 
 def test_random_flows_are_many_and_stay_in_the_documentation_networks() -> None:
@@ -31,13 +30,6 @@ def test_every_frame_has_a_right_header() -> None:
         header = built[14:34]
         assert checksum(header) == 0  # over a header with its checksum in place
         assert struct.unpack("!HH", built[34:38]) == flow[2:]
-
-
-def test_a_prebuilt_message_says_its_length_and_is_aligned() -> None:
-    message = create_message(*tuples(1, seed=4)[0])
-    assert struct.unpack("=I", message[:4])[0] == len(message)
-    assert len(message) % 4 == 0
-    assert attribute(1, b"abc") == struct.pack("=HH", 7, 1) + b"abc\0"
 
 
 def test_many_frames_go_out_in_one_call_and_arrive_as_they_are() -> None:
