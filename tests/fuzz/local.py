@@ -122,7 +122,7 @@ def conntrackd_configs() -> Iterator[bytes]:
 
 def read_keepalived_conf(data: bytes) -> None:
     """Any bytes as keepalived's configuration."""
-    found = keepalived_conf.read(data.decode(errors="replace"))
+    found = keepalived_conf.extract(data.decode(errors="replace"))
     assert found.tracked.isdisjoint(found.untracked)
 
 

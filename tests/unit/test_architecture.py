@@ -43,6 +43,7 @@ PURE = (
     *("ftfw.control.status_fields", "ftfw.control.notification_words", "ftfw.daemon.roles", "ftfw.daemon.gate_rules"),
     "ftfw.daemon.metrics.metric_families",
     *("ftfw.link.framing", "ftfw.link.socket_filter", "ftfw.cli.migration", "ftfw.cli.check.keepalived_conf"),
+    "ftfw.cli.brace_syntax",
 )
 """Modules and packages that get time, randomness and bytes as arguments."""
 

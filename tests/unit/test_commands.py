@@ -17,9 +17,11 @@ from click.testing import CliRunner, Result
 
 from ftfw import __version__
 from ftfw.cli.commands import main
+from ftfw.cli.migration.translation import translate
 from ftfw.config.schema import Config
 from ftfw.control.server import ControlError, Progress, serve
 from ftfw.security.key_file import read
+from tests.unit.conntrackd_files import conntrackd
 
 COMMIT = {"seconds": 0.25, "created": 3, "updated": 2, "deleted": 1, "failed": {"EEXIST": 4}}
 STATUS = {"node": "fw1", "role": "backup", "ready": True, "kernel": {"events": 9}, "queue_bytes": 12}
@@ -283,6 +285,41 @@ def test_keygen(tmp_path: Path) -> None:
     result = run("keygen", str(file))
     assert result.exit_code == 1
     assert result.stderr == f"ftfw: {file}: exists and is not overwritten; name another file, or move it away\n"
+
+
+def test_the_configuration_goes_to_standard_output_and_the_remarks_elsewhere(tmp_path: Path) -> None:
+    file = tmp_path / "conntrackd.conf"
+    file.write_bytes(conntrackd(general="HashSize 1 # f\xfcr viele").encode("latin-1"))
+    done = run("check", "--from-conntrackd", str(file))
+    assert done.exit_code == 0
+    translation = translate(file.read_text("latin-1"))
+    assert done.stdout == translation.toml
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(translation.remarks)
+    assert "ftfw: not needed: line 7: General.HashSize: memory grows with the entries" in lines
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "message"),
+    [
+        ("Sync {", 2, 'line 1: found the end of the file; expected "}" for "Sync" of line 1'),
+        ("Stats { }", 1, "this conntrackd collects statistics and replicates nothing"),
+        (None, 2, "cannot be read: No such file or directory"),
+    ],
+)
+def test_a_file_without_a_translation_prints_nothing(tmp_path: Path, text: str | None, code: int, message: str) -> None:
+    file = tmp_path / "conntrackd.conf"
+    if text is not None:
+        file.write_text(text)
+    done = run("check", "--from-conntrackd", str(file))
+    assert (done.exit_code, done.stdout) == (code, "")
+    assert done.stderr.startswith(f"ftfw: {file}: {message}")
+
+
+def test_it_prints_no_json(tmp_path: Path) -> None:
+    done = run("check", "--from-conntrackd", str(tmp_path), "--json")
+    assert done.exit_code == 2
+    assert "does not go with --json" in done.stderr
 
 
 def test_lab_gets_its_arguments_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

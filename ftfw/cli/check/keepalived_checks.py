@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ftfw.cli.check import host_probes, keepalived_conf
 from ftfw.cli.check.finding import Context, Finding, ok, problem, warning
-from ftfw.cli.check.keepalived_conf import Configuration
+from ftfw.cli.check.keepalived_conf import KeepalivedConf
 from ftfw.config import schema
 
 CONFIGURATION = Path("/etc/keepalived/keepalived.conf")
@@ -35,7 +35,7 @@ def check_its_configuration(context: Context) -> Iterator[Finding]:
     except OSError as error:
         yield ok(SUBJECT, f"{CONFIGURATION} not looked at: {error.strerror}", "run this as root")
         return
-    theirs = keepalived_conf.read(text)
+    theirs = keepalived_conf.extract(text)
     whole = not theirs.not_followed
     if not whole:
         found = f"{CONFIGURATION}: not followed: {', '.join(theirs.not_followed)}"
@@ -53,7 +53,7 @@ def _untold(context: Context, keys: schema.Keepalived) -> Iterator[Finding]:
         yield warning(SUBJECT, "it runs here, and has told ftfw nothing so far", f"a FIFO, or a hook; {DOCS}")
 
 
-def _fifos(keys: schema.Keepalived, theirs: Configuration, user: str, *, whole: bool) -> Iterator[Finding]:
+def _fifos(keys: schema.Keepalived, theirs: KeepalivedConf, user: str, *, whole: bool) -> Iterator[Finding]:
     ours = str(keys.fifo)
     found = next((fifo for fifo in theirs.fifos if fifo.path == ours), None)
     if keys.fifo is None:
@@ -87,7 +87,7 @@ def _fifos(keys: schema.Keepalived, theirs: Configuration, user: str, *, whole: 
         )
 
 
-def _without_fifo(theirs: Configuration, *, whole: bool) -> Iterator[Finding]:
+def _without_fifo(theirs: KeepalivedConf, *, whole: bool) -> Iterator[Finding]:
     if theirs.fifos and not theirs.has_hook:
         path = theirs.fifos[0].path
         found = f"{CONFIGURATION} has it write to {path}, and keepalived.fifo is not set: ftfw hears of no failover"
@@ -97,7 +97,7 @@ def _without_fifo(theirs: Configuration, *, whole: bool) -> Iterator[Finding]:
         yield warning(SUBJECT, found, f"`vrrp_notify_fifo` in global_defs, and keepalived.fifo; {DOCS}")
 
 
-def _track_file(keys: schema.Keepalived, theirs: Configuration, *, whole: bool) -> Iterator[Finding]:
+def _track_file(keys: schema.Keepalived, theirs: KeepalivedConf, *, whole: bool) -> Iterator[Finding]:
     ours = str(keys.track_file)
     if keys.track_file is None:
         for path in sorted(path for path in theirs.tracked if "ftfw" in path):
@@ -111,7 +111,7 @@ def _track_file(keys: schema.Keepalived, theirs: Configuration, *, whole: bool) 
         yield warning(SUBJECT, found, f"a `track_file` with `file {ours}`; {DOCS}")
 
 
-def _names(keys: schema.Keepalived, theirs: Configuration) -> Iterator[Finding]:
+def _names(keys: schema.Keepalived, theirs: KeepalivedConf) -> Iterator[Finding]:
     there = [*theirs.groups, *theirs.instances]
     for name in keys.instances:
         if name not in there:
@@ -125,7 +125,7 @@ def _names(keys: schema.Keepalived, theirs: Configuration) -> Iterator[Finding]:
         yield warning("keepalived.instances", found, f"name {of_all or 'a sync group of all of them'} there; {DOCS}")
 
 
-def _addresses(keys: schema.Keepalived, theirs: Configuration) -> Iterator[Finding]:
+def _addresses(keys: schema.Keepalived, theirs: KeepalivedConf) -> Iterator[Finding]:
     """Compare the addresses of the instances that count with those that ftfw watches."""
     counting = {
         member for name in keys.instances or theirs.instances for member in (name, *theirs.groups.get(name, ()))

@@ -1,7 +1,7 @@
-"""What keepalived.conf(5) says of VRRP, as far as a check goes by it.  Pure; any text is read somehow.
+"""Reads from keepalived.conf(5) what `ftfw check` compares with ftfw.toml.  Pure; accepts any text.
 
-keepalived itself tells what is wrong in it (`keepalived -t`). What is in other files, or is made of parameters, is not
-followed: `not_followed` names it. Lines for one host only (`@fw1 …`) count for all.
+keepalived itself reports what is wrong in its file (`keepalived -t`).  Included files and parameters are not followed:
+`KeepalivedConf.not_followed` names them.  Lines for one host only (`@fw1 …`) are read as lines for all hosts.
 """
 
 from __future__ import annotations
@@ -11,54 +11,48 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
+from typing import Final
 
+from ftfw.cli.brace_syntax import Dialect, Statement, TokenKind, tokens
 from ftfw.config.value_types import Address
 
-_TOKENS = re.compile(
-    r"""(?P<space>[^\S\n]+|\\(?=\n)|[\#!][^\n]*)
-    |(?P<end>\n)
-    |(?P<brace>[{}])
-    |(?P<quoted>"(?:[^"\\\n]|\\.)*"?|'(?:[^'\\\n]|\\.)*'?)
-    |(?P<word>(?:\$\{[^{}\s$]*\}|[^\s{}"'\#!])+)""",
-    re.VERBOSE,
+DIALECT: Final = Dialect(
+    comments="#!",
+    quotes="\"'",
+    ignored=r"[^\S\n]+|\\(?=\n)",  # a backslash at a line's end
+    word=r"""(?:\$\{[^{}\s$]*\}|[^\s{}"'#!])+""",
 )
 _INCLUDE = re.compile(r"include[rmwba]?")
 _HOOK = re.compile(r"notify(_(master|backup|fault|stop|deleted))?")
 
 
-@dataclass(frozen=True)
-class Statement:
-    """The words of a line, and what stands in the braces behind them."""
-
-    words: tuple[str, ...]
-    block: list[Statement] = field(default_factory=list)
-
-
 @dataclass(frozen=True, kw_only=True)
-class Fifo:
-    """A FIFO that keepalived writes to; `user` is whom it makes it for, None: not said."""
+class NotifyFifo:
+    """A FIFO to which keepalived writes, and the user who owns it; None where the file names no user."""
 
     path: str
     user: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Instance:
-    """A VRRP instance."""
+class VrrpInstance:
+    """A VRRP instance with its interface and its virtual addresses."""
 
     interface: str | None
     addresses: frozenset[Address]
 
 
 @dataclass(kw_only=True)
-class Configuration:
-    """What was found.  Files that are tracked are those that an instance or a group names, too."""
+class KeepalivedConf:
+    """Holds what a file configures.  `tracked` are the paths of track files that an instance or a group uses."""
 
-    fifos: list[Fifo] = field(default_factory=list)  # vrrp_notify_fifo
-    all_fifos: set[str] = field(default_factory=set)  # paths of notify_fifo, which tells of virtual servers besides
+    fifos: list[NotifyFifo] = field(default_factory=list)  # vrrp_notify_fifo
+    all_fifos: set[str] = field(
+        default_factory=set
+    )  # paths of notify_fifo, to which keepalived writes about virtual servers as well
     tells_on_reload: bool = False
     has_hook: bool = False
-    instances: dict[str, Instance] = field(default_factory=dict)
+    instances: dict[str, VrrpInstance] = field(default_factory=dict)
     groups: dict[str, tuple[str, ...]] = field(default_factory=dict)  # names of instances
     tracked: set[str] = field(default_factory=set)  # paths
     untracked: set[str] = field(default_factory=set)
@@ -66,38 +60,37 @@ class Configuration:
 
 
 def parse(text: str) -> list[Statement]:
-    """Return the statements of a file; braces that do not match are made to."""
+    """Return the statements of a file, one for each line; a brace without its partner is accepted."""
     blocks: list[list[Statement]] = [[]]
     words: list[str] = []
 
-    def end_statement() -> None:
+    def end_statement(line: int) -> None:
         given = words[1:] if words and words[0].startswith("@") else words
         if given:
-            blocks[-1].append(Statement(tuple(given)))
+            blocks[-1].append(Statement(tuple(given), line))
         words.clear()
 
-    for match in _TOKENS.finditer(text):
-        kind, found = match.lastgroup, match[0]
-        if kind == "word":
+    for kind, found, line in tokens(text, DIALECT):
+        if kind is TokenKind.WORD:
             words.append(found)
-        elif kind == "quoted":
-            words.append(re.sub(r"\\(.)", r"\1", found[1:].removesuffix(found[0])))
-        elif kind in ("end", "brace"):
-            end_statement()
-            if found == "{":
-                if not blocks[-1]:
-                    blocks[-1].append(Statement(()))
-                blocks.append(blocks[-1][-1].block)
-            elif found == "}" and len(blocks) > 1:
-                blocks.pop()
-    end_statement()
+            continue
+        end_statement(line)
+        if kind is TokenKind.OPEN:
+            if not blocks[-1]:
+                blocks[-1].append(Statement((), line))
+            section = blocks[-1][-1]
+            section.block = section.block or []
+            blocks.append(section.block)
+        elif kind is TokenKind.CLOSE and len(blocks) > 1:
+            blocks.pop()
+    end_statement(text.count("\n") + 1)
     return blocks[0]
 
 
-def read(text: str) -> Configuration:
-    """Return what a file says."""
+def extract(text: str) -> KeepalivedConf:
+    """Return what a file configures."""
     top = parse(text)
-    found = Configuration(not_followed=list(dict.fromkeys(_not_followed(top))))
+    found = KeepalivedConf(not_followed=list(dict.fromkeys(_not_followed(top))))
     files: dict[str, str] = {}
     used: set[str] = set()
     for statement in top:
@@ -105,12 +98,12 @@ def read(text: str) -> Configuration:
             case ["global_defs", *_]:
                 _read_globals(statement, found)
             case ["vrrp_instance" | "vrrp_sync_group" as kind, name, *_]:
-                used |= {words[0] for words in _named(statement, "track_file")}
+                used |= {words[0] for words in _lines_of(statement, "track_file")}
                 found.has_hook |= any(_HOOK.fullmatch(word) for word in _firsts(statement))
                 if kind == "vrrp_instance":
                     found.instances[name] = _instance(statement)
                 else:
-                    found.groups[name] = tuple(word for words in _named(statement, "group") for word in words)
+                    found.groups[name] = tuple(word for words in _lines_of(statement, "group") for word in words)
             case ["track_file" | "vrrp_track_file", name, *_]:
                 files[name] = next(_values(statement, "file"), "")
     found.tracked = {path for name, path in files.items() if name in used}
@@ -118,51 +111,51 @@ def read(text: str) -> Configuration:
     return found
 
 
-def _read_globals(statement: Statement, found: Configuration) -> None:
-    script_user = None  # counts for what follows it
-    for each in statement.block:
+def _read_globals(statement: Statement, found: KeepalivedConf) -> None:
+    script_user = None  # holds for the lines that follow it
+    for each in statement.block or ():
         match each.words:
             case ["script_user", user, *_]:
                 script_user = user
             case ["vrrp_notify_fifo", path, *given]:
-                found.fifos.append(Fifo(path=path, user=given[0] if given else script_user))
+                found.fifos.append(NotifyFifo(path=path, user=given[0] if given else script_user))
             case ["notify_fifo", path, *_]:
                 found.all_fifos.add(path)
             case ["fifo_write_vrrp_states_on_reload", *_]:
                 found.tells_on_reload = True
 
 
-def _instance(statement: Statement) -> Instance:
+def _instance(statement: Statement) -> VrrpInstance:
     addresses = set()
     for kind in ("virtual_ipaddress", "virtual_ipaddress_excluded"):
-        for words in _named(statement, kind):
+        for words in _lines_of(statement, kind):
             with suppress(ValueError):
                 addresses.add(ip_address(words[0].partition("/")[0]))
-    return Instance(interface=next(_values(statement, "interface"), None), addresses=frozenset(addresses))
+    return VrrpInstance(interface=next(_values(statement, "interface"), None), addresses=frozenset(addresses))
 
 
 def _firsts(statement: Statement) -> Iterator[str]:
-    return (each.words[0] for each in statement.block if each.words)
+    return (each.name for each in statement.block or ())
 
 
 def _values(statement: Statement, name: str) -> Iterator[str]:
-    """The word behind each `name` in the block."""
-    return (each.words[1] for each in statement.block if len(each.words) > 1 and each.words[0] == name)
+    """Yield the word that follows each `name` in the block."""
+    return (each.words[1] for each in statement.block or () if len(each.words) > 1 and each.name == name)
 
 
-def _named(statement: Statement, name: str) -> Iterator[tuple[str, ...]]:
-    """What stands in the blocks of that name, by lines."""
-    for each in statement.block:
-        if each.words[:1] == (name,):
-            yield from (line.words for line in each.block if line.words)
+def _lines_of(statement: Statement, name: str) -> Iterator[tuple[str, ...]]:
+    """Yield the words of each line in the blocks called `name`."""
+    for each in statement.block or ():
+        if each.name == name:
+            yield from (line.words for line in each.block or () if line.words)
 
 
 def _not_followed(top: list[Statement]) -> Iterator[str]:
     waiting = list(reversed(top))
     while waiting:
         statement = waiting.pop()
-        waiting += reversed(statement.block)
-        first = statement.words[0] if statement.words else ""
+        waiting += reversed(statement.block or ())
+        first = statement.name
         if _INCLUDE.fullmatch(first):
             yield " ".join(statement.words)
         elif first.startswith(("$", "~")):

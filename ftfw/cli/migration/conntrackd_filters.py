@@ -1,4 +1,4 @@
-"""conntrackd's `Filter` into ftfw's `[replicate]`, which has no `Ignore`.  Pure."""
+"""Translates conntrackd's `Filter` into ftfw's `[replicate]`, which has no `Ignore`.  Pure."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Final
 
+from ftfw.cli.brace_syntax import Statement
 from ftfw.cli.migration.conntrackd_options import Remark, Severity
-from ftfw.cli.migration.conntrackd_syntax import Statement, quoted, refuse
-from ftfw.cli.migration.conntrackd_values import network, one, protocol, tcp_state
+from ftfw.cli.migration.conntrackd_syntax import quoted, refuse
+from ftfw.cli.migration.conntrackd_values import network, only_value, protocol, tcp_state
 from ftfw.config import value_types
 from ftfw.config.value_types import Network
 
@@ -19,14 +20,14 @@ IGNORE: Final = "Ignore"
 
 @dataclass
 class _Chosen:
-    """What one kind of filter accepts and ignores, and the lines that say so."""
+    """Holds what filters of one kind accept and ignore, and the lines that say so."""
 
     accepted: list[str | int] = field(default_factory=list)
     ignored: list[str | int] = field(default_factory=list)
     lines: dict[str, int] = field(default_factory=dict)  # by policy, the first
 
     def left_of(self, known: Iterable[str]) -> list[str | int]:
-        """What is accepted, or `known`, without what is ignored; empty if nothing is filtered."""
+        """Return what is accepted, or else `known`, without what is ignored; empty if nothing is filtered."""
         if not self.lines:
             return []
         wanted = self.accepted if ACCEPT in self.lines else known
@@ -35,17 +36,17 @@ class _Chosen:
 
 
 @dataclass
-class Selection:
-    """All that the file's filters say."""
+class FilterTranslation:
+    """Collects the filters of a file, and translates them together."""
 
     _protocols: _Chosen = field(default_factory=_Chosen)
     _states: _Chosen = field(default_factory=_Chosen)
     _addresses: dict[Network, int] = field(default_factory=dict)  # accepted, with their lines
     _ignored: dict[Network, int] = field(default_factory=dict)
 
-    def take(self, statement: Statement) -> None:
-        """Take a statement `Protocol`, `Address` or `State`."""
-        policy = one(statement, f"{ACCEPT} or {IGNORE}")
+    def add(self, statement: Statement) -> None:
+        """Add a statement `Protocol`, `Address` or `State`.  Raises MigrationError if it is wrong."""
+        policy = only_value(statement, f"{ACCEPT} or {IGNORE}")
         if policy not in (ACCEPT, IGNORE):
             refuse(statement.line, quoted(policy), f"{ACCEPT} or {IGNORE} for {statement.name}")
         if not statement.block and (statement.block is None or policy == ACCEPT):
@@ -63,7 +64,7 @@ class Selection:
                     places.setdefault(network(each), each.line)
 
     def chosen(self) -> Iterator[tuple[str, object, str]]:
-        """Yield the keys of `[replicate]` with their values, and where they come from."""
+        """Yield each key of `[replicate]` with its value and the lines that it comes from."""
         if protocols := self._protocols.left_of(value_types.PROTOCOLS):
             yield "protocols", protocols, _origin("Protocol", self._protocols.lines)
         if self._addresses:
@@ -73,7 +74,7 @@ class Selection:
             yield "tcp_states", states, _origin("State", self._states.lines)
 
     def remarks(self, own: Iterable[str]) -> Iterator[Remark]:
-        """Yield what differs; `own` are addresses that this host has, as the file shows."""
+        """Yield remarks about what has no exact equivalent; `own` are this host's addresses in the file."""
         option = "General.Filter.Protocol"
         if IGNORE in self._protocols.lines and ACCEPT not in self._protocols.lines:
             why = "protocols without a name here are not replicated; add the numbers of those that matter"
@@ -99,7 +100,7 @@ def words(block: Iterable[Statement]) -> Iterator[tuple[str, int]]:
 
 
 def _states(block: Iterable[Statement]) -> Iterator[tuple[str, int]]:
-    """Yield the states of `ESTABLISHED … for TCP`."""
+    """Yield the states of `ESTABLISHED … for TCP` with their lines."""
     found = iter(words(block))
     for word, line in found:
         if word != "for":
@@ -113,10 +114,10 @@ def _choose(
     policy: str,
     statement: Statement,
     found: Iterable[tuple[str, int]],
-    take: Callable[[str, int], str | int],
+    convert: Callable[[str, int], str | int],
 ) -> None:
     chosen.lines.setdefault(policy, statement.line)
-    (chosen.accepted if policy == ACCEPT else chosen.ignored).extend(take(word, line) for word, line in found)
+    (chosen.accepted if policy == ACCEPT else chosen.ignored).extend(convert(word, line) for word, line in found)
 
 
 def _origin(name: str, lines: dict[str, int]) -> str:

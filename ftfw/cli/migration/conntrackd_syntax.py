@@ -1,51 +1,33 @@
-"""What conntrackd.conf(5) looks like: statements in braces.  Pure.
+"""Parses conntrackd.conf(5) into statements.  Pure.
 
-For conntrackd a line's end is white space, and its grammar knows how many words each option takes. Here the same is
-told by `options.SINGLE`; what is not in it ends with its line, so that unknown options do no harm.
+conntrackd treats a line's end as white space, because its grammar knows how many words each option takes.  Here
+`conntrackd_options.SINGLE` names the options that take one value; any other statement ends with its line, so that an
+unknown option does no harm.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Set
-from dataclasses import dataclass
-from typing import NoReturn
+from collections.abc import Set
+from typing import Final, NoReturn
+
+from ftfw.cli.brace_syntax import Dialect, Statement, TokenKind, tokens
 
 # As in conntrackd's scanner, a path goes on to the next white space, whatever is in it.
-_TOKENS = re.compile(r"(?P<space>[^\S\n]+|#[^\n]*)|(?P<end>\n)|(?P<brace>[{}])|(?P<word>/[^\s\"]+|[^\s{}#]+)")
-_SHOWN_LENGTH_MAX = 60
+DIALECT: Final = Dialect(comments="#", word=r"/[^\s\"]+|[^\s{}#]+")
+_SHOWN_LENGTH_MAX: Final = 60
 
 
 class MigrationError(Exception):
     """The file cannot be translated. The message names the line, what was found, and what was expected."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Statement:
-    """An option with its values, or a section: then `block` is what its braces hold."""
-
-    name: str
-    values: tuple[str, ...]
-    line: int
-    block: tuple[Statement, ...] | None = None
-
-
-@dataclass(slots=True)
-class _Open:
-    """A statement whose words, or whose closing brace, are still to come."""
-
-    words: list[str]
-    line: int
-    block: list[Statement]
-
-
 def refuse(line: int, found: str, expected: str) -> NoReturn:
-    """Raise MigrationError."""
+    """Raise MigrationError with the line, what was found and what was expected."""
     raise MigrationError(f"line {line}: found {found}; expected {expected}")
 
 
 def quoted(word: str) -> str:
-    """Give a word of the file as messages show it, without anything a terminal might obey."""
+    """Return a word of the file as messages show it, with control characters escaped."""
     shown = word.encode("unicode_escape").decode()
     return f'"{shown}"' if len(shown) <= _SHOWN_LENGTH_MAX else f'"{shown[:_SHOWN_LENGTH_MAX]}…"'
 
@@ -53,61 +35,75 @@ def quoted(word: str) -> str:
 def parse(text: str, single: Set[str]) -> tuple[Statement, ...]:
     """Return the statements of the file; those named in `single` take one value, or a block.
 
-    Raises MigrationError where the braces do not match, or a value is missing.
+    Raises MigrationError if the braces do not match, or if a value is missing.
     """
-    sections = [_Open([], 0, [])]  # the file itself, and the sections that are open
-    statement: _Open | None = None  # its braces may follow
-    complete = False  # whether only they may
-    line = 1
-    for kind, word in _tokens(text):
-        if kind == "end":
-            complete = complete or (statement is not None and not _lacks_value(statement, single))
-            line += 1
-        elif kind == "brace" and word == "{":
-            if statement is None:
-                refuse(line, '"{"', "the name of a section before it")
-            sections.append(statement)
-            statement, complete = None, False
-        elif kind == "brace":
-            _finish(statement, sections[-1], single, line, '"}"')
-            statement = None
-            if len(sections) == 1:
-                refuse(line, '"}"', 'as many "}" as "{"')
-            section = sections.pop()
-            sections[-1].block.append(_made(section, tuple(section.block)))
-        elif statement is None or complete:
-            _finish(statement, sections[-1], single, line, quoted(word))
-            statement, complete = _Open([word], line, []), False
+    parser = _Parser(single)
+    for kind, found, line in tokens(text, DIALECT):
+        match kind:
+            case TokenKind.WORD:
+                parser.add_word(found, line)
+            case TokenKind.OPEN:
+                parser.open_section(line)
+            case TokenKind.CLOSE:
+                parser.close_section(line)
+            case TokenKind.LINE_END:
+                parser.end_line()
+    return parser.end_file(text.count("\n") + 1)
+
+
+class _Parser:
+    """Builds statements from tokens."""
+
+    def __init__(self, single: Set[str]) -> None:
+        self._single = single
+        self._sections: list[Statement] = []  # those that are open, the innermost last
+        self._blocks: list[list[Statement]] = [[]]  # the file's, and those of these sections
+        self._words: list[str] = []  # of the statement under way, whose braces may follow
+        self._begun = 1  # the line of its first word
+        self._is_complete = False  # only its braces may follow
+
+    def add_word(self, word: str, line: int) -> None:
+        if self._words and not self._is_complete:
+            self._words.append(word)
+            self._is_complete = self._words[0] in self._single
         else:
-            statement.words.append(word)
-            complete = statement.words[0] in single
-    _finish(statement, sections[-1], single, line, "the end of the file")
-    if len(sections) > 1:
-        refuse(line, "the end of the file", f'"}}" for {quoted(sections[-1].words[0])} of line {sections[-1].line}')
-    return tuple(sections[0].block)
+            self._end_statement(line, quoted(word))
+            self._words, self._begun, self._is_complete = [word], line, False
 
+    def open_section(self, line: int) -> None:
+        if not self._words:
+            refuse(line, '"{"', "the name of a section before it")
+        block: list[Statement] = []
+        section = Statement(tuple(self._words), self._begun, block)
+        self._blocks[-1].append(section)
+        self._blocks.append(block)
+        self._sections.append(section)
+        self._words, self._is_complete = [], False
 
-def _tokens(text: str) -> Iterator[tuple[str, str]]:
-    for match in _TOKENS.finditer(text):
-        kind = match.lastgroup
-        assert kind is not None
-        if kind != "space":
-            yield kind, match[0]
+    def close_section(self, line: int) -> None:
+        self._end_statement(line, '"}"')
+        if not self._sections:
+            refuse(line, '"}"', 'as many "}" as "{"')
+        self._sections.pop()
+        self._blocks.pop()
 
+    def end_line(self) -> None:
+        if self._words and not self._lacks_value():
+            self._is_complete = True
 
-def _lacks_value(statement: _Open, single: Set[str]) -> bool:
-    return statement.words[0] in single and len(statement.words) == 1
+    def end_file(self, line: int) -> tuple[Statement, ...]:
+        self._end_statement(line, "the end of the file")
+        if self._sections:
+            section = self._sections[-1]
+            refuse(line, "the end of the file", f'"}}" for {quoted(section.name)} of line {section.line}')
+        return tuple(self._blocks[0])
 
+    def _end_statement(self, line: int, found: str) -> None:
+        if self._lacks_value():
+            refuse(line, found, f"a value for {quoted(self._words[0])} of line {self._begun}")
+        if self._words:
+            self._blocks[-1].append(Statement(tuple(self._words), self._begun))
+        self._words = []
 
-def _finish(statement: _Open | None, section: _Open, single: Set[str], line: int, found: str) -> None:
-    """Add a statement that has come to its end without braces."""
-    if statement is None:
-        return
-    if _lacks_value(statement, single):
-        refuse(line, found, f"a value for {quoted(statement.words[0])} of line {statement.line}")
-    section.block.append(_made(statement, None))
-
-
-def _made(statement: _Open, block: tuple[Statement, ...] | None) -> Statement:
-    name, *values = statement.words
-    return Statement(name=name, values=tuple(values), line=statement.line, block=block)
+    def _lacks_value(self) -> bool:
+        return len(self._words) == 1 and self._words[0] in self._single

@@ -1,4 +1,4 @@
-"""The values of conntrackd's options. Each function raises MigrationError for what it does not take.  Pure."""
+"""Converts the values of conntrackd's options to ftfw's.  Pure; each raises MigrationError for a wrong value."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ from collections.abc import Callable
 from ipaddress import ip_network
 from typing import Final
 
-from ftfw.cli.migration.conntrackd_syntax import Statement, quoted, refuse
+from ftfw.cli.brace_syntax import Statement
+from ftfw.cli.migration.conntrackd_syntax import quoted, refuse
 from ftfw.config import value_types
 from ftfw.config.value_types import Address, Network
 
 YES: Final = {"on", "yes"}
 NO: Final = {"off", "no"}
 HELPERS: Final = {"ras": "RAS", "q.931": "Q.931", "h.245": "H.245"}
-"""Names of helpers as the kernel has them, by the names in conntrackd's manual."""
+"""Maps names in conntrackd's manual to the kernel's names of helpers."""
 
 PROTOCOLS: Final = {"ipv6-icmp": "icmpv6", "ipencap": "ipip"}
-"""Names in /etc/protocols that ftfw has others for."""
+"""Maps names in /etc/protocols to ftfw's, where they differ."""
 
-STATES: Final = {"CLOSED": "CLOSE", "LISTEN": "SYN_SENT2"}  # enum tcp_conntrack: 9 was LISTEN once
+STATES: Final = {"CLOSED": "CLOSE", "LISTEN": "SYN_SENT2"}
+"""Maps conntrackd's names of TCP states to the kernel's; value 9 of enum tcp_conntrack was LISTEN once."""
 
 
-def one(statement: Statement, expected: str) -> str:
-    """Return a statement's only value."""
+def only_value(statement: Statement, expected: str) -> str:
+    """Return the only value of a statement."""
     if len(statement.values) != 1:
         refuse(
             statement.line, quoted(" ".join((statement.name, *statement.values))), f"{expected} behind {statement.name}"
@@ -31,24 +33,24 @@ def one(statement: Statement, expected: str) -> str:
     return statement.values[0]
 
 
-def switch(statement: Statement) -> bool:
-    """Take yes, no, on or off."""
-    word = one(statement, "yes or no")
+def boolean(statement: Statement) -> bool:
+    """Return whether the value is yes or on, and not no or off."""
+    word = only_value(statement, "yes or no")
     if word.lower() not in YES | NO:
         refuse(statement.line, quoted(word), f"yes or no for {statement.name}")
     return word.lower() in YES
 
 
 def integer(statement: Statement) -> int:
-    """Take a number that is not negative, of at most 20 digits."""
-    word = one(statement, "a number")
+    """Return a number of at most 20 digits, zero or larger."""
+    word = only_value(statement, "a number")
     if not re.fullmatch(r"[0-9]{1,20}", word):
         refuse(statement.line, quoted(word), f"a number for {statement.name}")
     return int(word)
 
 
 def port(statement: Statement) -> int:
-    """Take a port."""
+    """Return a port."""
     found = integer(statement)
     if not 1 <= found <= 65535:
         refuse(statement.line, str(found), f"a port, 1 to 65535, for {statement.name}")
@@ -56,16 +58,16 @@ def port(statement: Statement) -> int:
 
 
 def interface(statement: Statement) -> str:
-    """Take an interface's name as conntrackd's scanner does."""
-    word = one(statement, "an interface")
+    """Return the name of an interface that conntrackd's scanner accepts."""
+    word = only_value(statement, "an interface")
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9._-]{0,14}", word):
         refuse(statement.line, quoted(word), "the name of an interface, at most 15 characters")
     return word
 
 
 def address(statement: Statement, kind: Callable[[object], Address], expected: str) -> Address:
-    """Take an address of the family that the option's name says."""
-    word = one(statement, expected)
+    """Return an address of the family that the option's name gives, as `kind` converts it."""
+    word = only_value(statement, expected)
     try:
         found = kind(word)
     except ValueError:
@@ -76,8 +78,8 @@ def address(statement: Statement, kind: Callable[[object], Address], expected: s
 
 
 def network(statement: Statement) -> Network:
-    """Take an address, or a network; bits behind its prefix do not count, as conntrackd has it."""
-    word = one(statement, "an address or a network")
+    """Return an address or a network; host bits are cleared, as conntrackd does."""
+    word = only_value(statement, "an address or a network")
     try:
         return ip_network(word if "%" not in word else "", strict=False)
     except ValueError:
@@ -85,7 +87,7 @@ def network(statement: Statement) -> Network:
 
 
 def protocol(word: str, line: int) -> str | int:
-    """Take a protocol by name or number, and return what ftfw calls it."""
+    """Return ftfw's name of a protocol given by name or number, or the number if it has none."""
     name = PROTOCOLS.get(word.lower(), word.lower())
     try:
         number = value_types.protocol(name)
@@ -96,7 +98,7 @@ def protocol(word: str, line: int) -> str | int:
 
 
 def tcp_state(word: str, line: int) -> str:
-    """Take a TCP state, and return what ftfw calls it."""
+    """Return the kernel's name of a TCP state."""
     try:
         return value_types.tcp_state(STATES.get(word, word))
     except ValueError:
@@ -104,7 +106,7 @@ def tcp_state(word: str, line: int) -> str:
 
 
 def helper(word: str, line: int) -> str:
-    """Take a helper's name, and return the kernel's spelling."""
+    """Return a helper's name in the kernel's spelling."""
     if not re.fullmatch(r"[A-Za-z0-9_.+-]{1,15}", word):
         refuse(line, quoted(word), "the name of a helper, at most 15 characters")
     return HELPERS.get(word.lower(), word)

@@ -1,4 +1,4 @@
-"""conntrackd's options into a configuration of ftfw, and remarks about the rest.  Pure."""
+"""Translates a conntrackd.conf into a configuration of ftfw, with remarks about what has no equivalent.  Pure."""
 
 from __future__ import annotations
 
@@ -7,10 +7,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from ftfw.cli.brace_syntax import Statement
 from ftfw.cli.migration import conntrackd_filters
-from ftfw.cli.migration.conntrackd_options import OPTIONS, SINGLE, Key, Remark, Severity, Without
-from ftfw.cli.migration.conntrackd_syntax import Statement, parse, quoted, refuse
-from ftfw.cli.migration.conntrackd_values import address, helper, integer, interface, one, port, switch
+from ftfw.cli.migration.conntrackd_options import (
+    OPTIONS,
+    SINGLE,
+    Remark,
+    Severity,
+    TranslatedOption,
+    UntranslatedOption,
+)
+from ftfw.cli.migration.conntrackd_syntax import parse, quoted, refuse
+from ftfw.cli.migration.conntrackd_values import address, boolean, helper, integer, interface, only_value, port
 from ftfw.config import value_types as values
 from ftfw.config.schema import Kernel
 
@@ -21,8 +29,8 @@ COMMENT_COLUMN: Final = 40
 MODES: Final = {"FTFW", "NOTRACK", "ALARM"}
 OTHER_PORT: Final = "give ftfw another port while conntrackd still runs, on all nodes: neither understands the other"
 STOP_FIRST: Final = (
-    "without an external cache, stop conntrackd on the backup before ftfw starts there: it would carry what ftfw does"
-    " to the backup's kernel into the active's, deletions too"
+    "without an external cache, stop conntrackd on the backup before ftfw starts there: it would replicate what ftfw"
+    " changes in the backup's kernel to the active, deletions included"
 )
 OWN: Final = {"IPv4_interface", "IPv4_address", "IPv6_address"}
 _REQUIRED: Final = {
@@ -36,18 +44,18 @@ _REQUIRED: Final = {
 _REQUIRED["TCP"] = _REQUIRED["UDP"]
 
 HEADING: Final = """\
-# Translated from the configuration of conntrackd whose lines are named here. What has no equivalent was said on
-# standard error. docs/configuration.md explains every key, docs/migration.md the way from one daemon to the other.
+# Translated from a configuration of conntrackd; the comments name its lines. What has no equivalent was reported on
+# standard error. docs/configuration.md explains every key, docs/migration.md how to change from conntrackd to ftfw.
 """
 
 
 class NothingToDoError(Exception):
-    """The file is in order, and makes conntrackd do what ftfw does not do at all."""
+    """The file is correct, and makes conntrackd do nothing that ftfw does."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Translation:
-    """`toml` is a whole configuration, with the lines it came from; `remarks` go by severity, then by line."""
+    """Holds a whole configuration with the lines it came from, and remarks in the order of severity, then of line."""
 
     toml: str
     remarks: tuple[Remark, ...]
@@ -64,11 +72,11 @@ _Table = dict[str, _Value]
 
 @dataclass
 class _Draft:
-    """What has been translated so far."""
+    """Collects what has been translated so far."""
 
     links: list[tuple[Statement, _Table]] = field(default_factory=list)
     tables: dict[str, _Table] = field(default_factory=dict)
-    selection: conntrackd_filters.Selection = field(default_factory=conntrackd_filters.Selection)
+    filters: conntrackd_filters.FilterTranslation = field(default_factory=conntrackd_filters.FilterTranslation)
     remarks: list[Remark] = field(default_factory=list)
     own: list[str] = field(default_factory=list)  # addresses of this host, as the links' sections show them
 
@@ -81,9 +89,9 @@ class _Draft:
 
 
 def translate(text: str) -> Translation:
-    """Translate a conntrackd.conf.
+    """Translate the text of a conntrackd.conf.
 
-    Raises MigrationError if it is malformed or says too little, NothingToDoError if it replicates nothing.
+    Raises MigrationError if it is malformed or lacks a value, NothingToDoError if it replicates nothing.
     """
     draft = _Draft()
     statements = parse(text, SINGLE)
@@ -121,9 +129,9 @@ def _translate_all(statements: Iterable[Statement], path: str, draft: _Draft) ->
         if rule is None:
             shown = quoted(option)[1:-1]
             draft.remark(statement.line, shown, Severity.LOST, "no option of conntrackd 1.4.7 that ftfw knows of")
-        elif isinstance(rule, Without):
+        elif isinstance(rule, UntranslatedOption):
             draft.remark(statement.line, option, rule.severity, rule.why)
-        elif isinstance(rule, Key):
+        elif isinstance(rule, TranslatedOption):
             _translate_option(option, statement, rule.key, draft)
         elif statement.block is None:
             refuse(statement.line, quoted(statement.name), f'"{{" behind it: {statement.name} is a section')
@@ -133,10 +141,10 @@ def _translate_all(statements: Iterable[Statement], path: str, draft: _Draft) ->
 
 
 def _enter(option: str, section: Statement, draft: _Draft) -> None:
-    """Do what the beginning of a section asks for."""
+    """Translate the words before a section's braces."""
     match option:
         case "Sync.Mode":
-            mode = one(section, "FTFW, NOTRACK or ALARM").upper()
+            mode = only_value(section, "FTFW, NOTRACK or ALARM").upper()
             if mode not in MODES:
                 refuse(section.line, quoted(section.values[0]), "FTFW, NOTRACK or ALARM for Mode")
             if mode != "FTFW":
@@ -160,7 +168,7 @@ def _translate_option(option: str, statement: Statement, key: str, draft: _Draft
             if name == "port":
                 draft.remark(statement.line, option, Severity.DIFFERS, OTHER_PORT)
         case "standby":
-            hot = switch(statement)
+            hot = boolean(statement)
             draft.put(key, "hot" if hot else "warm", comment)
             if hot:
                 draft.remark(statement.line, option, Severity.DIFFERS, STOP_FIRST)
@@ -169,7 +177,7 @@ def _translate_option(option: str, statement: Statement, key: str, draft: _Draft
         case _ if name == "expectations":
             draft.put(key, _expectations(statement), comment)
         case _:
-            draft.selection.take(statement)
+            draft.filters.add(statement)
 
 
 def _link_value(name: str, statement: Statement) -> object:
@@ -203,13 +211,13 @@ def _event_buffer(option: str, statement: Statement, draft: _Draft) -> None:
 
 def _expectations(statement: Statement) -> object:
     if statement.block is None:
-        return switch(statement)
+        return boolean(statement)
     found = [helper(word, line) for word, line in conntrackd_filters.words(statement.block)]
     return list(dict.fromkeys(found)) or False
 
 
 def _finish(draft: _Draft) -> None:
-    """Add what the whole of the file says, and what it says by leaving it out."""
+    """Add what follows from the whole file, and from options that it leaves out."""
     places: dict[tuple[object, ...], int] = {}
     for section, link in draft.links:
         _check_link(section, link)
@@ -220,9 +228,9 @@ def _finish(draft: _Draft) -> None:
                 section.line, f"the same place as line {places[place]}", f"another address or port for {section.name}"
             )
         places[place] = section.line
-    for name, value, comment in draft.selection.chosen():
+    for name, value, comment in draft.filters.chosen():
         draft.put(f"replicate.{name}", value, comment)
-    draft.remarks += draft.selection.remarks(draft.own)
+    draft.remarks += draft.filters.remarks(draft.own)
     if "standby" not in draft.tables:
         draft.put("standby.mode", "warm", "no DisableExternalCache")
     if "expectations" not in draft.tables.get("replicate", {}):

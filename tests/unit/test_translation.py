@@ -1,74 +1,14 @@
-import gzip
 import re
 import tomllib
-from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftfw.cli.commands import main
-from ftfw.cli.migration.conntrackd_options import OPTIONS, SINGLE, Key, Section, Severity, Without, as_markdown
-from ftfw.cli.migration.conntrackd_syntax import MigrationError, Statement
-from ftfw.cli.migration.conntrackd_syntax import parse as statements_of
-from ftfw.cli.migration.translation import NothingToDoError, Translation, translate
-from ftfw.config.schema import Config, parse, require_complete
-from ftfw.config.value_types import PROTOCOLS, TCP_STATES
-
-EXAMPLES = Path("/usr/share/doc/conntrackd/examples")
-MANUAL = Path("/usr/share/man/man5/conntrackd.conf.5.gz")
-MULTICAST = "Multicast { IPv4_address 225.0.0.50 Group 3780 IPv4_interface 203.0.113.1 Interface sync }"
-UDP = "UDP { IPv4_address 203.0.113.1 IPv4_Destination_Address 203.0.113.2 Port 3781 Interface sync }"
-needs_conntrackd = pytest.mark.skipif(not EXAMPLES.exists() or not MANUAL.exists(), reason="needs Debian's conntrackd")
-
-
-def conntrackd(*, mode: str = "", links: str = MULTICAST, options: str = "", general: str = "") -> str:
-    return f"Sync {{\nMode FTFW {{ {mode} }}\n{links}\nOptions {{ {options} }}\n}}\nGeneral {{\n{general}\n}}\n"
-
-
-def filtered(filters: str) -> str:
-    return conntrackd(general=f"Filter From Userspace {{\n{filters}\n}}")
-
-
-def config_of(translation: Translation) -> Config:
-    config = parse(tomllib.loads(translation.toml), Path("f.toml"))
-    require_complete(config, Path("f.toml"))
-    return config
-
-
-def replicate_of(filters: str) -> dict[str, Any]:
-    table: dict[str, Any] = tomllib.loads(translate(filtered(filters)).toml)["replicate"]
-    return table
-
-
-def told(translation: Translation) -> dict[str, Severity]:
-    return {remark.option: remark.severity for remark in translation.remarks}
-
-
-# what a file looks like
-
-
-def shape(statements: tuple[Statement, ...]) -> list[Any]:
-    return [
-        " ".join((each.name, *each.values))
-        if each.block is None
-        else [" ".join((each.name, *each.values)), shape(each.block)]
-        for each in statements
-    ]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Sync {\n  Mode FTFW {\n    CommitTimeout 5 # seconds\n  }\n\n# over\n}\nGeneral { UNIX { Path /a#b} } }",
-        "Sync\n{\nMode FTFW\n{ CommitTimeout\n5 } } General{UNIX{Path /a#b} }\n}",
-    ],
-)
-def test_white_space_means_nothing_where_the_option_is_known(text: str) -> None:
-    found = shape(statements_of(text, SINGLE))
-    assert found == [["Sync", [["Mode FTFW", ["CommitTimeout 5"]]]], ["General", [["UNIX", ["Path /a#b}"]]]]]
+from ftfw.cli.migration.conntrackd_options import OPTIONS, Severity
+from ftfw.cli.migration.conntrackd_syntax import MigrationError
+from ftfw.cli.migration.translation import NothingToDoError, translate
+from tests.unit.conntrackd_files import EXAMPLES, MULTICAST, UDP, config_of, conntrackd, manual, needs_conntrackd, told
 
 
 @pytest.mark.parametrize("name", ["Sync.Multicast", "Sync.Multicast.Group", "General.HashSize"])
@@ -77,19 +17,9 @@ def test_a_name_with_dots_is_no_option_in_sections(name: str) -> None:
     assert (1, name, Severity.LOST) in {(each.line, each.option, each.severity) for each in remarks}
 
 
-def test_an_unknown_option_ends_with_its_line() -> None:
-    found = shape(statements_of("Sync { Novelty a b\nCommitTimeout 5 }", SINGLE))
-    assert found == [["Sync", ["Novelty a b", "CommitTimeout 5"]]]
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("Sync {\nMode FTFW {\n}\n", 'line 4: found the end of the file; expected "}" for "Sync" of line 1'),
-        ("Sync {\n}\n}\n", 'line 3: found "}"; expected as many "}" as "{"'),
-        ("\n{ }", 'line 2: found "{"; expected the name of a section before it'),
-        ("Sync {\nCommitTimeout\n}", 'line 3: found "}"; expected a value for "CommitTimeout" of line 2'),
-        ("General {\nHashSize", 'line 2: found the end of the file; expected a value for "HashSize" of line 2'),
         ("Sync\n", 'line 1: found "Sync"; expected "{" behind it: Sync is a section'),
         ("Sync { Mode { } }", 'line 1: found "Mode"; expected FTFW, NOTRACK or ALARM behind Mode'),
         ("Sync { Mode QUICK { } }", 'line 1: found "QUICK"; expected FTFW, NOTRACK or ALARM for Mode'),
@@ -131,36 +61,12 @@ def test_an_unknown_option_ends_with_its_line() -> None:
             conntrackd(links=f"{MULTICAST}\n{MULTICAST}"),
             "line 4: found the same place as line 3; expected another address or port for Multicast",
         ),
-        (filtered("Protocol Accept { }"), "line 8: found Protocol Accept of nothing; expected a list in braces"),
-        (filtered("Protocol Some { TCP }"), 'line 8: found "Some"; expected Accept or Ignore for Protocol'),
-        (
-            filtered("Address Accept { 192.0.2.0/24 }"),
-            'line 8: found "192.0.2.0/24"; expected IPv4_address or IPv6_address',
-        ),
-        (
-            filtered("Address Accept { IPv4_address 192.0.2.0/33 }"),
-            'line 8: found "192.0.2.0/33"; expected an address or a network for IPv4_address',
-        ),
-        (filtered("State Accept { ESTABLISHED for UDP }"), 'line 8: found "UDP"; expected "TCP" behind "for"'),
-        (
-            filtered("Protocol Accept { TCP }\nProtocol Ignore { TCP }"),
-            "line 8: found a filter that lets nothing through; expected something to replicate",
-        ),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(text: str, message: str) -> None:
     with pytest.raises(MigrationError) as caught:
         translate(text)
     assert str(caught.value) == message
-
-
-def test_a_protocol_without_a_name_asks_for_its_number() -> None:
-    with pytest.raises(MigrationError, match=r'line 8: found "mpls-in-ip"; expected one of .*the protocol\'s number'):
-        translate(filtered("Protocol Accept { mpls-in-ip }"))
-    assert replicate_of("Protocol Accept { 137 }")["protocols"] == [137]
-
-
-# what becomes of it
 
 
 def test_a_file_that_says_the_least() -> None:
@@ -248,48 +154,6 @@ def test_expectations(said: str, expectations: bool | tuple[str, ...]) -> None:
 )
 def test_the_event_buffer_never_becomes_smaller(said: str, size: int) -> None:
     assert config_of(translate(conntrackd(general=said))).kernel.event_buffer_bytes == size
-
-
-def test_protocols() -> None:
-    assert replicate_of("Protocol Accept {\nTCP\nSCTP\nDCCP\n}")["protocols"] == ["tcp", "sctp", "dccp"]
-    assert replicate_of("Protocol Accept { UDP IPv6-ICMP udp gre }")["protocols"] == ["udp", "icmpv6", "gre"]
-    assert replicate_of("Protocol Ignore { UDP }")["protocols"] == [name for name in PROTOCOLS if name != "udp"]
-    assert replicate_of("Protocol Accept { TCP UDP }\nProtocol Ignore { UDP }")["protocols"] == ["tcp"]
-    assert told(translate(filtered("Protocol Ignore { UDP }")))["General.Filter.Protocol"] is Severity.DIFFERS
-    assert replicate_of("Protocol Ignore { }") == {"protocols": list(PROTOCOLS), "expectations": False}
-
-
-def test_states() -> None:
-    said = "ESTABLISHED CLOSED TIME_WAIT CLOSE_WAIT for TCP LISTEN for TCP"
-    states = ["ESTABLISHED", "CLOSE", "TIME_WAIT", "CLOSE_WAIT", "SYN_SENT2"]
-    assert replicate_of(f"State Accept {{ {said} }}")["tcp_states"] == states
-    assert replicate_of(f"State Ignore {{ {said} }}")["tcp_states"] == [
-        each for each in TCP_STATES if each not in states
-    ]
-    assert told(translate(filtered(f"State Accept {{ {said} }}")))["General.Filter.State"] is Severity.DIFFERS
-
-
-def test_addresses() -> None:
-    said = "Address Accept { IPv4_address 192.0.2.99/24 IPv6_address 2001:db8::/32 IPv4_address 198.51.100.1 }"
-    assert replicate_of(said)["addresses"] == ["192.0.2.0/24", "2001:db8::/32", "198.51.100.1/32"]
-
-
-def test_only_ignored_networks_that_flows_pass_through_are_lost() -> None:
-    """The link's among them: its other hosts may speak through this one."""
-    ignored = (
-        *("IPv4_address 127.0.0.1", "IPv6_address ::1", "IPv4_address 192.0.2.1", "IPv4_address 203.0.113.1/32"),
-        *("IPv4_address 203.0.113.0/24", "IPv4_address 198.51.100.0/24"),
-    )
-    translation = translate(filtered(f"Address Ignore {{ {' '.join(ignored)} }}"))
-    assert "addresses" not in tomllib.loads(translation.toml)["replicate"]
-    assert [remark.option for remark in translation.remarks if remark.severity is Severity.LOST] == [
-        "General.Filter.Address Ignore 203.0.113.0/24",
-        "General.Filter.Address Ignore 198.51.100.0/24",
-    ]
-    why = {remark.option.rpartition(" ")[2]: remark.why for remark in translation.remarks if "Ignore" in remark.option}
-    assert len(why) == 6
-    assert why["203.0.113.1"] == "it is an address of this host's link: the links' own flows are never replicated"
-    assert why["203.0.113.0/24"].startswith("the links' own flows are never replicated; others of this network are")
 
 
 def test_what_is_lost_comes_first() -> None:
@@ -423,10 +287,6 @@ def test_debians_example_of_statistics_is_refused() -> None:
         translate((EXAMPLES / "stats/conntrackd.conf").read_text())
 
 
-def manual() -> str:
-    return gzip.decompress(MANUAL.read_bytes()).decode()
-
-
 @needs_conntrackd
 def test_the_manuals_examples_become_configurations() -> None:
     examples = [
@@ -440,79 +300,3 @@ def test_the_manuals_examples_become_configurations() -> None:
     assert config_of(second).standby.mode == "hot"
     lost = [remark.option for remark in second.remarks if remark.severity is Severity.LOST]
     assert lost == ["General.Filter.Address Ignore 192.168.0.0/16"]  # the link's network is a part of it
-
-
-@needs_conntrackd
-def test_the_manuals_options_are_all_known() -> None:
-    slips = {"IPv6_Destionation_Address": "IPv6_Destination_Address", "Lockfile": "LockFile"}  # the manual's
-    inner = {"Path", "Backlog", "Type", "Priority", "QueueNum", "QueueLen", "Policy"}  # of sections taken as a whole
-    names = {slips.get(name, name) for name in re.findall(r'^\.BI "(\w+) <', manual(), re.MULTILINE)}
-    assert {"CommitTimeout", "PollSecs", "Protocol", "Scheduler"} - names == {"Scheduler"}
-    assert names - inner - {name.rpartition(".")[2] for name in OPTIONS} == set()
-
-
-# the command
-
-
-def check(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["check", *map(str, arguments)], prog_name="ftfw")
-
-
-def test_the_configuration_goes_to_standard_output_and_the_remarks_elsewhere(tmp_path: Path) -> None:
-    file = tmp_path / "conntrackd.conf"
-    file.write_bytes(conntrackd(general="HashSize 1 # f\xfcr viele").encode("latin-1"))
-    done = check("--from-conntrackd", file)
-    assert done.exit_code == 0
-    translation = translate(file.read_text("latin-1"))
-    assert done.stdout == translation.toml
-    lines = done.stderr.splitlines()
-    assert len(lines) == len(translation.remarks)
-    assert "ftfw: not needed: line 7: General.HashSize: memory grows with the entries" in lines
-
-
-@pytest.mark.parametrize(
-    ("text", "code", "message"),
-    [
-        ("Sync {", 2, 'line 1: found the end of the file; expected "}" for "Sync" of line 1'),
-        ("Stats { }", 1, "this conntrackd collects statistics and replicates nothing"),
-        (None, 2, "cannot be read: No such file or directory"),
-    ],
-)
-def test_a_file_without_a_translation_prints_nothing(tmp_path: Path, text: str | None, code: int, message: str) -> None:
-    file = tmp_path / "conntrackd.conf"
-    if text is not None:
-        file.write_text(text)
-    done = check("--from-conntrackd", file)
-    assert (done.exit_code, done.stdout) == (code, "")
-    assert done.stderr.startswith(f"ftfw: {file}: {message}")
-
-
-def test_it_prints_no_json(tmp_path: Path) -> None:
-    done = check("--from-conntrackd", tmp_path, "--json")
-    assert done.exit_code == 2
-    assert "does not go with --json" in done.stderr
-
-
-# the table
-
-
-def test_the_page_has_the_table() -> None:
-    page = (Path(__file__).parents[2] / "docs/migration.md").read_text()
-    found = page.partition("<!-- options -->\n")[2].partition("<!-- /options -->")[0]
-    assert found.splitlines()[2:] == list(as_markdown())
-
-
-def test_the_page_has_every_command_of_conntrackd() -> None:
-    page = (Path(__file__).parents[2] / "docs/migration.md").read_text()
-    rows = page.partition("## Its commands")[2].partition("\n## ")[0]
-    assert set(re.findall(r"^\| `conntrackd -(\w)", rows, re.MULTILINE)) == set("dcfFRBntiexsk")
-
-
-def test_every_key_of_the_table_is_one_of_ours() -> None:
-    tables = {"link": {"group", "bind", "peers", "port", "interface"}}
-    for name, rule in OPTIONS.items():
-        assert isinstance(rule, Section | Key | Without), name
-        if isinstance(rule, Key):
-            table, _, key = rule.key.partition(".")
-            known = tables.get(table) or set(type(getattr(Config(), table)).model_fields)
-            assert key in known, name
