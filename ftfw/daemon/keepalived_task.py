@@ -1,4 +1,4 @@
-"""keepalived beside the daemon: its FIFO is read, its virtual addresses are watched, its track_file is written."""
+"""Connects keepalived and the daemon: reads the FIFO, watches the virtual addresses, writes the track_file."""
 
 import logging
 import os
@@ -11,95 +11,97 @@ from typing import Any, Final, NamedTuple
 import trio
 
 from ftfw.config import schema
-from ftfw.daemon.roles.role_table import Event
-from ftfw.daemon.roles.vrrp_states import ADOPTION_S, SILENT_S, Fifo, Instances, Notification, Truth, Writer
+from ftfw.daemon.roles.address_monitor import ADOPTION_S, AddressMonitor
+from ftfw.daemon.roles.keepalived_fifo import WRITER_MISSED_S, FifoWriterWatch, Notification, NotificationParser
+from ftfw.daemon.roles.role_table import RoleEvent
+from ftfw.daemon.roles.vrrp_states import VrrpStates
 
 log = logging.getLogger(__name__)
 
 LOOK_S: Final = 0.1  # between two looks whether the FIFO is still the one at its path, and at role and addresses
 READ_BYTES: Final = 1 << 16  # all that a pipe holds
-READY: Final = "0\n"  # keepalived multiplies it by a weight, and takes anything but 0 for a failure without one
+READY: Final = "0\n"  # keepalived multiplies it by a weight; without a weight, any other number is a failure
 NOT_READY: Final = "1\n"
 
 
 class FifoError(Exception):
-    """There is no FIFO to read from; the message says why, and what to do about it."""
+    """Raised if there is no FIFO to read from; the message gives the reason and the remedy."""
 
 
-class Now(NamedTuple):
-    """What keepalived's part of the daemon has to know of the rest."""
+class NodeState(NamedTuple):
+    """Tells the keepalived task what it has to know of the node."""
 
     role: str | None  # None while it changes
     ready: bool
     free: bool  # nobody has wanted a role of this node since it started, and no other one is active
 
 
-class Keepalived:
-    """Makes of what keepalived says what is wanted of the roles, and tells it whether this node is ready."""
+class KeepalivedTask:
+    """Turns keepalived's notifications into the wanted role, and tells keepalived whether this node is ready."""
 
-    def __init__(self, keys: schema.Keepalived, role: str, *, want: Callable[[Event], None]) -> None:
+    def __init__(self, keys: schema.Keepalived, role: str, *, want: Callable[[RoleEvent], None]) -> None:
         self._keys = keys
         self._want = want
-        self._instances = Instances(keys.instances, role)
-        self._truth = Truth(keys.addresses)
-        self._fifo = Fifo()
+        self._states = VrrpStates(keys.instances, role)
+        self._monitor = AddressMonitor(keys.addresses)
+        self._parser = NotificationParser()
         self._fifo_trouble: str | None = None
-        self._writer = Writer()
-        self._written: str | None = None  # to the track_file, or tried
+        self._writer = FifoWriterWatch()
+        self._written: str | None = None  # to the track_file, successfully or not
 
     @property
     def holds_addresses(self) -> bool:
-        """Whether any of the virtual addresses is this host's."""
-        return bool(self._truth.here)
+        """Tell whether this host has any of the virtual addresses."""
+        return bool(self._monitor.present)
 
     @property
     def holds_all_addresses(self) -> bool:
-        """Whether all of the virtual addresses are this host's."""
-        return self._truth.whole
+        """Tell whether this host has all of the virtual addresses."""
+        return self._monitor.complete
 
     def learn_addresses(self, own: frozenset[bytes]) -> None:
-        """Take in all addresses of this host, packed."""
-        self._truth.learn(own)
+        """Record all addresses of this host, packed."""
+        self._monitor.learn(own)
 
-    def hear_hook(self, notification: Notification, arrival: int) -> Event | None:
-        """Take in what a hook script says; what follows for the role, or None if it does not count.
+    def hear_hook(self, notification: Notification, arrival: int) -> RoleEvent | None:
+        """Record a hook script's notification; return what follows for the role, or None if it does not count.
 
-        `arrival` is a number that is higher for what came later.
+        `arrival` is a number that is higher for a later notification.
         """
         return self._hear(notification, arrival)
 
-    async def run(self, now: Callable[[], Now]) -> None:
-        """Work until cancelled."""
+    async def run(self, node: Callable[[], NodeState]) -> None:
+        """Read the FIFO, and watch addresses and readiness, until cancelled."""
         async with trio.open_nursery() as nursery:
             if self._keys.fifo is not None:
-                nursery.start_soon(self._follow, self._keys.fifo)
+                nursery.start_soon(self._read_fifo, self._keys.fifo)
             if self._keys.addresses or self._keys.track_file is not None:
-                nursery.start_soon(self._look_after, now)
+                nursery.start_soon(self._watch, node)
 
     def status(self) -> dict[str, Any] | None:
-        """`keepalived` of the status; None where there is nothing to tell."""
-        if not (self._keys.fifo or self._keys.addresses or self._instances.states):
+        """Return `keepalived` of the status; None without any keys for it and any notification."""
+        if not (self._keys.fifo or self._keys.addresses or self._states.states):
             return None
         return {
             "fifo": None if self._keys.fifo is None else self._fifo_trouble or "open",
-            "fifo_writer": None if self._fifo_trouble else self._writer.there,
-            "instances": {" ".join(subject): state for subject, state in self._instances.states.items()},
-            "addresses_here": self._truth.here,
-            "disagreement": self._truth.disagreement,
-            "dropped": dict(self._fifo.dropped + self._instances.dropped),
+            "fifo_writer": None if self._fifo_trouble else self._writer.present,
+            "instances": {" ".join(subject): state for subject, state in self._states.states.items()},
+            "addresses_here": self._monitor.present,
+            "disagreement": self._monitor.disagreement,
+            "dropped": dict(self._parser.dropped + self._states.dropped),
         }
 
-    def _hear(self, notification: Notification, arrival: int | None = None) -> Event | None:
-        before = self._instances.states.get(notification.subject)
-        wanted = self._instances.hear(notification, arrival)
+    def _hear(self, notification: Notification, arrival: int | None = None) -> RoleEvent | None:
+        before = self._states.states.get(notification.subject)
+        wanted = self._states.hear(notification, arrival)
         if wanted is not None and before != notification.state:
             log.info("keepalived: %s is %s", " ".join(notification.subject), notification.state)
         return wanted
 
     # The FIFO
 
-    async def _follow(self, path: Path) -> None:
-        """Read the FIFO at `path`, whichever that is: keepalived removes one that it has made itself."""
+    async def _read_fifo(self, path: Path) -> None:
+        """Read whichever FIFO is at `path`: keepalived removes a FIFO that it has made itself."""
         while True:
             try:
                 descriptor = _open(path)
@@ -115,7 +117,7 @@ class Keepalived:
                 await self._read_while_there(path, descriptor)
             finally:
                 os.close(descriptor)
-            self._fifo.cut_off()
+            self._parser.cut_off()
 
     async def _read_while_there(self, path: Path, descriptor: int) -> None:
         while True:
@@ -126,71 +128,71 @@ class Keepalived:
             except BlockingIOError:
                 data = None
             if data:
-                self._take(data)
+                self._process(data)
                 continue
             if not _is_at(path, descriptor):  # all that was written to this one has been read
                 return
-            self._look_at_writer(path, there=data is None)  # at its end, it has none
+            self._watch_writer(path, present=data is None)  # it is at its end if it has no writer
             if data is not None and not waiting.cancelled_caught:
-                await trio.sleep(LOOK_S)  # where there has been a writer, it is readable all the time
+                await trio.sleep(LOOK_S)  # after its last writer, it stays readable
 
-    def _look_at_writer(self, path: Path, *, there: bool) -> None:
-        if not self._writer.look(there=there, now=trio.current_time()):
+    def _watch_writer(self, path: Path, *, present: bool) -> None:
+        if not self._writer.update(present=present, now=trio.current_time()):
             return
         if self._writer.missed:
             log.warning(
-                "%s: nobody has had it open for writing for %.0f s: keepalived does not run, or this node hears of no"
-                " failover from it; `systemctl reload keepalived` has it open the FIFO",
+                "%s: no process has had it open for writing for %.0f s: keepalived does not run, or does not notify"
+                " this node; `systemctl reload keepalived` makes keepalived open the FIFO",
                 path,
-                SILENT_S,
+                WRITER_MISSED_S,
             )
         else:
-            log.info("%s: keepalived has it open now", path)
+            log.info("%s: keepalived has opened it", path)
 
-    def _take(self, data: bytes) -> None:
-        """Only what follows from all of `data` is wanted: what comes late comes all at once."""
+    def _process(self, data: bytes) -> None:
+        """Want only the role that follows from all of `data`: late notifications come all at once."""
         wanted = None
-        for notification in self._fifo.take(data):
+        for notification in self._parser.feed(data):
             wanted = self._hear(notification) or wanted
         if wanted is not None:
             self._want(wanted)
 
-    # The truth, and readiness
+    # Addresses and readiness
 
-    async def _look_after(self, now: Callable[[], Now]) -> None:
+    async def _watch(self, node: Callable[[], NodeState]) -> None:
         try:
             while True:
-                role, ready, free = now()
-                if self._truth.look(role, trio.current_time()):
+                role, ready, free = node()
+                if self._monitor.compare(role, trio.current_time()):
                     self._tell_disagreement()
-                if self._truth.lasts(role, trio.current_time()) and free:
+                if self._monitor.is_to_adopt(role, trio.current_time()) and free:
                     self._adopt()
                 self._write_track_file(ready=ready)
                 await trio.sleep(LOOK_S)
         finally:
-            role, ready, _ = now()  # a backup without a daemon holds nothing but what is in its kernel
-            self._write_track_file(ready=role == "active" or (ready and self._truth.whole))
+            role, ready, _ = node()  # a backup without a daemon has only the entries in its kernel
+            self._write_track_file(ready=role == "active" or (ready and self._monitor.complete))
 
     def _adopt(self) -> None:
-        """Be active where the addresses are: keepalived does not say again what it said to a daemon that was killed."""
+        """Become active where the addresses are: keepalived does not repeat its states for a restarted daemon."""
         log.warning(
-            "%s: all here for %.0f s, while keepalived has said nothing since this daemon started, and no active is"
-            " heard: this node becomes active, and what is in its kernel stays. `systemctl reload keepalived` has"
-            " keepalived say its states, if it has fifo_write_vrrp_states_on_reload",
-            ", ".join(self._truth.here),
+            "%s: all on this host for %.0f s, without a notification of keepalived since this daemon started, and no"
+            " active is heard: this node becomes active, and keeps the entries in its kernel. `systemctl reload"
+            " keepalived` makes keepalived repeat its states, if fifo_write_vrrp_states_on_reload is set",
+            ", ".join(self._monitor.present),
             ADOPTION_S,
         )
-        self._instances.take_for_master()
-        self._want(Event.PROMOTE)
+        self._states.assume_master()
+        self._want(RoleEvent.PROMOTE)
 
     def _tell_disagreement(self) -> None:
-        if self._truth.disagreement is None:
+        if self._monitor.disagreement is None:
             log.info("the role and the virtual addresses agree again")
             return
         log.error(
-            "%s: see whether keepalived runs, whether it writes to keepalived.fifo or calls a hook, and whether"
-            " keepalived.instances names what decides; until then `ftfw promote` or `ftfw demote` settles it",
-            self._truth.disagreement,
+            "%s: check that keepalived runs, that it writes to keepalived.fifo or calls a hook, and that"
+            " keepalived.instances names the right instances; meanwhile use `ftfw promote` or `ftfw demote`",
+            self._monitor.disagreement,
         )
 
     def _write_track_file(self, *, ready: bool) -> None:
@@ -208,23 +210,23 @@ class Keepalived:
 
 
 def _open(path: Path) -> int:
-    """Open the FIFO at `path`, made if it is not there; FifoError.
+    """Open the FIFO at `path`, after making it if it is missing.  Raises FifoError.
 
-    For reading only, so that it is at its end while nobody else has it open. keepalived has it open for both, so that
-    what it writes stays while there is no daemon; it takes a FIFO that is there already, and does not remove it
-    (lib/notify.c).
+    The FIFO is opened for reading only, so that it is at its end while no other process has it open. keepalived opens
+    it for both, so that its notifications stay in the FIFO while there is no daemon. If a FIFO exists, keepalived uses
+    it and does not remove it (lib/notify.c).
     """
-    remedy = "end what made it and move it away, or set keepalived.fifo, and vrrp_notify_fifo, to another path"
+    remedy = "move it away, or set keepalived.fifo and vrrp_notify_fifo to another path"
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         with suppress(FileExistsError):
             os.mkfifo(path, 0o600)
         if not stat.S_ISFIFO(path.stat().st_mode):
-            raise FifoError(f"{path}: exists and is no FIFO; {remedy}")
+            raise FifoError(f"{path}: exists and is not a FIFO; {remedy}")
         return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise FifoError(
-            f"{path}: cannot be made or opened: {error.strerror}; let keepalived give it to ftfw's user"
+            f"{path}: cannot be made or opened: {error.strerror}; make keepalived give it to ftfw's user"
             " (`vrrp_notify_fifo FILE USER`), or set keepalived.fifo to another path"
         ) from None
 

@@ -20,16 +20,16 @@ from ftfw.control.notification_words import STATES, TYPES
 from ftfw.control.server import ControlError, Progress
 from ftfw.daemon import local_host, requirements
 from ftfw.daemon.gate import Gate
-from ftfw.daemon.keepalived_task import Keepalived, Now
+from ftfw.daemon.keepalived_task import KeepalivedTask, NodeState
 from ftfw.daemon.metrics.metric_families import NodeMetrics
 from ftfw.daemon.metrics.scrape_listener import Scrapes
-from ftfw.daemon.reload import Files
+from ftfw.daemon.reload import KeyReload
 from ftfw.daemon.role_changer import WAITING_MAX
 from ftfw.daemon.role_runner import Roles, first_of
-from ftfw.daemon.roles.role_table import Event
-from ftfw.daemon.roles.vrrp_states import Notification
+from ftfw.daemon.roles.keepalived_fifo import Notification
+from ftfw.daemon.roles.role_table import RoleEvent
 from ftfw.daemon.status import NodeStatus
-from ftfw.daemon.systemd import Supervisor
+from ftfw.daemon.systemd import SystemdNotifier
 from ftfw.daemon.transport import Transport
 from ftfw.kernel import helpers
 from ftfw.kernel.event_selector import Selector
@@ -74,7 +74,7 @@ def run(config: Config, role: str, path: Path) -> None:
         raise StartError(str(error)) from None
     links = [_make_link(link, config.node.name) for link in config.link]
     try:
-        trio.run(Node(config, Transport(links, keys, name=config.node.name), role, Files(path, config)).run)
+        trio.run(Node(config, Transport(links, keys, name=config.node.name), role, KeyReload(path, config)).run)
     except* ControlError as group:
         raise StartError(str(first_of(group))) from None
     finally:
@@ -100,9 +100,9 @@ def _gate(config: Config, metrics: NodeMetrics) -> Gate | None:
 class Node:
     """One node of the pair or group."""
 
-    def __init__(self, config: Config, transport: Transport, role: str, files: Files) -> None:
+    def __init__(self, config: Config, transport: Transport, role: str, reload: KeyReload) -> None:
         self._config = config
-        self._files = files
+        self._reload = reload
         self._transport = transport
         self._counts: Counter[str] = Counter()  # events, overruns
         self._dropped: Counter[str] = Counter()
@@ -132,8 +132,8 @@ class Node:
             counts=self._counts,
             metrics=self._metrics,
         )
-        self._keepalived = Keepalived(config.keepalived, role, want=self._roles.changes.take)
-        self._supervisor = Supervisor(os.environ)
+        self._keepalived = KeepalivedTask(config.keepalived, role, want=self._roles.changes.take)
+        self._systemd = SystemdNotifier(os.environ)
         self._helpers = helpers.installed_helpers()
         self._status = NodeStatus(
             config=config,
@@ -169,19 +169,19 @@ class Node:
                 nursery.start_soon(self._transport.receive_all, link, member.receive, driver.after_batch)
             await nursery.start(self._roles.run)
             nursery.start_soon(driver.run)
-            nursery.start_soon(self._keepalived.run, self._now)
+            nursery.start_soon(self._keepalived.run, self._state)
             nursery.start_soon(self._tell_facts)
             if self._scrapes is not None:
                 nursery.start_soon(self._scrapes.run)
-            nursery.start_soon(self._supervisor.run, self._status.line)
+            nursery.start_soon(self._systemd.run, self._status.line)
             with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
                 async for received in signals:
                     if received != signal.SIGHUP:
                         break
-                    with self._supervisor.reloading():
-                        if keys := self._files.read_again():
+                    with self._systemd.reloading():
+                        if keys := self._reload.read_keys():
                             self._transport.rekey(keys)
-            self._supervisor.stopping()
+            self._systemd.stopping()
             nursery.cancel_scope.cancel()
 
     async def _tell_facts(self) -> None:
@@ -217,9 +217,9 @@ class Node:
         if self._gate is not None:
             self._gate.open()
 
-    def _now(self) -> Now:
+    def _state(self) -> NodeState:
         now, changes = trio.current_time(), self._roles.changes
-        return Now(
+        return NodeState(
             role=self._roles.role if changes.at_rest else None,
             ready=self._status.ready(now),
             free=not changes.asked and not self._roles.member.peers.actives(now),
@@ -236,7 +236,7 @@ class Node:
             case {"command": "ready"}:
                 return {"ready": self._status.ready(trio.current_time())}
             case {"command": "promote" | "demote" as wanted}:
-                return await self._roles.change(Event(wanted), progress)
+                return await self._roles.change(RoleEvent(wanted), progress)
             case {"command": "resync" | "scrub" as command}:
                 return self._resync() if command == "resync" else self._scrub()
             case {"command": "show", "what": "flows" | "expectations" as what}:

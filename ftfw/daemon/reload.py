@@ -1,4 +1,4 @@
-"""What SIGHUP has read again: the key files, and the configuration for which of them there are."""
+"""Reloads the key files on SIGHUP, and the configuration for their names."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ from ftfw.security import key_file
 log = logging.getLogger(__name__)
 
 
-class Files:
-    """The configuration as the daemon runs with it, and its file."""
+class KeyReload:
+    """Reads the keys again, and compares the configuration file with the configuration that the daemon runs with."""
 
     def __init__(self, path: Path, config: Config) -> None:
         self._path = path
         self._running = config
         self._key_files = config.security.key_files
 
-    def read_again(self) -> list[bytes] | None:
-        """Return the keys; None if they stay as they are.  What else has changed, or is wrong, is told in the log."""
-        key_files = self._look() or self._key_files
+    def read_keys(self) -> list[bytes] | None:
+        """Return the keys; None if the present keys stay in use.  The log tells what else has changed or is wrong."""
+        key_files = self._named_key_files() or self._key_files
         try:
             keys = [key_file.read(path) for path in key_files]
         except key_file.KeyFileError as error:
-            log.warning("SIGHUP: the keys stay as they are: %s", error)
+            log.warning("SIGHUP: the present keys stay in use: %s", error)
             return None
         self._key_files = key_files
         log.info("SIGHUP: %d keys read", len(keys))
         return keys
 
-    def _look(self) -> tuple[Path, ...]:
-        """The key files that the configuration names now; none if it is wrong."""
+    def _named_key_files(self) -> tuple[Path, ...]:
+        """Return the key files that the configuration names now; none if the configuration is wrong."""
         try:
             now = load(self._path)
             require_complete(now, self._path)
         except ConfigError as error:
             problems = "; ".join(str(error).splitlines())
-            log.warning("SIGHUP: the configuration stays as it is, and the next start will fail: %s", problems)
+            log.warning("SIGHUP: the present configuration stays in use, and the next start will fail: %s", problems)
             return ()
         if keys := changed(self._running, now):
-            log.warning("SIGHUP: %s: %s changed since the start: restart ftfw to use that", self._path, ", ".join(keys))
+            log.warning("SIGHUP: %s: %s changed since the start; restart ftfw to apply it", self._path, ", ".join(keys))
         return now.security.key_files
 
 
 def changed(running: Config, now: Config) -> list[str]:
-    """Name the keys whose values differ, by their full paths, but for those that SIGHUP is for."""
+    """Return the full paths of the keys whose values differ, except those that SIGHUP reloads."""
     found = []
     for section in Config.model_fields:
         before, after = getattr(running, section), getattr(now, section)

@@ -8,7 +8,7 @@ from typing import Any, Final
 import trio
 
 from ftfw.control.server import Progress
-from ftfw.daemon.roles.role_table import AT_REST, TRANSITIONS, Action, Event, State
+from ftfw.daemon.roles.role_table import AT_REST, TRANSITIONS, Action, RoleEvent, RoleState
 
 Perform = Callable[[Action], Awaitable[None]]
 
@@ -17,7 +17,7 @@ WAITING_MAX: Final = 256  # for the end of a change; what more of them want is t
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
-    wanted: State
+    wanted: RoleState
     progress: Progress | None
     over: trio.Event = field(default_factory=trio.Event)
     reached: bool = False
@@ -30,7 +30,7 @@ class Changes:
     """
 
     def __init__(self, role: str, perform: Perform) -> None:
-        self.state = State(role)
+        self.state = RoleState(role)
         self.asked = False  # whether anybody has wanted a role since the start
         self._perform = perform
         self._due = deque([AT_REST[self.state]])
@@ -42,15 +42,15 @@ class Changes:
         """Whether no change is under way."""
         return self.state in AT_REST and not self._due
 
-    def take(self, event: Event) -> None:
+    def take(self, event: RoleEvent) -> None:
         """Take in what happened or is wanted, without waiting for what comes of it."""
-        self.asked = self.asked or event is not Event.DONE
+        self.asked = self.asked or event is not RoleEvent.DONE
         self.state, action = TRANSITIONS[self.state, event]
         if action is not None:
             self._due.append(action)
             self._something_due.set()
 
-    async def reach(self, event: Event, progress: Progress | None = None) -> bool | None:
+    async def reach(self, event: RoleEvent, progress: Progress | None = None) -> bool | None:
         """Promote or demote, and wait until no change is under way; whether the role is that one then.
 
         None if WAITING_MAX wait already: the event is taken all the same.
@@ -58,7 +58,7 @@ class Changes:
         if len(self._waiting) >= WAITING_MAX:
             self.take(event)
             return None
-        waiting = _Waiting(State.ACTIVE if event is Event.PROMOTE else State.BACKUP, progress)
+        waiting = _Waiting(RoleState.ACTIVE if event is RoleEvent.PROMOTE else RoleState.BACKUP, progress)
         self._waiting.append(waiting)
         self.take(event)
         if self.at_rest:
@@ -81,7 +81,7 @@ class Changes:
                 await self._perform(action)
                 self._due.popleft()
                 if action in (Action.COMMIT, Action.STOP):
-                    self.take(Event.DONE)
+                    self.take(RoleEvent.DONE)
             self._tell_all()
             task_status.started()
             task_status = trio.TASK_STATUS_IGNORED

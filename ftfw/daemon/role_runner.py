@@ -18,7 +18,7 @@ from ftfw.daemon.gre_keeper import GreKeeper
 from ftfw.daemon.log.rate_limit import ALWAYS
 from ftfw.daemon.metrics.metric_families import NodeMetrics
 from ftfw.daemon.role_changer import WAITING_MAX, Changes
-from ftfw.daemon.roles.role_table import Action, Event
+from ftfw.daemon.roles.role_table import Action, RoleEvent
 from ftfw.daemon.transport import Transport
 from ftfw.kernel.event_selector import Selector
 from ftfw.kernel.injector import InjectionOutcome, Injector
@@ -30,7 +30,7 @@ from ftfw.replication.store import Store
 
 log = logging.getLogger(__name__)
 
-CONTRARY: Final = {Event.PROMOTE: "demotion", Event.DEMOTE: "promotion"}
+CONTRARY: Final = {RoleEvent.PROMOTE: "demotion", RoleEvent.DEMOTE: "promotion"}
 
 
 class Roles:
@@ -98,7 +98,7 @@ class Roles:
         if work is not None:
             work.after_batch()
 
-    async def change(self, event: Event, progress: Progress) -> dict[str, Any]:
+    async def change(self, event: RoleEvent, progress: Progress) -> dict[str, Any]:
         """Carry out the command of that name; ControlError if the contrary was wanted before it was done."""
         before = self.role
         reached = await self.changes.reach(event, progress)

@@ -14,7 +14,7 @@ import trio
 from ftfw import __version__
 from ftfw.config.schema import Config
 from ftfw.daemon.gate import Gate
-from ftfw.daemon.keepalived_task import Keepalived
+from ftfw.daemon.keepalived_task import KeepalivedTask
 from ftfw.daemon.metrics.scrape_listener import Scrapes
 from ftfw.daemon.role_runner import Roles
 from ftfw.daemon.systemd import one_line
@@ -35,7 +35,7 @@ class NodeStatus:
     config: Config
     transport: Transport
     roles: Roles
-    keepalived: Keepalived
+    keepalived: KeepalivedTask
     gate: Gate | None
     scrapes: Scrapes | None
     selector: Selector

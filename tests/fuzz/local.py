@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import pickle
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +17,9 @@ from ftfw.config.schema import ConfigError
 from ftfw.control import client, server
 from ftfw.control.client import ControlError
 from ftfw.control.notification_words import STATES
-from ftfw.daemon.roles.role_table import Event
-from ftfw.daemon.roles.vrrp_states import LINE_MAX, Fifo, Instances
+from ftfw.daemon.roles.keepalived_fifo import LINE_MAX_BYTES, NotificationParser
+from ftfw.daemon.roles.role_table import RoleEvent
+from ftfw.daemon.roles.vrrp_states import VrrpStates
 from ftfw.security import key_file
 from ftfw.security.key_file import KEY_LENGTH, KeyFileError
 
@@ -160,13 +162,13 @@ def keys() -> Iterator[bytes]:
 
 def read_fifo(data: bytes) -> None:
     """Any bytes out of keepalived's FIFO, in pieces as long as the first byte says."""
-    size, fifo, instances = 1 + data[0] if data else 1, Fifo(), Instances((), "backup")
+    size, parser, states = 1 + data[0] if data else 1, NotificationParser(), VrrpStates((), "backup")
     for start in range(1, len(data), size):
-        for notification in fifo.take(data[start : start + size]):
+        for notification in parser.feed(data[start : start + size]):
             assert notification.state in STATES
-            assert instances.hear(notification) in (Event.PROMOTE, Event.DEMOTE)
-        assert len(fifo._rest) <= LINE_MAX
-    fifo.cut_off()
+            assert states.hear(notification) in (RoleEvent.PROMOTE, RoleEvent.DEMOTE)
+    assert len(pickle.dumps(parser)) <= LINE_MAX_BYTES + 1000  # it keeps one unfinished line at most
+    parser.cut_off()
 
 
 def notifications() -> Iterator[bytes]:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import trio
 
-from ftfw.daemon.roles.vrrp_states import ADOPTION_S
+from ftfw.daemon.roles.address_monitor import ADOPTION_S
 from tests.kernel.crowd import inject_many
 from tests.kernel.pair import until
 from tests.kernel.vrrp import (
@@ -207,7 +207,7 @@ def test_a_keepalived_that_found_no_fifo_is_told_and_its_node_takes_over_all_the
         second.is_("active")
         assert second.node.status()["last_commit"]["created"] == 5
         assert not second.node.status()["gate"]["shut"]
-        assert "keepalived has said nothing since this daemon started" in second.node.log.read_text()
+        assert "without a notification of keepalived since this daemon started" in second.node.log.read_text()
         second.reload_keepalived()
         told = {"GROUP FW": "MASTER"}
         until(lambda: (s := second.node.status()["keepalived"])["instances"] == told and s["fifo_writer"], "it speaks")

@@ -16,8 +16,8 @@ from ftfw.control import server
 from ftfw.control.server import ControlError
 from ftfw.daemon import commit
 from ftfw.daemon.node import Node
-from ftfw.daemon.reload import Files
-from ftfw.daemon.roles.role_table import State
+from ftfw.daemon.reload import KeyReload
+from ftfw.daemon.roles.role_table import RoleState
 from ftfw.daemon.transport import Transport
 from ftfw.link.link_base import Link, Received
 from ftfw.replication import messages
@@ -73,7 +73,7 @@ def configuration(directory: Path, more: str = "") -> Config:
 async def running(directory: Path) -> AsyncIterator[tuple[Node, Silence, Path]]:
     config = configuration(directory)
     link = Silence()
-    node = Node(config, Transport([link], [KEY], name="fw1"), "backup", Files(directory, config))
+    node = Node(config, Transport([link], [KEY], name="fw1"), "backup", KeyReload(directory, config))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(node.run)
         await until(config.control.socket.exists)
@@ -152,9 +152,9 @@ def test_a_promotion_that_is_recalled_says_so_and_leaves_the_entries_and_no_word
                     await command(path, "promote")
 
             nursery.start_soon(promote)
-            await until(lambda: node._roles.changes.state is State.PROMOTING)
+            await until(lambda: node._roles.changes.state is RoleState.PROMOTING)
             nursery.start_soon(command, path, "demote")
-            await until(lambda: node._roles.changes.state is State.RECALLED)
+            await until(lambda: node._roles.changes.state is RoleState.RECALLED)
             go_on.set()
             await until(lambda: node._roles.standby is not standby)
             assert len(await namespace.dump()) == 1
@@ -256,7 +256,7 @@ def test_a_node_that_holds_the_addresses_shuts_no_gate(
     async def work(_: Namespace) -> None:
         more = '[takeover]\ngate_interfaces = ["lan"]\n[keepalived]\naddresses = ["192.0.2.1"]\n'
         config = configuration(tmp_path, more)
-        node = Node(config, Transport([Silence()], [KEY], name="fw1"), "backup", Files(tmp_path, config))
+        node = Node(config, Transport([Silence()], [KEY], name="fw1"), "backup", KeyReload(tmp_path, config))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(node.run)
             await until(config.control.socket.exists)

@@ -148,11 +148,11 @@ def test_a_reload_reads_the_keys_and_warnings_stand_out_in_the_journal(installed
     whole = key.read_text()
     key.write_text("rubbish")
     machine.run("systemctl", "reload", "ftfw")
-    until(lambda: "the keys stay as they are" in machine.log(), "no keys were read")
+    until(lambda: "the present keys stay in use" in machine.log(), "no keys were read")
     key.write_text(whole)
     told = machine.run("journalctl", "--no-pager", "-o", "cat", "-u", "ftfw", "-p", "warning").stdout.splitlines()
     warnings = [line for line in told if "keepalived does not run" not in line]  # which is so
-    assert [line.partition(": /")[0] for line in warnings] == ["SIGHUP: the keys stay as they are"]
+    assert [line.partition(": /")[0] for line in warnings] == ["SIGHUP: the present keys stay in use"]
     assert machine.property("ActiveState") == "active"
     assert machine.property("NRestarts") == "0"
 

@@ -1,1 +1,1 @@
-"""The table of roles, and what keepalived's notifications say about the role.  Pure."""
+"""Decides which role a node has, from commands and from keepalived's notifications.  Pure."""

@@ -1,27 +1,26 @@
-"""The roles as one table: (state, event) → state, action.  Pure; docs/keepalived.md has it from here.
+"""Holds the table of roles: (state, event) → state, action.  Pure; docs/keepalived.md shows the same table.
 
-What is wanted is a level: while a change is under way, promote and demote only turn what becomes of it, and the last
-of them counts.
+The wanted role is a level: while a change is under way, promote and demote only decide what follows it, and the last of
+them counts.
 """
 
-from collections.abc import Iterator
 from enum import Enum
 from typing import Final
 
 
-class State(Enum):
-    """A role, or the way to one."""
+class RoleState(Enum):
+    """A role, or a change of role under way."""
 
     BACKUP = "backup"
     PROMOTING = "promoting"
-    RECALLED = "promoting, recalled"  # the commit goes on, but backup is wanted by now
+    RECALLED = "promoting, recalled"  # the commit continues, but backup is wanted by now
     ACTIVE = "active"
     DEMOTING = "demoting"
     RETURNING = "demoting, recalled"  # streaming ends, but active is wanted by now
 
 
-class Event(Enum):
-    """What happens: a command or keepalived wants a role, or the action under way is done."""
+class RoleEvent(Enum):
+    """An event of the table: a command or keepalived wants a role, or the action under way is done."""
 
     PROMOTE = "promote"
     DEMOTE = "demote"
@@ -29,43 +28,32 @@ class Event(Enum):
 
 
 class Action(Enum):
-    """What is to be done; `done` follows COMMIT and STOP, and ends a change."""
+    """An action of the table; the event DONE follows COMMIT and STOP, and ends a change."""
 
-    COMMIT = "commit"  # stop listening, put what is held into the kernel
+    COMMIT = "commit"  # end a backup's work, put its store into the kernel
     STREAM = "stream"  # begin an active's work
     STOP = "stop"  # end an active's work
     LISTEN = "listen"  # begin a backup's work
 
 
-AT_REST: Final = {State.BACKUP: Action.LISTEN, State.ACTIVE: Action.STREAM}  # by what one gets there
+AT_REST: Final = {RoleState.BACKUP: Action.LISTEN, RoleState.ACTIVE: Action.STREAM}
+"""The roles, each with the action that begins it."""
 
-TRANSITIONS: Final[dict[tuple[State, Event], tuple[State, Action | None]]] = {
-    (State.BACKUP, Event.PROMOTE): (State.PROMOTING, Action.COMMIT),
-    (State.BACKUP, Event.DEMOTE): (State.BACKUP, None),
-    (State.PROMOTING, Event.PROMOTE): (State.PROMOTING, None),
-    (State.PROMOTING, Event.DEMOTE): (State.RECALLED, None),
-    (State.PROMOTING, Event.DONE): (State.ACTIVE, Action.STREAM),
-    (State.RECALLED, Event.PROMOTE): (State.PROMOTING, None),
-    (State.RECALLED, Event.DEMOTE): (State.RECALLED, None),
-    (State.RECALLED, Event.DONE): (State.BACKUP, Action.LISTEN),
-    (State.ACTIVE, Event.PROMOTE): (State.ACTIVE, None),
-    (State.ACTIVE, Event.DEMOTE): (State.DEMOTING, Action.STOP),
-    (State.DEMOTING, Event.PROMOTE): (State.RETURNING, None),
-    (State.DEMOTING, Event.DEMOTE): (State.DEMOTING, None),
-    (State.DEMOTING, Event.DONE): (State.BACKUP, Action.LISTEN),
-    (State.RETURNING, Event.PROMOTE): (State.RETURNING, None),
-    (State.RETURNING, Event.DEMOTE): (State.DEMOTING, None),
-    (State.RETURNING, Event.DONE): (State.ACTIVE, Action.STREAM),  # its own table is what it goes on with
+TRANSITIONS: Final[dict[tuple[RoleState, RoleEvent], tuple[RoleState, Action | None]]] = {
+    (RoleState.BACKUP, RoleEvent.PROMOTE): (RoleState.PROMOTING, Action.COMMIT),
+    (RoleState.BACKUP, RoleEvent.DEMOTE): (RoleState.BACKUP, None),
+    (RoleState.PROMOTING, RoleEvent.PROMOTE): (RoleState.PROMOTING, None),
+    (RoleState.PROMOTING, RoleEvent.DEMOTE): (RoleState.RECALLED, None),
+    (RoleState.PROMOTING, RoleEvent.DONE): (RoleState.ACTIVE, Action.STREAM),
+    (RoleState.RECALLED, RoleEvent.PROMOTE): (RoleState.PROMOTING, None),
+    (RoleState.RECALLED, RoleEvent.DEMOTE): (RoleState.RECALLED, None),
+    (RoleState.RECALLED, RoleEvent.DONE): (RoleState.BACKUP, Action.LISTEN),
+    (RoleState.ACTIVE, RoleEvent.PROMOTE): (RoleState.ACTIVE, None),
+    (RoleState.ACTIVE, RoleEvent.DEMOTE): (RoleState.DEMOTING, Action.STOP),
+    (RoleState.DEMOTING, RoleEvent.PROMOTE): (RoleState.RETURNING, None),
+    (RoleState.DEMOTING, RoleEvent.DEMOTE): (RoleState.DEMOTING, None),
+    (RoleState.DEMOTING, RoleEvent.DONE): (RoleState.BACKUP, Action.LISTEN),
+    (RoleState.RETURNING, RoleEvent.PROMOTE): (RoleState.RETURNING, None),
+    (RoleState.RETURNING, RoleEvent.DEMOTE): (RoleState.DEMOTING, None),
+    (RoleState.RETURNING, RoleEvent.DONE): (RoleState.ACTIVE, Action.STREAM),  # it goes on with its own table
 }
-
-
-def as_markdown() -> Iterator[str]:
-    """The table, line by line."""
-    yield "| state | " + " | ".join(event.value for event in Event) + " |"
-    yield "|---|" + "---|" * len(Event)
-    for state in State:
-        cells = []
-        for event in Event:
-            following, action = TRANSITIONS.get((state, event), (None, None))
-            cells.append((following.value if following else "") + (f": **{action.value}**" if action else ""))
-        yield f"| {state.value} | " + " | ".join(cells) + " |"

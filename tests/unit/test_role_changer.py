@@ -1,56 +1,15 @@
-"""The table of roles, and what carries it out."""
-
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
-from hypothesis import given
-from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
 from ftfw.daemon.role_changer import WAITING_MAX, Changes
-from ftfw.daemon.roles import role_table
-from ftfw.daemon.roles.role_table import AT_REST, TRANSITIONS, Action, Event, State
+from ftfw.daemon.roles.role_table import AT_REST, Action, RoleEvent, RoleState
 
-WANTED = {Event.PROMOTE: State.ACTIVE, Event.DEMOTE: State.BACKUP}
-wishes = st.sampled_from([Event.PROMOTE, Event.DEMOTE])
-
-
-def test_the_page_has_the_table() -> None:
-    page = (Path(__file__).parents[2] / "docs/keepalived.md").read_text()
-    found = page.partition("<!-- roles -->\n")[2].partition("<!-- /roles -->")[0]
-    assert found.splitlines() == list(role_table.as_markdown())
-
-
-def test_every_wish_is_taken_in_every_state_and_only_a_change_gets_done() -> None:
-    for state in State:
-        assert all((state, wish) in TRANSITIONS for wish in WANTED)
-        assert ((state, Event.DONE) in TRANSITIONS) is (state not in AT_REST)
-
-
-@given(role=st.sampled_from(list(AT_REST)), events=st.lists(st.sampled_from(list(Event))))
-def test_whatever_happens_work_is_begun_and_ended_in_turn_and_the_last_wish_is_met(
-    role: State, events: list[Event]
-) -> None:
-    state = role
-    working: Action | None = AT_REST[role]
-    last = role
-    for event in [*events, Event.DONE, Event.DONE]:
-        if event is Event.DONE and state in AT_REST:
-            continue  # nothing is under way that could be done
-        state, action = TRANSITIONS[state, event]
-        last = WANTED.get(event, last)
-        if action in (Action.COMMIT, Action.STOP):
-            assert working is {Action.COMMIT: Action.LISTEN, Action.STOP: Action.STREAM}[action]
-            working = None
-        elif action is not None:
-            assert working is None
-            working = action
-    assert state is last
-    assert working is AT_REST[last]
+WANTED = {RoleEvent.PROMOTE: RoleState.ACTIVE, RoleEvent.DEMOTE: RoleState.BACKUP}
 
 
 class Work:
@@ -85,12 +44,12 @@ async def changes(role: str) -> AsyncIterator[tuple[Changes, Work, trio.Nursery]
 class Asked:
     """Somebody who wants a role, and waits for it."""
 
-    def __init__(self, made: Changes, nursery: trio.Nursery, event: Event) -> None:
+    def __init__(self, made: Changes, nursery: trio.Nursery, event: RoleEvent) -> None:
         self.reached: bool | None = None
         self.told: list[dict[str, Any]] = []
         nursery.start_soon(self._ask, made, event)
 
-    async def _ask(self, made: Changes, event: Event) -> None:
+    async def _ask(self, made: Changes, event: RoleEvent) -> None:
         self.reached = await made.reach(event, self._hear)
 
     async def _hear(self, told: dict[str, Any]) -> None:
@@ -98,18 +57,18 @@ class Asked:
         await trio.lowlevel.checkpoint()
 
 
-@pytest.mark.parametrize(("role", "event"), [("active", Event.PROMOTE), ("backup", Event.DEMOTE)])
-async def test_the_role_that_is_there_is_reached_at_once(role: str, event: Event) -> None:
+@pytest.mark.parametrize(("role", "event"), [("active", RoleEvent.PROMOTE), ("backup", RoleEvent.DEMOTE)])
+async def test_the_role_that_is_there_is_reached_at_once(role: str, event: RoleEvent) -> None:
     async with changes(role) as (made, work, _):
         assert await made.reach(event)
         assert work.done == []
 
 
 async def test_a_hundred_alternating_wishes_end_in_the_last_and_cost_one_change_each_way() -> None:
-    for last, wanted in enumerate((Event.DEMOTE, Event.PROMOTE)):
+    for last, wanted in enumerate((RoleEvent.DEMOTE, RoleEvent.PROMOTE)):
         async with changes("backup") as (made, work, _):
             for number in range(100 + last):
-                made.take(Event.PROMOTE if number % 2 == 0 else Event.DEMOTE)
+                made.take(RoleEvent.PROMOTE if number % 2 == 0 else RoleEvent.DEMOTE)
                 await trio.lowlevel.checkpoint()
             await wait_all_tasks_blocked()
             await work.let_go()
@@ -120,9 +79,9 @@ async def test_a_hundred_alternating_wishes_end_in_the_last_and_cost_one_change_
 
 async def test_who_wanted_something_else_is_told_that_it_was_superseded() -> None:
     async with changes("backup") as (made, work, nursery):
-        promoter = Asked(made, nursery, Event.PROMOTE)
+        promoter = Asked(made, nursery, RoleEvent.PROMOTE)
         await wait_all_tasks_blocked()
-        demoter = Asked(made, nursery, Event.DEMOTE)
+        demoter = Asked(made, nursery, RoleEvent.DEMOTE)
         await wait_all_tasks_blocked()
         assert (promoter.reached, demoter.reached) == (None, None)  # the commit is under way
         await work.let_go()
@@ -132,10 +91,10 @@ async def test_who_wanted_something_else_is_told_that_it_was_superseded() -> Non
 
 async def test_a_demotion_that_is_taken_back_streams_on_without_a_commit() -> None:
     async with changes("active") as (made, work, nursery):
-        demoter = Asked(made, nursery, Event.DEMOTE)
+        demoter = Asked(made, nursery, RoleEvent.DEMOTE)
         await wait_all_tasks_blocked()
         assert not made.at_rest
-        made.take(Event.PROMOTE)
+        made.take(RoleEvent.PROMOTE)
         await work.let_go()
         assert demoter.reached is False
         assert work.done == [Action.STOP, Action.STREAM]
@@ -144,24 +103,24 @@ async def test_a_demotion_that_is_taken_back_streams_on_without_a_commit() -> No
 async def test_a_wish_is_remembered_also_where_it_changes_nothing() -> None:
     async with changes("backup") as (made, _, _):
         assert not made.asked
-        made.take(Event.DEMOTE)
+        made.take(RoleEvent.DEMOTE)
         assert made.asked
 
 
 async def test_more_than_may_wait_are_taken_all_the_same() -> None:
     async with changes("backup") as (made, work, nursery):
-        waiting = [Asked(made, nursery, Event.PROMOTE) for _ in range(WAITING_MAX)]
+        waiting = [Asked(made, nursery, RoleEvent.PROMOTE) for _ in range(WAITING_MAX)]
         await wait_all_tasks_blocked()
-        assert await made.reach(Event.DEMOTE) is None
+        assert await made.reach(RoleEvent.DEMOTE) is None
         await work.let_go()
         assert {each.reached for each in waiting} == {False}
-        assert made.state is State.BACKUP
+        assert made.state is RoleState.BACKUP
 
 
 async def test_all_who_wait_hear_how_far_it_is() -> None:
     async with changes("backup") as (made, work, nursery):
-        first = Asked(made, nursery, Event.PROMOTE)
-        second = Asked(made, nursery, Event.PROMOTE)
+        first = Asked(made, nursery, RoleEvent.PROMOTE)
+        second = Asked(made, nursery, RoleEvent.PROMOTE)
         await wait_all_tasks_blocked()
         await made.report({"done": 1})
         assert first.told == second.told == [{"done": 1}]

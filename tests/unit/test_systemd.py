@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from ftfw.daemon.systemd import Supervisor, one_line
+from ftfw.daemon.systemd import SystemdNotifier, one_line
 
 Heard = Callable[[], list[str]]
 
@@ -50,7 +50,7 @@ def clock() -> MockClock:
 async def test_readiness_comes_first_and_the_status_when_it_changes(path: str, heard: Heard, clock: MockClock) -> None:
     status = "backup, in sync"
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(Supervisor({"NOTIFY_SOCKET": path}).run, lambda: status)
+        nursery.start_soon(SystemdNotifier({"NOTIFY_SOCKET": path}).run, lambda: status)
         await wait_all_tasks_blocked()
         assert heard() == ["READY=1\nSTATUS=backup, in sync"]
         clock.jump(1)
@@ -69,7 +69,7 @@ async def test_the_watchdog_is_fed_three_times_as_often_as_it_asks(
 ) -> None:
     environment = {"NOTIFY_SOCKET": path, "WATCHDOG_USEC": usec, "WATCHDOG_PID": str(os.getpid())}
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(Supervisor(environment).run, lambda: "well")
+        nursery.start_soon(SystemdNotifier(environment).run, lambda: "well")
         await wait_all_tasks_blocked()
         heard()
         for _ in range(11):  # 1.1 s
@@ -82,7 +82,7 @@ async def test_the_watchdog_is_fed_three_times_as_often_as_it_asks(
 async def test_another_process_s_watchdog_sets_no_pace(path: str, heard: Heard, clock: MockClock) -> None:
     environment = {"NOTIFY_SOCKET": path, "WATCHDOG_USEC": "300000", "WATCHDOG_PID": "1"}
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(Supervisor(environment).run, lambda: "well")
+        nursery.start_soon(SystemdNotifier(environment).run, lambda: "well")
         await wait_all_tasks_blocked()
         heard()
         clock.jump(0.5)
@@ -94,7 +94,7 @@ async def test_another_process_s_watchdog_sets_no_pace(path: str, heard: Heard, 
 async def test_a_loop_that_hangs_feeds_no_watchdog(path: str, heard: Heard) -> None:
     environment = {"NOTIFY_SOCKET": path, "WATCHDOG_USEC": "30000"}
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(Supervisor(environment).run, lambda: "well")
+        nursery.start_soon(SystemdNotifier(environment).run, lambda: "well")
         await trio.sleep(0.1)
         assert "WATCHDOG=1" in heard()
         time.sleep(0.1)  # noqa: ASYNC251  the whole loop hangs: ten ticks are due
@@ -105,12 +105,12 @@ async def test_a_loop_that_hangs_feeds_no_watchdog(path: str, heard: Heard) -> N
 async def test_an_abstract_address_is_understood() -> None:
     name = f"ftfw-{secrets.token_hex(8)}"
     with listen(f"\0{name}") as listener:
-        Supervisor({"NOTIFY_SOCKET": f"@{name}"}).stopping()
+        SystemdNotifier({"NOTIFY_SOCKET": f"@{name}"}).stopping()
         assert all_of(listener) == ["STOPPING=1"]
 
 
 def test_a_reload_has_a_beginning_and_an_end_even_if_it_fails(path: str, heard: Heard) -> None:
-    with suppress(ZeroDivisionError), Supervisor({"NOTIFY_SOCKET": path}).reloading():
+    with suppress(ZeroDivisionError), SystemdNotifier({"NOTIFY_SOCKET": path}).reloading():
         (begun,) = heard()
         words, usec = begun.split("\nMONOTONIC_USEC=")
         assert words == "RELOADING=1"
@@ -122,12 +122,12 @@ def test_a_reload_has_a_beginning_and_an_end_even_if_it_fails(path: str, heard: 
 @pytest.mark.parametrize("environment", [{}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": "vsock:2:1"}])
 async def test_without_systemd_nothing_is_said_and_nothing_keeps_running(environment: dict[str, str]) -> None:
     with trio.fail_after(5):
-        await Supervisor(environment).run(lambda: "well")
+        await SystemdNotifier(environment).run(lambda: "well")
 
 
 def test_a_systemd_that_is_gone_is_told_in_the_log_and_survived(path: str, caplog: pytest.LogCaptureFixture) -> None:
-    Supervisor({"NOTIFY_SOCKET": path}).stopping()
-    assert "systemd does not hear STOPPING=1: No such file or directory" in caplog.text
+    SystemdNotifier({"NOTIFY_SOCKET": path}).stopping()
+    assert "systemd does not get STOPPING=1: No such file or directory" in caplog.text
 
 
 @pytest.mark.parametrize(

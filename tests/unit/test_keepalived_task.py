@@ -14,9 +14,10 @@ from trio.testing import MockClock
 
 from ftfw.config import schema
 from ftfw.control.notification_words import MASTER
-from ftfw.daemon.keepalived_task import Keepalived, Now
-from ftfw.daemon.roles.role_table import Event
-from ftfw.daemon.roles.vrrp_states import ADOPTION_S, SILENT_S, Notification
+from ftfw.daemon.keepalived_task import KeepalivedTask, NodeState
+from ftfw.daemon.roles.address_monitor import ADOPTION_S
+from ftfw.daemon.roles.keepalived_fifo import WRITER_MISSED_S, Notification
+from ftfw.daemon.roles.role_table import RoleEvent
 
 ADDRESS = ip_address("192.0.2.1")
 
@@ -26,10 +27,10 @@ class Daemon:
 
     def __init__(self, path: Path, **more: object) -> None:
         self.path = path
-        self.wanted: list[Event] = []
-        self.now = Now("backup", ready=False, free=False)
+        self.wanted: list[RoleEvent] = []
+        self.now = NodeState("backup", ready=False, free=False)
         keys = schema.Keepalived.model_validate(more | ({"fifo": str(path)} if path.name else {}))
-        self.keepalived = Keepalived(keys, "backup", want=self.wanted.append)
+        self.keepalived = KeepalivedTask(keys, "backup", want=self.wanted.append)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -47,7 +48,7 @@ class Daemon:
     async def opened(self) -> None:
         await until(lambda: (self.keepalived.status() or {})["fifo"] == "open" and self.path.exists())
 
-    async def wants(self, *events: Event) -> None:
+    async def wants(self, *events: RoleEvent) -> None:
         await until(lambda: len(self.wanted) >= len(events))
         assert self.wanted == list(events)
         self.wanted.clear()
@@ -86,19 +87,19 @@ async def test_whether_anybody_has_the_fifo_open_is_known_and_told_when_nobody_h
         await daemon.opened()
         await until(lambda: writer() is False)
         assert told() == []
-        await trio.sleep(2 * SILENT_S)
-        (deaf,) = told()
-        assert "nobody has had it open for writing for 30 s" in deaf
-        assert "`systemctl reload keepalived`" in deaf
+        await trio.sleep(2 * WRITER_MISSED_S)
+        (missed,) = told()
+        assert "no process has had it open for writing for 30 s" in missed
+        assert "`systemctl reload keepalived`" in missed
         keepalived = os.open(daemon.path, os.O_RDWR | os.O_NONBLOCK)
         await until(lambda: writer() is True)
-        assert "keepalived has it open now" in caplog.text
+        assert "keepalived has opened it" in caplog.text
         os.write(keepalived, b'GROUP "FW" MASTER 0\n')
-        await daemon.wants(Event.PROMOTE)
+        await daemon.wants(RoleEvent.PROMOTE)
         os.close(keepalived)
         await until(lambda: writer() is False)
         daemon.write(b'GROUP "FW" BACKUP 0\n')  # one that comes for a moment is heard as well
-        await daemon.wants(Event.DEMOTE)
+        await daemon.wants(RoleEvent.DEMOTE)
         assert len(told()) == 1
 
 
@@ -107,9 +108,9 @@ async def test_several_lines_at_once_are_one_wish_and_a_line_may_come_in_two(tmp
     async with daemon.running():
         await daemon.opened()
         daemon.write(b'INSTANCE "VI_1" MASTER 150\nINSTANCE VI_1 BACKUP 150\nINSTANCE "VI_1" MAS')
-        await daemon.wants(Event.DEMOTE)
+        await daemon.wants(RoleEvent.DEMOTE)
         daemon.write(b"TER 150\n")
-        await daemon.wants(Event.PROMOTE)
+        await daemon.wants(RoleEvent.PROMOTE)
 
 
 async def test_what_was_written_before_the_daemon_came_is_read(tmp_path: Path) -> None:
@@ -118,7 +119,7 @@ async def test_what_was_written_before_the_daemon_came_is_read(tmp_path: Path) -
     keepalived = os.open(daemon.path, os.O_RDWR | os.O_NONBLOCK)
     os.write(keepalived, b'GROUP "FW" MASTER 0\n')
     async with daemon.running():
-        await daemon.wants(Event.PROMOTE)
+        await daemon.wants(RoleEvent.PROMOTE)
     os.close(keepalived)
 
 
@@ -133,7 +134,7 @@ async def test_a_fifo_that_was_made_anew_is_read_after_the_rest_of_the_old_one(t
         os.close(old)
         new = os.open(daemon.path, os.O_RDWR | os.O_NONBLOCK)  # open until it is read: so it is not lost
         os.write(new, b'INSTANCE "VI_1" MASTER 150\n')
-        await daemon.wants(Event.DEMOTE, Event.PROMOTE)
+        await daemon.wants(RoleEvent.DEMOTE, RoleEvent.PROMOTE)
         os.close(new)
     status = daemon.keepalived.status()
     assert status is not None
@@ -149,7 +150,7 @@ async def test_a_fifo_that_was_removed_is_made_again(tmp_path: Path) -> None:
         await daemon.opened()
         keepalived = os.open(daemon.path, os.O_RDWR | os.O_NONBLOCK)
         os.write(keepalived, b'INSTANCE "VI_1" MASTER 150\n')
-        await daemon.wants(Event.PROMOTE)
+        await daemon.wants(RoleEvent.PROMOTE)
         os.close(keepalived)
 
 
@@ -157,20 +158,20 @@ async def test_what_is_no_fifo_is_told_once_and_waited_for(tmp_path: Path, caplo
     daemon = Daemon(tmp_path / "fifo")
     daemon.path.write_text("not a pipe")
     async with daemon.running():
-        await until(lambda: "no FIFO" in (daemon.keepalived.status() or {})["fifo"])
+        await until(lambda: "not a FIFO" in (daemon.keepalived.status() or {})["fifo"])
         daemon.path.unlink()
         await daemon.opened()
-    assert len([each for each in caplog.records if "exists and is no FIFO; end what made it" in each.message]) == 1
+    assert len([each for each in caplog.records if "exists and is not a FIFO; move it away" in each.message]) == 1
 
 
 async def test_a_hook_has_a_say_until_the_fifo_has(tmp_path: Path) -> None:
     daemon = Daemon(tmp_path / "fifo")
     master = Notification(("INSTANCE", "VI_1"), MASTER)
-    assert daemon.keepalived.hear_hook(master, 1) is Event.PROMOTE
+    assert daemon.keepalived.hear_hook(master, 1) is RoleEvent.PROMOTE
     async with daemon.running():
         await daemon.opened()
         daemon.write(b'INSTANCE "VI_1" BACKUP 150\n')
-        await daemon.wants(Event.DEMOTE)
+        await daemon.wants(RoleEvent.DEMOTE)
         assert daemon.keepalived.hear_hook(master, 2) is None
         status = daemon.keepalived.status()
         assert status is not None
@@ -188,11 +189,11 @@ async def test_the_track_file_says_whether_this_node_is_ready(tmp_path: Path) ->
     async with daemon.running():
         await until(file.exists)
         assert file.read_text() == "1\n"
-        daemon.now = Now("backup", ready=True, free=False)
+        daemon.now = NodeState("backup", ready=True, free=False)
         await until(lambda: file.read_text() == "0\n")
-        daemon.now = Now("backup", ready=False, free=False)
+        daemon.now = NodeState("backup", ready=False, free=False)
         await until(lambda: file.read_text() == "1\n")
-        daemon.now = Now("backup", ready=True, free=False)
+        daemon.now = NodeState("backup", ready=True, free=False)
         await until(lambda: file.read_text() == "0\n")
     assert file.read_text() == "1\n"  # a backup without a daemon
     assert [each.name for each in file.parent.iterdir()] == ["ready"]
@@ -201,7 +202,7 @@ async def test_the_track_file_says_whether_this_node_is_ready(tmp_path: Path) ->
 async def test_an_active_that_ends_stays_ready(tmp_path: Path) -> None:
     file = tmp_path / "ready"
     daemon = Daemon(Path(), track_file=str(file))
-    daemon.now = Now("active", ready=True, free=False)
+    daemon.now = NodeState("active", ready=True, free=False)
     async with daemon.running():
         await until(file.exists)
     assert file.read_text() == "0\n"
@@ -225,8 +226,8 @@ async def test_a_disagreement_is_told_when_it_begins_and_when_it_ends(caplog: py
     daemon.keepalived.learn_addresses(frozenset({ADDRESS.packed}))
     assert [*held, daemon.keepalived.holds_addresses] == [False, True]
     async with daemon.running():
-        await until(lambda: "this node is backup, and 192.0.2.1 is here: see whether" in caplog.text)
-        daemon.now = Now("active", ready=True, free=False)
+        await until(lambda: "this node is backup, and 192.0.2.1 is here: check that" in caplog.text)
+        daemon.now = NodeState("active", ready=True, free=False)
         await until(lambda: "agree again" in caplog.text)
     status = daemon.keepalived.status() or {}
     assert (status["disagreement"], status["addresses_here"]) == (None, ["192.0.2.1"])
@@ -241,14 +242,16 @@ async def test_a_free_backup_with_all_addresses_wants_to_be_active_once_and_says
     async with daemon.running():
         await trio.sleep(2 * ADOPTION_S)
         assert daemon.wanted == []  # another one is active, or somebody has wanted a role
-        daemon.now = Now("backup", ready=True, free=True)
+        daemon.now = NodeState("backup", ready=True, free=True)
         await until(lambda: bool(daemon.wanted))
-        daemon.now = Now("backup", ready=True, free=False)
+        daemon.now = NodeState("backup", ready=True, free=False)
         await trio.sleep(2 * ADOPTION_S)
-    assert daemon.wanted == [Event.PROMOTE]
+    assert daemon.wanted == [RoleEvent.PROMOTE]
     assert autojump_clock.current_time() > 4 * ADOPTION_S
     (told,) = (each for each in caplog.records if each.levelno == logging.WARNING)
-    assert told.message.startswith("192.0.2.1: all here for 3 s, while keepalived has said nothing since this daemon")
+    assert told.message.startswith(
+        "192.0.2.1: all on this host for 3 s, without a notification of keepalived since this daemon"
+    )
     # The first instance that is heard of does not speak for the other one.
-    assert daemon.keepalived.hear_hook(Notification(("INSTANCE", "VI_1"), MASTER), 1) is Event.PROMOTE
-    assert daemon.keepalived.hear_hook(Notification(("INSTANCE", "VI_2"), "BACKUP"), 2) is Event.DEMOTE
+    assert daemon.keepalived.hear_hook(Notification(("INSTANCE", "VI_1"), MASTER), 1) is RoleEvent.PROMOTE
+    assert daemon.keepalived.hear_hook(Notification(("INSTANCE", "VI_2"), "BACKUP"), 2) is RoleEvent.DEMOTE

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from ftfw.config.schema import load
-from ftfw.daemon.reload import Files
+from ftfw.daemon.reload import KeyReload
 from ftfw.security import key_file
 
 LINK = '[[link]]\ntransport = "multicast"\ninterface = "sync"\ngroup = "225.0.0.50"\n'
@@ -39,25 +39,25 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def test_keys_are_read_as_the_file_names_them_now(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = directory / "ftfw.toml"
-    files = Files(path, load(path))
-    assert files.read_again() == [key(directory, "a")]
+    reload = KeyReload(path, load(path))
+    assert reload.read_keys() == [key(directory, "a")]
     write(directory, "a", "b")
-    assert files.read_again() == [key(directory, "a"), key(directory, "b")]
+    assert reload.read_keys() == [key(directory, "a"), key(directory, "b")]
     write(directory, "b")
-    assert files.read_again() == [key(directory, "b")]
+    assert reload.read_keys() == [key(directory, "b")]
     assert told(caplog) == ["INFO SIGHUP: 1 keys read", "INFO SIGHUP: 2 keys read", "INFO SIGHUP: 1 keys read"]
 
 
 def test_what_else_has_changed_needs_a_restart(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = directory / "ftfw.toml"
-    files = Files(path, load(path))
+    reload = KeyReload(path, load(path))
     write(directory, "a", more='standby.mode = "hot"\nkeepalived.instances = ["FW"]\n')
     path.write_text(path.read_text().replace('"sync"', '"other"'))
-    assert files.read_again() == [key(directory, "a")]
+    assert reload.read_keys() == [key(directory, "a")]
     names = "link, standby.mode, keepalived.instances"
-    assert told(caplog)[0] == f"WARNING SIGHUP: {path}: {names} changed since the start: restart ftfw to use that"
+    assert told(caplog)[0] == f"WARNING SIGHUP: {path}: {names} changed since the start; restart ftfw to apply it"
     write(directory, "a")  # taken back
-    files.read_again()
+    reload.read_keys()
     assert told(caplog) == ["INFO SIGHUP: 1 keys read"]
 
 
@@ -66,20 +66,21 @@ def test_a_file_that_is_wrong_is_told_and_the_last_named_keys_are_read(
     directory: Path, caplog: pytest.LogCaptureFixture, text: str
 ) -> None:
     path = directory / "ftfw.toml"
-    files = Files(path, load(path))
+    reload = KeyReload(path, load(path))
     write(directory, "b")
-    files.read_again()
+    reload.read_keys()
     told(caplog)
     path.write_text(text)
-    assert files.read_again() == [key(directory, "b")]
+    assert reload.read_keys() == [key(directory, "b")]
     first, second = told(caplog)
-    assert first.startswith(f"WARNING SIGHUP: the configuration stays as it is, and the next start will fail: {path}: ")
+    kept = "the present configuration stays in use, and the next start will fail"
+    assert first.startswith(f"WARNING SIGHUP: {kept}: {path}: ")
     assert second == "INFO SIGHUP: 1 keys read"
 
 
 def test_keys_that_cannot_be_read_stay(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = directory / "ftfw.toml"
-    files = Files(path, load(path))
+    reload = KeyReload(path, load(path))
     write(directory, "a", "none")
-    assert files.read_again() is None
-    assert told(caplog)[0].startswith(f"WARNING SIGHUP: the keys stay as they are: {directory}/none: no such file")
+    assert reload.read_keys() is None
+    assert told(caplog)[0].startswith(f"WARNING SIGHUP: the present keys stay in use: {directory}/none: no such file")
