@@ -110,7 +110,8 @@ def main(context: click.Context, role: str | None) -> None:
 
 
 def _run_daemon(path: Path, role: str) -> None:
-    from ftfw.config.schema import ConfigError, load, require_complete
+    from ftfw.config.config_errors import ConfigError
+    from ftfw.config.schema import load, require_complete
 
     try:
         config = load(path)

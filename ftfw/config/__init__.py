@@ -1,1 +1,1 @@
-"""The configuration file: its schema, its value types and its error texts."""
+"""Holds the configuration file: its schema, the types of its values, its error messages and default paths."""

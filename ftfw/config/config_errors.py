@@ -1,4 +1,4 @@
-"""From pydantic's errors to lines that an administrator can act on."""
+"""Turns pydantic's errors into lines that an administrator can act on."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class ConfigError(Exception):
 
 
 def explain(error: ValidationError, root: type[BaseModel]) -> list[str]:
-    """Return a line per problem in `error`, which arose from validating `root`, a model of sections."""
+    """Return one line for each problem in `error`, which the validation of `root`, a model of sections, raised."""
     problems = error.errors(include_url=False)
-    # An array of which some element is wrong is reported as too short, too: pydantic counts the right ones.
+    # pydantic reports an array with a wrong element as too short as well, because it counts the right ones.
     return [_explain_one(one, root) for one in problems if one["type"] != "too_short" or not one["input"]]
 
 
@@ -105,6 +105,6 @@ def _shown(value: object) -> str:
         return "a table"
     try:
         shown = json.dumps(value, default=str, ensure_ascii=False)
-    except (ValueError, RecursionError):  # Python's bounds to what it puts into words
+    except (ValueError, RecursionError):  # larger or deeper than Python converts to text
         return "something too large to show"
     return shown if len(shown) <= SHOWN_LENGTH_MAX else f"{shown[:SHOWN_LENGTH_MAX]}…"

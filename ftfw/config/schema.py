@@ -1,7 +1,7 @@
-"""The configuration file: TOML in, frozen and validated models out.
+"""Reads and validates the configuration file: TOML in, frozen models out.
 
-`load` either returns a `Config` on which everything else can rely, or raises `ConfigError`. What a field
-accepts is said once, in its `description`, which the messages repeat.
+`load` returns a `Config` on which all other code relies, or raises `ConfigError`.  The `description` of a field says
+what it accepts; error messages repeat it.
 """
 
 from __future__ import annotations
@@ -30,21 +30,6 @@ from ftfw.config.config_errors import ConfigError, explain
 from ftfw.config.default_paths import DEFAULT_SOCKET
 from ftfw.config.value_types import Address, Endpoint, Mark, Network, PortRange
 
-__all__ = [
-    "Address",
-    "Config",
-    "ConfigError",
-    "Endpoint",
-    "Link",
-    "Mark",
-    "MulticastLink",
-    "Network",
-    "PortRange",
-    "UnicastLink",
-    "load",
-    "require_complete",
-]
-
 AbsolutePath = Annotated[Path, PlainValidator(values.absolute_path)]
 HostAddress = Annotated[Address, PlainValidator(values.host_address)]
 Interface = Annotated[str, PlainValidator(values.interface)]
@@ -55,8 +40,8 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Node(_Section):
-    """`[node]`: who this node is."""
+class NodeSection(_Section):
+    """Holds `[node]`, which names this node."""
 
     name: StrictStr = Field(
         default_factory=socket.gethostname,
@@ -65,13 +50,13 @@ class Node(_Section):
     )
 
 
-class _AnyLink(_Section):
+class _LinkSection(_Section):
     port: StrictInt = Field(default=3780, ge=1, le=65535, description="a port, 1 to 65535")
     mtu: StrictInt | None = Field(default=None, ge=576, le=65535, description="bytes, 576 to 65535")
 
 
-class MulticastLink(_AnyLink):
-    """A `[[link]]` over UDP multicast on one interface."""
+class MulticastLink(_LinkSection):
+    """Holds a `[[link]]` over UDP multicast on one interface."""
 
     transport: Literal["multicast"]
     interface: Interface = Field(description=INTERFACE_DESCRIPTION)
@@ -80,8 +65,8 @@ class MulticastLink(_AnyLink):
     )
 
 
-class UnicastLink(_AnyLink):
-    """A `[[link]]` over UDP or TCP between addresses."""
+class UnicastLink(_LinkSection):
+    """Holds a `[[link]]` over UDP or TCP between addresses."""
 
     transport: Literal["udp", "tcp"]
     interface: Interface | None = Field(default=None, description=INTERFACE_DESCRIPTION)
@@ -102,25 +87,25 @@ class UnicastLink(_AnyLink):
         return peers
 
 
-Link = MulticastLink | UnicastLink
+AnyLink = MulticastLink | UnicastLink
 
 
-class Security(_Section):
-    """`[security]`: the keys that seal and open what travels over the links."""
+class SecuritySection(_Section):
+    """Holds `[security]`, which names the keys that authenticate and encrypt frames."""
 
     key_files: tuple[AbsolutePath, ...] = Field(
         default=(), min_length=1, description='absolute paths, such as ["/etc/ftfw/link.key"]'
     )
 
 
-class Standby(_Section):
-    """`[standby]`: where a backup keeps what it holds."""
+class StandbySection(_Section):
+    """Holds `[standby]`, which says where a backup keeps its entries."""
 
     mode: Literal["warm", "hot"] = Field(default="warm", description='"warm" or "hot"')
 
 
 class Replicate(_Section):
-    """`[replicate]`: which flows are replicated. An empty tuple, and None, stand for all of them."""
+    """Holds `[replicate]`, which selects the flows to replicate; an empty tuple and None select all."""
 
     protocols: tuple[Annotated[int, PlainValidator(values.protocol)], ...] = Field(
         default=(),
@@ -154,23 +139,23 @@ class Replicate(_Section):
     )
 
 
-class Replication(_Section):
-    """`[replication]`: how frames are made."""
+class ReplicationSection(_Section):
+    """Holds `[replication]`, which tunes the stream."""
 
     compress: StrictBool = Field(default=True, description="true or false")
     scrub_interval_s: StrictInt = Field(default=60, ge=1, le=86400, description="seconds, 1 to 86400")
 
 
-class Kernel(_Section):
-    """`[kernel]`: what ftfw asks of the kernel."""
+class KernelSection(_Section):
+    """Holds `[kernel]`, which tunes how ftfw reads events."""
 
     event_buffer_bytes: StrictInt = Field(
         default=64 << 20, ge=64 << 10, le=1 << 30, description="bytes, 65536 to 1073741824"
     )
 
 
-class Keepalived(_Section):
-    """`[keepalived]`: what it tells this node, and what this node tells it."""
+class KeepalivedSection(_Section):
+    """Holds `[keepalived]`, which says how this node and keepalived inform each other."""
 
     fifo: AbsolutePath | None = Field(default=None, description="the absolute path of keepalived's vrrp_notify_fifo")
     instances: tuple[Annotated[StrictStr, Field(min_length=1)], ...] = Field(
@@ -184,24 +169,24 @@ class Keepalived(_Section):
     )
 
 
-class Takeover(_Section):
-    """`[takeover]`: what happens to traffic until a warm node's commit is done."""
+class TakeoverSection(_Section):
+    """Holds `[takeover]`, which says what happens to traffic until the commit of a warm node is done."""
 
     gate_interfaces: tuple[Interface, ...] = Field(
         default=(), description='names of interfaces, such as ["lan", "wan"]'
     )
 
 
-class Control(_Section):
-    """`[control]`: the control socket."""
+class ControlSection(_Section):
+    """Holds `[control]`, which names the control socket."""
 
     socket: Annotated[Path, PlainValidator(values.socket_path)] = Field(
         default=DEFAULT_SOCKET, description=f"an absolute path of at most {values.UNIX_PATH_MAX} bytes"
     )
 
 
-class Metrics(_Section):
-    """`[metrics]`: where Prometheus may ask."""
+class MetricsSection(_Section):
+    """Holds `[metrics]`, which says where Prometheus can read the metrics."""
 
     listen: Annotated[Endpoint | None, PlainValidator(values.endpoint)] = Field(
         default=None, description='"ADDRESS:PORT", such as "127.0.0.1:9166" or "[::1]:9166"'
@@ -209,23 +194,23 @@ class Metrics(_Section):
 
 
 class Config(_Section):
-    """The whole file. Any section may be left out; `require_complete` asks for what the daemon needs."""
+    """Holds the whole file.  Any section may be missing; `require_complete` raises if the daemon needs it."""
 
-    node: Node = Field(default_factory=Node)  # the host may have been renamed since
-    link: tuple[Annotated[Link, Discriminator("transport")], ...] = ()
-    security: Security = Security()
-    standby: Standby = Standby()
+    node: NodeSection = Field(default_factory=NodeSection)  # made anew: the host may have been renamed
+    link: tuple[Annotated[AnyLink, Discriminator("transport")], ...] = ()
+    security: SecuritySection = SecuritySection()
+    standby: StandbySection = StandbySection()
     replicate: Replicate = Replicate()
-    replication: Replication = Replication()
-    kernel: Kernel = Kernel()
-    keepalived: Keepalived = Keepalived()
-    takeover: Takeover = Takeover()
-    control: Control = Control()
-    metrics: Metrics = Metrics()
+    replication: ReplicationSection = ReplicationSection()
+    kernel: KernelSection = KernelSection()
+    keepalived: KeepalivedSection = KeepalivedSection()
+    takeover: TakeoverSection = TakeoverSection()
+    control: ControlSection = ControlSection()
+    metrics: MetricsSection = MetricsSection()
 
 
 def load(path: Path) -> Config:
-    """Read the file at `path`; ConfigError, with one line per problem, if anything in it is wrong."""
+    """Read the file at `path`.  Raises ConfigError, with one line for each problem, if anything in it is wrong."""
     try:
         document = tomllib.loads(path.read_bytes().decode())
     except FileNotFoundError:
@@ -234,40 +219,40 @@ def load(path: Path) -> Config:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 at byte {error.start}; TOML is UTF-8 text") from None
-    except (ValueError, RecursionError) as error:  # a number too long, tables too deep: tomllib lets Python's own rise
+    except (ValueError, RecursionError) as error:  # also a number too long or tables too deep for Python itself
         raise ConfigError(f"{path}: not TOML: {error}") from None
     return parse(document, path)
 
 
 def parse(document: dict[str, Any], path: Path) -> Config:
-    """Validate a parsed document; `path` is for the messages of ConfigError."""
+    """Validate a parsed document.  Raises ConfigError, whose messages begin with `path`, if anything in it is wrong."""
     try:
         config = Config.model_validate(document)
     except ValidationError as error:
         problems = explain(error, Config)
     else:
-        problems = _rivals(config.link)
+        problems = _links_in_one_place(config.link)
     if problems:
         raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems))
     return config
 
 
 def require_complete(config: Config, path: Path) -> None:
-    """Raise ConfigError unless the file says all that the daemon needs."""
+    """Raise ConfigError unless the file has everything that the daemon needs."""
     problems = []
     if not config.link:
         problems.append(f"{path}: link: missing; expected at least one table [[link]]")
     if not config.security.key_files:
         problems.append(
-            f"{path}: security.key_files: missing; expected {Security.model_fields['key_files'].description}"
+            f"{path}: security.key_files: missing; expected {SecuritySection.model_fields['key_files'].description}"
             " (`ftfw keygen FILE` makes a key)"
         )
     if problems:
         raise ConfigError("\n".join(problems))
 
 
-def _rivals(links: tuple[Link, ...]) -> list[str]:
-    """Links that would open the same socket twice."""
+def _links_in_one_place(links: tuple[AnyLink, ...]) -> list[str]:
+    """Return a problem for each link that would open the same socket as an earlier one."""
     first: dict[tuple[object, ...], int] = {}
     problems = []
     for index, link in enumerate(links):

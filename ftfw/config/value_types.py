@@ -1,7 +1,7 @@
-"""The kinds of values in the configuration file: functions from what TOML holds to what the program wants.
+"""Converts the values of the configuration file from TOML's types to the program's.
 
-They raise ValueError for anything they do not take; `ftfw.config_errors` makes the message, from the
-description of the field.
+Each function raises ValueError for a value that it does not accept; `ftfw.config.config_errors` makes the message from
+the description of the field.
 """
 
 from __future__ import annotations
@@ -48,47 +48,47 @@ Network = IPv4Network | IPv6Network
 
 
 class PortRange(NamedTuple):
-    """Ports from `first` to `last`, both included."""
+    """Covers the ports from `first` to `last`, both included."""
 
     first: int
     last: int
 
 
 class Mark(NamedTuple):
-    """A flow matches if its mark, masked with `mask`, is `value`."""
+    """Matches a flow if its mark, masked with `mask`, equals `value`."""
 
     value: int
     mask: int
 
 
 class Endpoint(NamedTuple):
-    """Where to listen: an address or host name, and a TCP port."""
+    """Names a place to listen: an address or a host name, and a TCP port."""
 
     host: str
     port: int
 
 
 def text(value: object) -> str:
-    """Take a string."""
+    """Return a string."""
     if isinstance(value, str):
         return value
     raise ValueError
 
 
 def bounded(value: object, low: int, high: int) -> int:
-    """Take an integer (a boolean is none) from `low` to `high`."""
+    """Return an integer from `low` to `high`; a boolean is not accepted as one."""
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise ValueError
     return value
 
 
 def address(value: object) -> Address:
-    """Take an IPv4 or IPv6 address."""
+    """Return an IPv4 or IPv6 address."""
     return ip_address(text(value))
 
 
 def multicast_address(value: object) -> Address:
-    """Take an address of a multicast group."""
+    """Return the address of a multicast group."""
     found = address(value)
     if not found.is_multicast:
         raise ValueError
@@ -96,7 +96,7 @@ def multicast_address(value: object) -> Address:
 
 
 def host_address(value: object) -> Address:
-    """Take an address that one host can have."""
+    """Return an address that a host can have."""
     found = address(value)
     if found.is_multicast or found.is_unspecified:
         raise ValueError
@@ -104,12 +104,12 @@ def host_address(value: object) -> Address:
 
 
 def network(value: object) -> Network:
-    """Take a network, or a single address; bits behind the prefix are taken for a slip of the pen."""
+    """Return a network, or a single address as a network; host bits are not accepted."""
     return ip_network(text(value))
 
 
 def protocol(value: object) -> int:
-    """Take an IP protocol by name or number."""
+    """Return the number of an IP protocol given by name or number."""
     if isinstance(value, str):
         name = value.lower()
         return PROTOCOLS[name] if name in PROTOCOLS else bounded(int(name), 0, 255)
@@ -117,7 +117,7 @@ def protocol(value: object) -> int:
 
 
 def port_range(value: object) -> PortRange:
-    """Take a port, as a number or a string, or a range "first-last"."""
+    """Return a range of ports, given as "first-last" or as one port, a number or a string."""
     if isinstance(value, str):
         first, dash, last = value.partition("-")
         limits = PortRange(bounded(int(first), 0, 65535), bounded(int(last if dash else first), 0, 65535))
@@ -129,7 +129,7 @@ def port_range(value: object) -> PortRange:
 
 
 def mark(value: object) -> Mark:
-    """Take a mark "value/mask", or a value under a full mask; none that no mark can match."""
+    """Return a mark, given as "value/mask" or as a value with a full mask; a flow must be able to match it."""
     if isinstance(value, str):
         wanted, slash, mask = value.partition("/")
         found = Mark(
@@ -144,7 +144,7 @@ def mark(value: object) -> Mark:
 
 
 def tcp_state(value: object) -> str:
-    """Take a TCP state under the kernel's name for it."""
+    """Return the kernel's name of a TCP state."""
     state = text(value).upper()
     if state not in TCP_STATES:
         raise ValueError
@@ -152,7 +152,7 @@ def tcp_state(value: object) -> str:
 
 
 def expectations(value: object) -> bool | tuple[str, ...]:
-    """Take all expectations, none, or those of the helpers named."""
+    """Return True for all expectations, False for none, or the names of the helpers whose expectations are wanted."""
     if isinstance(value, bool):
         return value
     if not isinstance(value, list) or not value:
@@ -163,7 +163,7 @@ def expectations(value: object) -> bool | tuple[str, ...]:
 
 
 def endpoint(value: object) -> Endpoint:
-    """Take a place to listen, "host:port"; an IPv6 address stands in brackets."""
+    """Return a place to listen, given as "host:port" with an IPv6 address in brackets."""
     host, _, port = text(value).rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = str(IPv6Address(host[1:-1]))
@@ -173,7 +173,7 @@ def endpoint(value: object) -> Endpoint:
 
 
 def absolute_path(value: object) -> Path:
-    """Take an absolute path."""
+    """Return an absolute path."""
     path = Path(text(value))
     if not path.is_absolute() or "\0" in str(path):
         raise ValueError
@@ -181,7 +181,7 @@ def absolute_path(value: object) -> Path:
 
 
 def socket_path(value: object) -> Path:
-    """Take an absolute path that fits into a socket address."""
+    """Return an absolute path that fits into a socket address."""
     path = absolute_path(value)
     if len(bytes(path)) > UNIX_PATH_MAX:
         raise ValueError
@@ -189,7 +189,7 @@ def socket_path(value: object) -> Path:
 
 
 def interface(value: object) -> str:
-    """Take a name that the kernel would accept for an interface."""
+    """Return a name that the kernel accepts for an interface."""
     name = text(value)
     if not 0 < len(name) <= INTERFACE_NAME_MAX or re.search(r"[\s/:]", name) or name in {".", ".."}:
         raise ValueError

@@ -39,7 +39,7 @@ class NodeState(NamedTuple):
 class KeepalivedTask:
     """Turns keepalived's notifications into the wanted role, and tells keepalived whether this node is ready."""
 
-    def __init__(self, keys: schema.Keepalived, role: str, *, want: Callable[[RoleEvent], None]) -> None:
+    def __init__(self, keys: schema.KeepalivedSection, role: str, *, want: Callable[[RoleEvent], None]) -> None:
         self._keys = keys
         self._want = want
         self._states = VrrpStates(keys.instances, role)

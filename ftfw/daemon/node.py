@@ -13,8 +13,7 @@ from typing import Any
 
 import trio
 
-from ftfw.config.schema import Config, MulticastLink
-from ftfw.config.schema import Link as LinkConfig
+from ftfw.config.schema import AnyLink, Config, MulticastLink
 from ftfw.control import server
 from ftfw.control.notification_words import STATES, TYPES
 from ftfw.control.server import ControlError, Progress
@@ -82,7 +81,7 @@ def run(config: Config, role: str, path: Path) -> None:
             link.close()
 
 
-def _make_link(link: LinkConfig, node: str) -> Link:
+def _make_link(link: AnyLink, node: str) -> Link:
     if isinstance(link, MulticastLink):
         return Multicast(link)
     return Udp(link) if link.transport == "udp" else Tcp(link, node=node)

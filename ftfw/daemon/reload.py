@@ -7,7 +7,8 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from ftfw.config.schema import Config, ConfigError, load, require_complete
+from ftfw.config.config_errors import ConfigError
+from ftfw.config.schema import Config, load, require_complete
 from ftfw.security import key_file
 
 log = logging.getLogger(__name__)

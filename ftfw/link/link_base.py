@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 import trio
 
-from ftfw.config.schema import Address
+from ftfw.config.value_types import Address
 from ftfw.system.interfaces import interface
 
 log = logging.getLogger(__name__)

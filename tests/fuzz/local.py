@@ -13,7 +13,7 @@ from ftfw.cli.check import keepalived_conf
 from ftfw.cli.migration.conntrackd_syntax import MigrationError
 from ftfw.cli.migration.translation import NothingToDoError, translate
 from ftfw.config import schema
-from ftfw.config.schema import ConfigError
+from ftfw.config.config_errors import ConfigError
 from ftfw.control import client, server
 from ftfw.control.client import ControlError
 from ftfw.control.notification_words import STATES

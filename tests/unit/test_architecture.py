@@ -33,7 +33,7 @@ OF_THE_STANDARD_LIBRARY = {"site"}
 FRAGMENTS_MAX = 152
 """Docstrings that begin as a fragment."""
 
-CLASSES_TWICE = {"Backup", "Event", "Fifo", "Filter", "Keepalived", "Node", "Standby", "State", "Statement"}
+CLASSES_TWICE = {"Backup", "Event", "Filter", "State"}
 """Public classes of one name."""
 
 # What the rules are about

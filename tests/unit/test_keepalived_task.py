@@ -29,7 +29,7 @@ class Daemon:
         self.path = path
         self.wanted: list[RoleEvent] = []
         self.now = NodeState("backup", ready=False, free=False)
-        keys = schema.Keepalived.model_validate(more | ({"fifo": str(path)} if path.name else {}))
+        keys = schema.KeepalivedSection.model_validate(more | ({"fifo": str(path)} if path.name else {}))
         self.keepalived = KeepalivedTask(keys, "backup", want=self.wanted.append)
 
     @asynccontextmanager

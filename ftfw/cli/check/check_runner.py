@@ -13,7 +13,8 @@ from pathlib import Path
 from ftfw.cli.check import host_checks, keepalived_checks, link_checks, peer_checks, ruleset_checks
 from ftfw.cli.check.finding import Check, Context, Finding, Level, warning
 from ftfw.cli.check.ruleset import RulesetError, read_ruleset
-from ftfw.config.schema import ConfigError, load
+from ftfw.config.config_errors import ConfigError
+from ftfw.config.schema import load
 from ftfw.control.client import ControlError, SilentError, call, socket_of
 
 __all__ = ["CHECKS", "Context", "Finding", "Level", "gather", "run_checks"]

@@ -10,6 +10,7 @@ from ftfw.cli.check import host_probes, keepalived_conf
 from ftfw.cli.check.finding import Context, Finding, ok, problem, warning
 from ftfw.cli.check.keepalived_conf import KeepalivedConf
 from ftfw.config import schema
+from ftfw.config.value_types import Address
 
 CONFIGURATION = Path("/etc/keepalived/keepalived.conf")
 SUBJECT = "keepalived"
@@ -47,13 +48,13 @@ def check_its_configuration(context: Context) -> Iterator[Finding]:
         yield from _addresses(keys, theirs)
 
 
-def _untold(context: Context, keys: schema.Keepalived) -> Iterator[Finding]:
+def _untold(context: Context, keys: schema.KeepalivedSection) -> Iterator[Finding]:
     told = (context.status or {}).get("keepalived") or {}
     if host_probes.runs("keepalived") and keys.fifo is None and not told.get("instances"):
         yield warning(SUBJECT, "it runs here, and has told ftfw nothing so far", f"a FIFO, or a hook; {DOCS}")
 
 
-def _fifos(keys: schema.Keepalived, theirs: KeepalivedConf, user: str, *, whole: bool) -> Iterator[Finding]:
+def _fifos(keys: schema.KeepalivedSection, theirs: KeepalivedConf, user: str, *, whole: bool) -> Iterator[Finding]:
     ours = str(keys.fifo)
     found = next((fifo for fifo in theirs.fifos if fifo.path == ours), None)
     if keys.fifo is None:
@@ -97,7 +98,7 @@ def _without_fifo(theirs: KeepalivedConf, *, whole: bool) -> Iterator[Finding]:
         yield warning(SUBJECT, found, f"`vrrp_notify_fifo` in global_defs, and keepalived.fifo; {DOCS}")
 
 
-def _track_file(keys: schema.Keepalived, theirs: KeepalivedConf, *, whole: bool) -> Iterator[Finding]:
+def _track_file(keys: schema.KeepalivedSection, theirs: KeepalivedConf, *, whole: bool) -> Iterator[Finding]:
     ours = str(keys.track_file)
     if keys.track_file is None:
         for path in sorted(path for path in theirs.tracked if "ftfw" in path):
@@ -111,7 +112,7 @@ def _track_file(keys: schema.Keepalived, theirs: KeepalivedConf, *, whole: bool)
         yield warning(SUBJECT, found, f"a `track_file` with `file {ours}`; {DOCS}")
 
 
-def _names(keys: schema.Keepalived, theirs: KeepalivedConf) -> Iterator[Finding]:
+def _names(keys: schema.KeepalivedSection, theirs: KeepalivedConf) -> Iterator[Finding]:
     there = [*theirs.groups, *theirs.instances]
     for name in keys.instances:
         if name not in there:
@@ -125,7 +126,7 @@ def _names(keys: schema.Keepalived, theirs: KeepalivedConf) -> Iterator[Finding]
         yield warning("keepalived.instances", found, f"name {of_all or 'a sync group of all of them'} there; {DOCS}")
 
 
-def _addresses(keys: schema.Keepalived, theirs: KeepalivedConf) -> Iterator[Finding]:
+def _addresses(keys: schema.KeepalivedSection, theirs: KeepalivedConf) -> Iterator[Finding]:
     """Compare the addresses of the instances that count with those that ftfw watches."""
     counting = {
         member for name in keys.instances or theirs.instances for member in (name, *theirs.groups.get(name, ()))
@@ -141,7 +142,7 @@ def _addresses(keys: schema.Keepalived, theirs: KeepalivedConf) -> Iterator[Find
         yield warning("keepalived.addresses", found, "take it out, or mend it: an active without it has a disagreement")
 
 
-def _listed(addresses: Iterable[schema.Address]) -> str:
+def _listed(addresses: Iterable[Address]) -> str:
     return ", ".join(sorted(map(str, addresses)))
 
 

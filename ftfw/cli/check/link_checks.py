@@ -7,7 +7,8 @@ from typing import Any
 
 from ftfw.cli.check import host_probes
 from ftfw.cli.check.finding import Context, Finding, ok, problem, warning
-from ftfw.config.schema import ConfigError, Link, MulticastLink, require_complete
+from ftfw.config.config_errors import ConfigError
+from ftfw.config.schema import AnyLink, MulticastLink, require_complete
 from ftfw.daemon.requirements import gate_lack
 from ftfw.security import key_file
 from ftfw.system.interfaces import interface
@@ -73,7 +74,7 @@ def check_links(context: Context) -> Iterator[Finding]:
         yield from faults or [ok(subject, f"{link.transport} over {link.interface or 'any interface'}: up")]
 
 
-def _interface_faults(subject: str, link: Link) -> Iterator[Finding]:
+def _interface_faults(subject: str, link: AnyLink) -> Iterator[Finding]:
     name = link.interface
     if name is None:
         return
@@ -92,7 +93,7 @@ def _interface_faults(subject: str, link: Link) -> Iterator[Finding]:
         yield problem(subject, found, f"`ip link set {name} mtu {link.mtu}`, or take the key out")
 
 
-def _address_faults(subject: str, link: Link) -> Iterator[Finding]:
+def _address_faults(subject: str, link: AnyLink) -> Iterator[Finding]:
     if not isinstance(link, MulticastLink) and not host_probes.has_address(str(link.bind)):
         yield problem(subject, f"{link.bind} is no address of this host", f"mend {subject}.bind")
 

@@ -20,10 +20,10 @@ from ftfw.cli.migration.conntrackd_options import (
 from ftfw.cli.migration.conntrackd_syntax import parse, quoted, refuse
 from ftfw.cli.migration.conntrackd_values import address, boolean, helper, integer, interface, only_value, port
 from ftfw.config import value_types as values
-from ftfw.config.schema import Kernel
+from ftfw.config.schema import KernelSection
 
 KEY_FILE: Final = "/etc/ftfw/link.key"
-EVENT_BUFFER_BYTES: Final[int] = Kernel.model_fields["event_buffer_bytes"].default
+EVENT_BUFFER_BYTES: Final[int] = KernelSection.model_fields["event_buffer_bytes"].default
 EVENT_BUFFER_BYTES_MAX: Final = 1 << 30
 COMMENT_COLUMN: Final = 40
 MODES: Final = {"FTFW", "NOTRACK", "ALARM"}
