@@ -11,8 +11,7 @@ from ftfw import __version__
 from ftfw.kernel.create import Timeouts
 from ftfw.replication.host_facts import Fact
 from ftfw.replication.limits import FACT_TEXT_MAX
-from ftfw.system import sysctl
-from ftfw.system.interfaces import addresses
+from ftfw.system import interfaces, sysctl
 
 RTMGRP_IPV4_IFADDR = 0x10
 RTMGRP_IPV6_IFADDR = 0x100
@@ -61,7 +60,7 @@ async def watch_addresses(changed: Callable[[frozenset[bytes]], None]) -> None:
         watcher.setblocking(False)
         watcher.bind((0, RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR))
         while True:
-            changed(await trio.to_thread.run_sync(addresses))
+            changed(await trio.to_thread.run_sync(interfaces.addresses))
             await trio.lowlevel.wait_readable(watcher)
             try:
                 while True:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import signal
 from pathlib import Path
 
+import trio
 from pydantic import BaseModel
 
 from ftfw.config.config_errors import ConfigError
 from ftfw.config.schema import Config, load, require_complete
+from ftfw.daemon.systemd import SystemdNotifier
+from ftfw.daemon.transport import Transport
 from ftfw.security import key_file
 
 log = logging.getLogger(__name__)
@@ -21,6 +25,16 @@ class KeyReload:
         self._path = path
         self._running = config
         self._key_files = config.security.key_files
+
+    async def reload_until_end(self, transport: Transport, systemd: SystemdNotifier) -> None:
+        """Have `transport` use the keys that are read at each SIGHUP; return at SIGINT or SIGTERM."""
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+            async for received in signals:
+                if received != signal.SIGHUP:
+                    return
+                with systemd.reloading():
+                    if keys := self.read_keys():
+                        transport.rekey(keys)
 
     def read_keys(self) -> list[bytes] | None:
         """Return the keys; None if the present keys stay in use.  The log tells what else has changed or is wrong."""

@@ -15,7 +15,7 @@ from ftfw.config.schema import Config, load
 from ftfw.control import server
 from ftfw.control.server import ControlError
 from ftfw.daemon import commit
-from ftfw.daemon.node import Node
+from ftfw.daemon.node import NodeDaemon
 from ftfw.daemon.reload import KeyReload
 from ftfw.daemon.roles.role_table import RoleState
 from ftfw.daemon.transport import Transport
@@ -70,16 +70,15 @@ def configuration(directory: Path, more: str = "") -> Config:
 
 
 @asynccontextmanager
-async def running(directory: Path) -> AsyncIterator[tuple[Node, Silence, Path]]:
+async def running(directory: Path) -> AsyncIterator[tuple[NodeDaemon, Silence, Path]]:
     config = configuration(directory)
     link = Silence()
-    node = Node(config, Transport([link], [KEY], name="fw1"), "backup", KeyReload(directory, config))
+    node = NodeDaemon(config, Transport([link], [KEY], name="fw1"), "backup", KeyReload(directory, config))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(node.run)
         await until(config.control.socket.exists)
         yield node, link, config.control.socket
         nursery.cancel_scope.cancel()
-    node._requests.close()
 
 
 async def until(true: Callable[[], bool]) -> None:
@@ -107,11 +106,11 @@ def test_a_commit_that_breaks_off_still_ends_in_an_active_and_is_told(
     async def work(namespace: Namespace) -> None:
         monkeypatch.setattr(commit, "commit", broken)
         async with running(tmp_path) as (node, _link, path):
-            assert node._roles.standby is not None
-            node._roles.standby.store.apply([conn(TCP).new()])
+            assert node.roles.standby is not None
+            node.roles.standby.store.apply([conn(TCP).new()])
             done = await command(path, "promote")
             status = await command(path, "status")
-            last_commit = node._roles.last_commit
+            last_commit = node.roles.last_commit
             assert last_commit is not None
             await until(lambda: last_commit["created"] == 1)  # what was held is not given up
             assert len(await namespace.dump()) == 1
@@ -143,7 +142,7 @@ def test_a_promotion_that_is_recalled_says_so_and_leaves_the_entries_and_no_word
     async def work(namespace: Namespace) -> None:
         go_on = hold_up_commits(monkeypatch)
         async with running(tmp_path) as (node, link, path), trio.open_nursery() as nursery:
-            standby = node._roles.standby
+            standby = node.roles.standby
             assert standby is not None
             standby.store.apply([conn(TCP).new()])
 
@@ -152,11 +151,11 @@ def test_a_promotion_that_is_recalled_says_so_and_leaves_the_entries_and_no_word
                     await command(path, "promote")
 
             nursery.start_soon(promote)
-            await until(lambda: node._roles.changes.state is RoleState.PROMOTING)
+            await until(lambda: node.roles.changes.state is RoleState.PROMOTING)
             nursery.start_soon(command, path, "demote")
-            await until(lambda: node._roles.changes.state is RoleState.RECALLED)
+            await until(lambda: node.roles.changes.state is RoleState.RECALLED)
             go_on.set()
-            await until(lambda: node._roles.standby is not standby)
+            await until(lambda: node.roles.standby is not standby)
             assert len(await namespace.dump()) == 1
             before = len(link.heartbeats())
             await until(lambda: len(link.heartbeats()) >= before + 3)
@@ -171,7 +170,7 @@ def test_what_was_counted_stays_counted_once_through_changes_of_role(
     async def work(_: Namespace) -> None:
         go_on = hold_up_commits(monkeypatch)
         async with running(tmp_path) as (node, _link, path), trio.open_nursery() as nursery:
-            standby = node._roles.standby
+            standby = node.roles.standby
             assert standby is not None
             standby.store.apply([b"not a message of the kernel"])
             standby.outcome.failed["busy"] += 3
@@ -183,10 +182,10 @@ def test_what_was_counted_stays_counted_once_through_changes_of_role(
             once = {"busy": 3}, {"malformed": 1}
             assert await counted() == once
             nursery.start_soon(command, path, "promote")
-            await until(lambda: node._roles.member.backup is None)
+            await until(lambda: node.roles.member.backup is None)
             assert await counted() == once
             go_on.set()
-            await until(lambda: node._roles.role == "active")
+            await until(lambda: node.roles.role == "active")
             assert await counted() == once
             await command(path, "demote")
             assert await counted() == once
@@ -212,12 +211,12 @@ def test_a_node_in_mid_promotion_is_heard_and_ready_and_shows_what_it_holds(
     async def work(_: Namespace) -> None:
         go_on = hold_up_commits(monkeypatch)
         async with running(tmp_path) as (node, link, path), trio.open_nursery() as nursery:
-            standby = node._roles.standby
+            standby = node.roles.standby
             assert standby is not None
             standby.store.apply([conn(TCP).new()])
             standby.backup.was_synced = True
             nursery.start_soon(command, path, "promote")
-            await until(lambda: node._roles.member.backup is None)
+            await until(lambda: node.roles.member.backup is None)
             before = len(link.heartbeats())
             await until(lambda: len(link.heartbeats()) >= before + 3)
             status = await command(path, "status")
@@ -225,7 +224,7 @@ def test_a_node_in_mid_promotion_is_heard_and_ready_and_shows_what_it_holds(
             with pytest.raises(ControlError, match="being promoted"):
                 await command(path, "resync")
             go_on.set()
-            await until(lambda: node._roles.role == "active")
+            await until(lambda: node.roles.role == "active")
             assert (await command(path, "status"))["last_commit"]["created"] == 1
 
     in_namespace(work)
@@ -240,8 +239,8 @@ def test_a_notification_that_is_none_changes_nothing(tmp_path: Path, kind: str, 
                 ControlError, match=f"found {kind} and {state}; expected one of INSTANCE, GROUP and of M"
             ):
                 await command(path, "notify", type=kind, name="FW", state=state)
-            assert node._roles.role == "active"
-            assert node._keepalived.status() is None
+            assert node.roles.role == "active"
+            assert node.keepalived.status() is None
 
     in_namespace(work)
 
@@ -256,19 +255,19 @@ def test_a_node_that_holds_the_addresses_shuts_no_gate(
     async def work(_: Namespace) -> None:
         more = '[takeover]\ngate_interfaces = ["lan"]\n[keepalived]\naddresses = ["192.0.2.1"]\n'
         config = configuration(tmp_path, more)
-        node = Node(config, Transport([Silence()], [KEY], name="fw1"), "backup", KeyReload(tmp_path, config))
+        node = NodeDaemon(config, Transport([Silence()], [KEY], name="fw1"), "backup", KeyReload(tmp_path, config))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(node.run)
             await until(config.control.socket.exists)
-            node._roles.member.receive(
+            node.roles.member.receive(
                 b"epoch",
                 Heartbeat(name="fw2", role="active", byte_order=sys.byteorder, sequence=0, oldest=0, version=""),
                 trio.current_time(),
             )
-            node._roles.driver.after_batch()
-            gate = node._gate
-            assert gate is not None
-            assert gate._wanted is not holds
+            shut: list[frozenset[bytes]] = []
+            monkeypatch.setattr(node.gate, "shut", shut.append)
+            node.roles.driver.after_batch()
+            assert shut == ([] if holds else [own])
             nursery.cancel_scope.cancel()
 
     in_namespace(work)
