@@ -3,29 +3,42 @@
 import logging
 from contextlib import aclosing
 
-from ftfw.daemon.ordered_injection import create_in_order, expected_by, recreate, sort_flows, with_zones
+import trio
+
+from ftfw.daemon.plan_executor import carry_out, recreate
 from ftfw.kernel import expectation, flow_entry
 from ftfw.kernel.create import DOUBTED_S
 from ftfw.kernel.event_selector import Selector
+from ftfw.kernel.flow_entry import HeldFlow
 from ftfw.kernel.injector import InjectionOutcome, Injector
 from ftfw.kernel.netlink import dump_expectations, dump_flows
+from ftfw.replication.injection_plan import plan_missing
 from ftfw.replication.store import Store
 
 log = logging.getLogger(__name__)
 
+DISCARDED_AT_ONCE = 4096  # entries: about a millisecond
 
-async def restore_timeouts(store: Store, injector: Injector, selector: Selector, outcome: InjectionOutcome) -> None:
-    """Behind a hot promotion, or a commit that broke off: take what was done for a backup out, put in what is lacking.
 
-    Timers that no packet has set yet get what their state would give them, whether held in `store` or not: a daemon
-    that was killed as a backup may have left them.  Flows that are held and not in the kernel, whoever has removed
-    them, are created; nothing that is there is touched for them.  `store` is used up.
+async def restore_timeouts(
+    store: Store, injector: Injector, streamed_injector: Injector, selector: Selector, outcome: InjectionOutcome
+) -> None:
+    """Give entries with pinned timers, or what is left of them, the timeouts of their state; create missing flows.
+
+    This follows a hot promotion, a commit that broke off, and a start as active: a daemon that was killed as a backup
+    may have left pinned timers. Entries get their timeouts whether they are held in `store` or not. Flows that are held
+    and missing from the kernel are created; existing entries are not changed for them. `store` is used up.
+
+    Timeouts are set by `injector`, whose events are not streamed: they are not compared. Entries that are created and
+    deleted are the business of `streamed_injector`, so that the new backup hears of them.
     """
+    for each in (injector, streamed_injector):
+        each.refresh_timeouts()
     zones: dict[bytes, bytes] = {}  # original tuple → zone, of flows that may have expectations
     timers = InjectionOutcome(failed=outcome.failed)
     async with aclosing(dump_flows()) as dump:
         async for batch in dump:
-            late = []
+            late: list[HeldFlow] = []
             for message in selector.dumped(batch).messages:
                 attributes = flow_entry.parse(message).attributes
                 key = flow_entry.key_of(attributes)
@@ -35,14 +48,13 @@ async def restore_timeouts(store: Store, injector: Injector, selector: Selector,
                 if flow_entry.timeout_of(attributes) >= DOUBTED_S:
                     late.append((key, held or flow_entry.full_value(attributes)))
             await injector.set_timeouts([flow for flow in late if not flow_entry.is_gre(flow[0])], timers)
-            await recreate([flow for flow in late if flow_entry.is_gre(flow[0])], injector, timers)
-    lacking = [*store.plain, *store.rich]
-    await create_in_order(store.plain.items(), await sort_flows(store.rich.items()), injector, outcome, replace=False)
-    await injector.expect(with_zones(store, expected_by(store, lacking)), outcome)
+            await recreate([flow for flow in late if flow_entry.is_gre(flow[0])], streamed_injector, timers)
+            await trio.lowlevel.checkpoint()
+    await carry_out(plan_missing(store), streamed_injector, outcome, replace=False)
     await _restore_expectation_timeouts(store, injector, selector, zones, timers)
-    log.info("timers of %d entries set; %d entries were missing, and are put in", timers.updated, outcome.created)
+    log.info("timers of %d entries set; %d entries were missing, and were created", timers.updated, outcome.created)
     if outcome.failed:
-        log.warning("of what was missing or had to be set, the kernel refused: %s", dict(outcome.failed))
+        log.warning("the kernel refused some of the missing entries and timers: %s", dict(outcome.failed))
 
 
 async def _restore_expectation_timeouts(
@@ -58,3 +70,13 @@ async def _restore_expectation_timeouts(
                     value = store.expectations.get(key) or expectation.value_of(attributes)
                     late.append((key, value, zones.get(expectation.master_of(key), b"")))
             await injector.set_expectation_timeouts(late, timers)
+            await trio.lowlevel.checkpoint()
+
+
+async def discard(store: Store) -> None:
+    """Empty a store a part at a time: to free a million entries at once holds the loop for a tenth of a second."""
+    for held in (store.plain, store.rich, store.expectations):
+        while held:
+            for _ in range(min(len(held), DISCARDED_AT_ONCE)):
+                held.popitem()
+            await trio.lowlevel.checkpoint()

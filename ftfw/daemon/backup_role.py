@@ -7,7 +7,8 @@ from math import inf
 
 import trio
 
-from ftfw.daemon import hot_kernel, leftover_entries
+from ftfw.daemon import leftover_entries
+from ftfw.daemon.hot_kernel import HotKernel
 from ftfw.kernel.event_selector import Selector
 from ftfw.kernel.injector import InjectionOutcome, Injector
 from ftfw.replication.backup import Backup
@@ -36,7 +37,8 @@ class Standby:
         self.backup = backup
         self.store = store
         self.outcome = InjectionOutcome(failed=failed)
-        self._hot = hot
+        self.hot_kernel = HotKernel(store, injector, selector, self.outcome) if hot else None
+        self.window_tracking_disabled = False  # for all flows that the kernel had at the start
         self._injector = injector
         self._selector = selector
         self._followed = followed  # called for each active that is followed
@@ -56,8 +58,8 @@ class Standby:
             nursery.start_soon(self._go_through_store)
 
     async def _disable_window_tracking(self) -> None:
-        with trio.CancelScope(shield=True):  # a promotion may have nothing else to go on with
-            await leftover_entries.disable_window_tracking(self._injector, self._selector)
+        await leftover_entries.disable_window_tracking(self._injector, self._selector)
+        self.window_tracking_disabled = True
 
     async def _go_through_store(self) -> None:
         """Compare and sweep, a slice at a time between what others do."""
@@ -70,20 +72,20 @@ class Standby:
             self._to_go_through = trio.Event()
 
     async def _keep_in_step(self) -> None:
-        refresh_pins_at = trio.current_time() + REFRESH_PINS_S if self._hot else inf
+        hot = self.hot_kernel
+        refresh_pins_at = trio.current_time() + REFRESH_PINS_S if hot else inf
         while True:
             self._changed = trio.Event()
-            if self._hot:
+            if hot:
                 whole = self.backup.snapshots
-                with trio.CancelScope(shield=True):  # changes that were taken must reach the kernel
-                    await hot_kernel.apply_to_kernel(self.store, self._injector, self.outcome)
+                await hot.apply_to_kernel()
                 self.backup.installed = whole
                 self._look_whether_filled()
             if self.backup.complete and not self._purged:
                 await self._purge()
-            if trio.current_time() >= refresh_pins_at:
+            if hot and trio.current_time() >= refresh_pins_at:
                 refresh_pins_at = trio.current_time() + REFRESH_PINS_S
-                await hot_kernel.refresh_pins(self.store, self._injector, self.outcome)
+                await hot.refresh_pins()
             with trio.move_on_at(refresh_pins_at):
                 await self._changed.wait()
 
@@ -113,12 +115,14 @@ class Standby:
             self._followed()
         if self.backup.has_work:
             self._to_go_through.set()
-        if self._hot or not self._purged:
+        if self.hot_kernel or not self._purged:
             self._changed.set()
 
     async def _purge(self) -> None:
         purged = InjectionOutcome(failed=self.outcome.failed)
-        await leftover_entries.purge(self.store, self._injector, self._selector, purged, keep_held=self._hot)
+        await leftover_entries.purge(
+            self.store, self._injector, self._selector, purged, keep_held=self.hot_kernel is not None
+        )
         self._purged = True
         log.info(
             "the active's snapshot is in: %d flows held; %d entries that were left in this kernel are gone",

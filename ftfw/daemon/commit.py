@@ -5,8 +5,9 @@ import logging
 import trio
 
 from ftfw.control.server import Progress
-from ftfw.daemon.ordered_injection import create_in_order, sort_flows, with_zones
+from ftfw.daemon.plan_executor import carry_out
 from ftfw.kernel.injector import InjectionOutcome, Injector
+from ftfw.replication.injection_plan import plan_commit
 from ftfw.replication.store import Store
 
 log = logging.getLogger(__name__)
@@ -15,31 +16,32 @@ PROGRESS_S = 0.25
 
 
 class ProgressReporter:
-    """Progress in the log and for the client, at most four times a second."""
+    """Reports the progress of a commit in the log and to the client, at most once in PROGRESS_S."""
 
     def __init__(self, total: int, progress: Progress) -> None:
         self._total = total
         self._progress = progress
+        self._tried = 0
         self._next = trio.current_time() + PROGRESS_S
 
-    async def __call__(self, tried: int) -> None:
-        """Report that `tried` entries have been tried, unless the last report is younger than PROGRESS_S."""
+    async def report(self, tried: int) -> None:
+        """Take in that so many more entries have been tried."""
+        self._tried += tried
         if trio.current_time() < self._next:
+            await trio.lowlevel.checkpoint()
             return
         self._next = trio.current_time() + PROGRESS_S
-        log.info("commit: %d of %d entries", tried, self._total)
-        await self._progress({"done": tried, "total": self._total})
+        log.info("commit: %d of %d entries", self._tried, self._total)
+        await self._progress({"done": self._tried, "total": self._total})
 
 
 async def commit(
     store: Store, injector: Injector, outcome: InjectionOutcome, progress: Progress, *, renew: bool = False
 ) -> None:
-    """Put everything that is held into the kernel in promise 2's order; every entry is tried.
+    """Create everything that is held in the kernel, in the order of promise 2; every entry is tried.
 
-    `renew`: no traffic passes, so that what is there already may be missing for a moment.
+    `renew`: no traffic passes, so that entries that exist already may be missing for a moment.
     """
-    report = ProgressReporter(store.flow_count() + len(store.expectations), progress)
-    await create_in_order(
-        store.plain.items(), await sort_flows(store.rich.items()), injector, outcome, renew=renew, report=report
-    )
-    await injector.expect(with_zones(store, store.expectations), outcome)
+    injector.refresh_timeouts()
+    reporter = ProgressReporter(store.flow_count() + len(store.expectations), progress)
+    await carry_out(plan_commit(store), injector, outcome, renew=renew, report=reporter.report)

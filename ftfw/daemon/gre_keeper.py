@@ -4,7 +4,7 @@ from contextlib import aclosing
 
 import trio
 
-from ftfw.daemon.ordered_injection import recreate
+from ftfw.daemon.plan_executor import recreate
 from ftfw.kernel import flow_entry
 from ftfw.kernel.event_selector import Selector
 from ftfw.kernel.injector import InjectionOutcome, Injector
@@ -16,8 +16,8 @@ GRE_CHECK_S = 5.0
 class GreKeeper:
     """Keeps injected GRE flows alive: their entries never renew their timers, and cannot be given new ones.
 
-    An entry that has let packets through since it was created is created again before it runs out; one that has not
-    runs out.
+    An entry that has let packets through since it was created is created again before it runs out. Other entries run
+    out. `injector` is one whose events are streamed, because a backup must hear of the new entries.
     """
 
     def __init__(self, injector: Injector, selector: Selector, outcome: InjectionOutcome) -> None:
@@ -26,7 +26,7 @@ class GreKeeper:
         self._outcome = outcome
 
     async def run(self) -> None:
-        """Watch those that are in the kernel now until none is left."""
+        """Watch the injected GRE flows that are in the kernel now until none is left."""
         keys = await self._find()
         while keys:
             await trio.sleep(GRE_CHECK_S)
@@ -37,10 +37,11 @@ class GreKeeper:
                 for key, attributes in found.items()
                 if flow_entry.timeout_of(attributes) < 3 * GRE_CHECK_S and flow_entry.packets_of(attributes)
             ]
+            self._injector.refresh_timeouts()
             await recreate(due, self._injector, self._outcome)
 
     async def _find(self) -> list[bytes]:
-        """The kernel's entries, whichever daemon has put them in."""
+        """Return the keys of injected GRE flows, whichever daemon has injected them."""
         keys: list[bytes] = []
         async with aclosing(dump_fixed_flows()) as dump:
             async for batch in dump:
@@ -49,4 +50,5 @@ class GreKeeper:
                     key = flow_entry.key_of(attributes)
                     if flow_entry.is_gre(key) and flow_entry.is_fixed(attributes):
                         keys.append(key)
+                await trio.lowlevel.checkpoint()
         return keys

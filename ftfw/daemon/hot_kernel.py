@@ -1,101 +1,66 @@
 """Keep the kernel of a hot backup equal to its store."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+from itertools import chain
 
 import trio
 
-from ftfw.daemon.ordered_injection import (
-    SORTED_AT_ONCE,
-    SortedFlows,
-    ZonedExpectation,
-    create_in_order,
-    expected_by,
-    recreate,
-    with_zones,
-)
-from ftfw.kernel import expectation, flow_entry
-from ftfw.kernel.injector import Flow, InjectionOutcome, Injector, batches
+from ftfw.daemon.plan_executor import carry_out, recreate
+from ftfw.kernel import flow_entry
+from ftfw.kernel.create_bulk import batches
+from ftfw.kernel.event_selector import Selector
+from ftfw.kernel.flow_entry import HeldFlow
+from ftfw.kernel.injector import InjectionOutcome, Injector
+from ftfw.replication.injection_plan import SORTED_AT_ONCE, ChangePlanner, Step
 from ftfw.replication.store import Store
 
 
-class _Changes:
-    """What has changed in a store, by what is done about it in a kernel."""
+class HotKernel:
+    """Applies the changes of a store with a journal to this kernel. Timers are pinned: no traffic refreshes them.
 
-    def __init__(self) -> None:
-        self.plain: list[Flow] = []
-        self.rich = SortedFlows()
-        self.expected: list[ZonedExpectation] = []
-        self.gone: list[bytes] = []
-        self.gone_expectations: list[tuple[bytes, bytes]] = []
-        self.waiting: set[bytes] = set()  # for a master that may come later
-
-    async def sort(self, store: Store, keys: Iterable[bytes], *, wait: bool) -> None:
-        """Take in the held values of `keys`; `wait`: what needs a master waits for it."""
-        for batch in batches(keys, SORTED_AT_ONCE):
-            for key in batch:
-                if wait and _needs_master(store, key):
-                    self.waiting.add(key)
-                elif expectation.is_key(key):
-                    self._add_expectation(store, key)
-                else:
-                    self._add_flow(store, key)
-            await trio.lowlevel.checkpoint()
-
-    def _add_expectation(self, store: Store, key: bytes) -> None:
-        if key in store.expectations:
-            self.expected += with_zones(store, [key])
-        else:
-            self.gone_expectations.append((key, store.zone_of(key)))
-
-    def _add_flow(self, store: Store, key: bytes) -> None:
-        if (value := store.plain.get(key)) is not None:
-            self.plain.append((key, value))
-        elif (value := store.rich.get(key)) is not None:
-            self.rich.add(key, value)
-        else:
-            self.gone.append(key)
-
-
-async def apply_to_kernel(store: Store, injector: Injector, outcome: InjectionOutcome, *, whole: bool = False) -> None:
-    """Hot standby: make this kernel follow what changed in the store.  Timers are pinned: no traffic renews them.
-
-    While a snapshot comes in, what needs a master waits for its end, because the master may come later; `whole`: it
-    waits no more.
+    `selector` knows the addresses of this host. What was done is counted in `outcome`.
     """
-    keys = store.take_changes()
-    if not keys:
-        return
-    outcome.refused -= keys
-    changes = _Changes()
-    await changes.sort(store, keys, wait=store.awaits_masters and not whole)
-    store.put_back(changes.waiting)
-    await injector.unexpect(changes.gone_expectations, outcome)
-    await injector.delete(changes.gone, outcome)
-    anew = await create_in_order(changes.plain, changes.rich, injector, outcome, pinned=True)
-    forgotten = expected_by(store, anew).difference(key for key, _, _ in changes.expected)
-    await injector.expect([*changes.expected, *with_zones(store, forgotten)], outcome, pinned=True)
 
+    def __init__(self, store: Store, injector: Injector, selector: Selector, outcome: InjectionOutcome) -> None:
+        self._store = store
+        self._injector = injector
+        self._selector = selector
+        self._outcome = outcome
+        self._planner = ChangePlanner(store, refused=outcome.refused, recreated=outcome.recreated)
+        self._steps: Iterator[Step] | None = None  # the rest of a plan that was interrupted
 
-def _needs_master(store: Store, key: bytes) -> bool:
-    if expectation.is_key(key):
-        return key in store.expectations
-    value = store.rich.get(key)
-    return value is not None and flow_entry.has_master(value)
+    async def apply_to_kernel(self) -> None:
+        """Apply everything that has changed by now. When this is cancelled, the next call goes on where it ended."""
+        if self._steps is None:
+            self._planner.learn_addresses(self._selector.excluded)
+            self._steps = self._planner.plan_changes()
+        for step in self._steps:
+            with trio.CancelScope(shield=True):  # a step that was begun is carried out whole
+                await carry_out([step], self._injector, self._outcome, pinned=True)
+            await trio.lowlevel.checkpoint()
+        self._steps = None
 
+    async def commit_remaining(self, outcome: InjectionOutcome) -> None:
+        """Apply at a promotion the last changes, what the kernel refused before, and the flows that were held back.
 
-async def commit_remaining(store: Store, injector: Injector, outcome: InjectionOutcome, refused: set[bytes]) -> None:
-    """Hot: everything is in the kernel but for what came last, and what the kernel `refused`: that is tried again."""
-    store.put_back(refused)
-    await apply_to_kernel(store, injector, outcome, whole=True)
+        Flows that were held back end at this host. Their timers are set as in a commit, because `restore_timeouts`
+        does not touch entries of this host.
+        """
+        outcome.recreated = self._outcome.recreated
+        steps = chain(self._steps or (), self._planner.plan_remaining())
+        await carry_out(steps, self._injector, outcome, pinned=True)
+        self._injector.refresh_timeouts()
+        await carry_out(self._planner.plan_held_back(), self._injector, outcome)
 
+    async def refresh_pins(self) -> None:
+        """Pin all timers again, long before they run out."""
+        for held in (self._store.plain, self._store.rich):
+            for keys in batches(list(held), SORTED_AT_ONCE):
+                await self._pin([(key, held[key]) for key in keys if key in held])
 
-async def refresh_pins(store: Store, injector: Injector, outcome: InjectionOutcome) -> None:
-    """Hot standby: wind up all timers again, long before they run out."""
-    changes = _Changes()
-    await changes.sort(store, [*store.plain, *store.rich], wait=False)
-    rich = [*changes.rich.alone, *changes.rich.related]
-    await injector.set_timeouts(changes.plain, outcome, pinned=True)
-    if changes.rich.any_gre:
-        await recreate([flow for flow in rich if flow_entry.is_gre(flow[0])], injector, outcome, pinned=True)
-        rich = [flow for flow in rich if not flow_entry.is_gre(flow[0])]
-    await injector.set_timeouts(rich, outcome, pinned=True)
+    async def _pin(self, flows: list[HeldFlow]) -> None:
+        ours = [flow for flow in flows if flow[0] not in self._planner.held_back]
+        gre = [flow for flow in ours if flow_entry.is_gre(flow[0])]
+        others = [flow for flow in ours if not flow_entry.is_gre(flow[0])] if gre else ours
+        await self._injector.set_timeouts(others, self._outcome, pinned=True)
+        await recreate(gre, self._injector, self._outcome, pinned=True)

@@ -2,6 +2,8 @@
 
 from contextlib import aclosing
 
+import trio
+
 from ftfw.kernel import expectation, flow_entry
 from ftfw.kernel.event_selector import Selector, key_in
 from ftfw.kernel.injector import InjectionOutcome, Injector
@@ -12,32 +14,37 @@ from ftfw.replication.store import Store
 async def purge(
     store: Store, injector: Injector, selector: Selector, outcome: InjectionOutcome, *, keep_held: bool
 ) -> None:
-    """Delete what is replicated from this kernel, flows and expectations, but for what is held if `keep_held`.
+    """Delete from this kernel the flows and expectations that are replicated, except held ones if `keep_held`.
 
-    Only once a live active's snapshot is complete (promise 6): until then the kernel's table is the store.
+    This is done once the snapshot of a live active is complete (promise 6): until then the kernel's table is the store.
     """
     stale: list[bytes] = []
     async with aclosing(dump_flows()) as dump:
         async for batch in dump:
             keys = map(key_in, selector.dumped(batch).messages)
             stale += [key for key in keys if not (keep_held and store.get_flow(key) is not None)]
+            await trio.lowlevel.checkpoint()
     await injector.delete(stale, outcome)
-    expectations: list[bytes] = []  # that have not gone with their masters
+    expectations: list[bytes] = []  # that did not go with their masters
     async with aclosing(dump_expectations()) as dump:
         async for batch in dump:
             messages = selector.dumped(batch).messages
             found = [expectation.key_of(flow_entry.parse(message).attributes) for message in messages]
             expectations += [key for key in found if not (keep_held and key in store.expectations)]
+            await trio.lowlevel.checkpoint()
     await injector.unexpect([(key, store.zone_of(key)) for key in expectations], outcome)
 
 
 async def disable_window_tracking(injector: Injector, selector: Selector) -> None:
-    """Behind a start as backup: window tracking comes off what this kernel has from before.
+    """Disable window tracking for the TCP flows that a backup's kernel has from before.
 
-    Segments go through another node now, so that its windows are soon out of date; should this node take over before
-    a snapshot is in, it is what there is, and its next segments would count as invalid.
+    Their segments go through another node now, so that the windows in this kernel are soon out of date. If this node
+    takes over before a snapshot is complete, these entries are all it has, and the kernel would count their next
+    segments as invalid.
     """
     async with aclosing(dump_flows()) as dump:
         async for batch in dump:
-            keys = map(key_in, selector.dumped(batch).messages)
-            await injector.disable_window_tracking([key for key in keys if flow_entry.is_tcp(key)])
+            found = [flow_entry.parse(message).attributes for message in selector.dumped(batch).messages]
+            tracked = filter(flow_entry.has_window_tracking, found)
+            await injector.disable_window_tracking(map(flow_entry.key_of, tracked))
+            await trio.lowlevel.checkpoint()

@@ -98,7 +98,7 @@ class NodeDaemon:
         self._counts: Counter[str] = Counter()  # events, overruns
         self._dropped: Counter[str] = Counter()
         self._requests = RequestSocket()
-        self._injector = Injector(self._requests, local_host.timeouts())
+        self._injector = Injector(self._requests, local_host.timeouts)
         self._selector = Selector(
             passes=compile_filter(config.replicate),
             expectations=config.replicate.expectations,

@@ -3,13 +3,14 @@
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from typing import Any, Final
 
 import trio
 
 from ftfw.config.schema import Config
 from ftfw.control.server import ControlError, Progress
-from ftfw.daemon import after_takeover, commit, hot_kernel
+from ftfw.daemon import after_takeover, commit, leftover_entries, local_host
 from ftfw.daemon.active_role import ActiveRole
 from ftfw.daemon.backup_role import Standby
 from ftfw.daemon.engine_driver import EngineDriver
@@ -22,7 +23,7 @@ from ftfw.daemon.roles.role_table import Action, RoleEvent
 from ftfw.daemon.transport import Transport
 from ftfw.kernel.event_selector import Selector
 from ftfw.kernel.injector import InjectionOutcome, Injector
-from ftfw.kernel.netlink import EventSocket
+from ftfw.kernel.netlink import EventSocket, RequestSocket
 from ftfw.replication.active import Active
 from ftfw.replication.backup import Backup
 from ftfw.replication.member import Member
@@ -31,6 +32,15 @@ from ftfw.replication.store import Store
 log = logging.getLogger(__name__)
 
 CONTRARY: Final = {RoleEvent.PROMOTE: "demotion", RoleEvent.DEMOTE: "promotion"}
+
+
+class _Unfinished:
+    """Holds what a promotion leaves to be done while traffic flows."""
+
+    def __init__(self, standby: Standby, *, whole: bool) -> None:
+        self.store = standby.store
+        self.whole = whole  # every held entry was tried
+        self.window_tracking = not standby.window_tracking_disabled
 
 
 class Roles:
@@ -73,7 +83,7 @@ class Roles:
         self.inject_failed: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self._warnings: list[str] = []  # of the last commit
-        self._unsettled: Store | None = None  # between a promotion and what follows it
+        self._unfinished: _Unfinished | None = None  # between a promotion and the active's work
         self._end_work: Callable[[], Awaitable[None]] | None = None
 
     @property
@@ -175,7 +185,9 @@ class Roles:
             filled=self._filled,
             failed=self.inject_failed,
         )
-        self.streaming = self._unsettled = None
+        self.streaming = self._unfinished = None
+        if before is not None:  # a promotion was recalled
+            self._nursery.start_soon(after_takeover.discard, before.store)
         self.member.begin_role(backup)
         self._begin(self.standby.run)
 
@@ -185,11 +197,20 @@ class Roles:
         assert standby is not None
         assert self._end_work is not None
         self._promoting_since = trio.current_time()
+        if self._gate is not None:
+            self._gate.wait_for_commit()
         self._warnings = self._out_of_sync(standby)
+        standby.backup.unfollow()
+        self.member.leave_role(trio.current_time())
+        self.driver.flush()
         await self._end_work()
         outcome = InjectionOutcome()
         begun = trio.current_time()
-        whole = await self._commit_behind_gate(standby, outcome)
+        try:
+            whole = await self._commit(standby, outcome)
+        finally:
+            if self._gate is not None:
+                self._gate.open()
         seconds = trio.current_time() - begun
         self._log_commit(outcome, seconds)
         self._metrics.commits.observe(seconds)
@@ -202,25 +223,13 @@ class Roles:
             "failed": dict(outcome.failed),
             "otherwise": dict(outcome.remedied),
         }
-        self._unsettled = standby.store if self._hot or not whole else None
-
-    async def _commit_behind_gate(self, standby: Standby, outcome: InjectionOutcome) -> bool:
-        if self._gate is None:
-            return await self._commit(standby, outcome)
-        self._gate.wait_for_commit()
-        try:
-            return await self._commit(standby, outcome)
-        finally:
-            self._gate.open()
+        self._unfinished = _Unfinished(standby, whole=whole)
 
     async def _commit(self, standby: Standby, outcome: InjectionOutcome) -> bool:
         """Put the store into the kernel; return True if all of it was tried."""
-        standby.backup.unfollow()
-        self.member.leave_role(trio.current_time())
-        self.driver.flush()
         try:
-            if self._hot:
-                await hot_kernel.commit_remaining(standby.store, self._injector, outcome, standby.outcome.refused)
+            if standby.hot_kernel is not None:
+                await standby.hot_kernel.commit_remaining(outcome)
             else:
                 shut = self._gate is not None and self._gate.is_shut(trio.current_time())
                 await commit.commit(standby.store, self._injector, outcome, self.changes.report, renew=shut)
@@ -294,20 +303,34 @@ class Roles:
         self._transport.freshness.begin_epoch()
 
     async def _finish_commit(self) -> None:
-        """What need not be done before traffic flows; the store is let go then, an active's is the kernel's table.
+        """Do what traffic need not wait for. This node's table is its kernel's by now, so that the store is discarded.
 
-        After a start as active as well: an earlier daemon may have left what needs it.
+        A start as active needs this as well: an earlier daemon may have left pinned timers and GRE flows.
+
+        Entries that are created and deleted make events like any others, and so reach the backups: the socket for them
+        is not the one whose events are dropped.
         """
-        unsettled, self._unsettled = self._unsettled, None
-        if self._hot or unsettled is not None:
-            await self._settle(unsettled or Store())
-        del unsettled
-        await GreKeeper(self._injector, self._selector, InjectionOutcome(failed=self.inject_failed)).run()
+        unfinished, self._unfinished = self._unfinished, None
+        with closing(RequestSocket()) as requests:
+            streamed_injector = Injector(requests, local_host.timeouts)
+            if unfinished is not None and unfinished.window_tracking:
+                await leftover_entries.disable_window_tracking(streamed_injector, self._selector)
+            if unfinished is not None:
+                try:
+                    if self._hot or not unfinished.whole:
+                        await self._restore_timeouts(unfinished.store, streamed_injector)
+                finally:
+                    self._nursery.start_soon(after_takeover.discard, unfinished.store)
+            elif self._hot:
+                await self._restore_timeouts(Store(), streamed_injector)
+            del unfinished
+            outcome = InjectionOutcome(failed=self.inject_failed)
+            await GreKeeper(streamed_injector, self._selector, outcome).run()
 
-    async def _settle(self, committed: Store) -> None:
+    async def _restore_timeouts(self, store: Store, streamed_injector: Injector) -> None:
         outcome = InjectionOutcome()
         try:
-            await after_takeover.restore_timeouts(committed, self._injector, self._selector, outcome)
+            await after_takeover.restore_timeouts(store, self._injector, streamed_injector, self._selector, outcome)
         finally:
             self.inject_failed.update(outcome.failed)
             if self.last_commit is not None:

@@ -4,9 +4,11 @@ Plain flows with ports have everything at the same place; flows in the same stat
 go through `rewrite.create`.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Final
+from itertools import islice
+from typing import Final, TypeVar
 
 from ftfw.kernel import uapi
 from ftfw.kernel.attributes import BODY, HEADER, MESSAGE, number, split, u32
@@ -14,6 +16,15 @@ from ftfw.kernel.create import CREATE, DOUBTED_S, NAT, Timeouts, create
 from ftfw.kernel.flow_entry import family_of, protocol_of
 
 BATCH: Final = 1024  # messages in one datagram: about a millisecond in the kernel
+
+T = TypeVar("T")
+
+
+def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yield the items in lists of `size`, the last one shorter."""
+    rest = iter(items)
+    while batch := list(islice(rest, size)):
+        yield batch
 
 
 class Creator:

@@ -21,6 +21,9 @@ VALUE: Final = (
     uapi.CTA_EXPECT_FN,
     uapi.CTA_EXPECT_NAT,
 )
+HeldExpectation = tuple[bytes, bytes, bytes]
+"""Key and value of an expectation, and the CTA_ZONE attribute of its master (or nothing)."""
+
 CREATE: Final = uapi.NLM_F_REQUEST | uapi.NLM_F_CREATE
 FALLBACK_TIMEOUT_S: Final = 300  # instead of a doubted one: the longest that a helper's policy gives by itself
 # Helpers whose expectations must name the helper of the flow to come (kernels that heed it: before 6.18).

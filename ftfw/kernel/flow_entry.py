@@ -63,6 +63,10 @@ FULL_STATE: Final = frozenset({uapi.CTA_STATUS, uapi.CTA_TIMEOUT, uapi.CTA_HELP,
 OFFLOAD_LACKS: Final = (uapi.CTA_TIMEOUT, uapi.CTA_PROTOINFO)
 
 
+HeldFlow = tuple[bytes, bytes]
+"""Key and value of a flow."""
+
+
 class Kind(Enum):
     """What a message says of an entry."""
 
@@ -125,6 +129,15 @@ def key_of(attributes: dict[int, bytes]) -> bytes:
 def family_of(key: bytes) -> int:
     """AF_INET or AF_INET6, told by the first address in a key (or in an expectation's)."""
     return uapi.AF_INET if HEADER.unpack_from(key, 8)[1] <= uapi.CTA_IP_V4_DST else uapi.AF_INET6
+
+
+def source_of(tuple_: bytes) -> bytes:
+    """Return the packed source address of a tuple attribute, or of a key or value, which begin with one.
+
+    The kernel writes the addresses of a tuple first, the source before the destination (ctnetlink_dump_tuples).
+    """
+    size = 4 if HEADER.unpack_from(tuple_, 8)[1] <= uapi.CTA_IP_V4_DST else 16
+    return tuple_[12 : 12 + size]
 
 
 def value_of(attributes: dict[int, bytes], dropped: Counter[str]) -> bytes:
@@ -197,11 +210,6 @@ def is_gre(key: bytes) -> bool:
     return protocol_of(key) == uapi.IPPROTO_GRE
 
 
-def is_tcp(key: bytes) -> bool:
-    """Tell whether the flow is TCP."""
-    return protocol_of(key) == uapi.IPPROTO_TCP
-
-
 def protocol_of(key: bytes) -> int:
     """The protocol number in a key."""
     protocol = nested(nested(key)[uapi.CTA_TUPLE_PROTO])
@@ -241,6 +249,17 @@ def timeout_of(attributes: dict[int, bytes]) -> int:
     return number(attributes[uapi.CTA_TIMEOUT]) if uapi.CTA_TIMEOUT in attributes else 0
 
 
+def has_window_tracking(attributes: dict[int, bytes]) -> bool:
+    """Tell whether the kernel checks the windows of a TCP flow in one direction at least."""
+    protoinfo = attributes.get(uapi.CTA_PROTOINFO)
+    tcp = nested(nested(protoinfo).get(uapi.CTA_PROTOINFO_TCP, _NO_TCP)) if protoinfo else {}
+    kinds = (uapi.CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, uapi.CTA_PROTOINFO_TCP_FLAGS_REPLY)
+    return any(not payload(tcp[kind])[0] & uapi.IP_CT_TCP_FLAG_BE_LIBERAL for kind in kinds if kind in tcp)
+
+
+_NO_TCP: Final = pack(uapi.CTA_PROTOINFO_TCP, b"")
+
+
 def packets_of(attributes: dict[int, bytes]) -> int:
     """Packets of both directions; 0 if the entry does not count."""
     counters = [attributes[kind] for kind in (uapi.CTA_COUNTERS_ORIG, uapi.CTA_COUNTERS_REPLY) if kind in attributes]
@@ -265,6 +284,11 @@ def zone_of(key: bytes) -> bytes:
 def master_key(key: bytes, master: bytes) -> bytes:
     """What `found_by` gives for the master that CTA_TUPLE_MASTER names: ctnetlink looks in its child's zone only."""
     return pack(uapi.CTA_TUPLE_ORIG | uapi.NLA_F_NESTED, payload(master)) + zone_of(key)
+
+
+def found_by_master(key: bytes, value: bytes) -> bytes:
+    """Return what `found_by` gives for the master of a flow that has one."""
+    return master_key(key, split(value)[uapi.CTA_TUPLE_MASTER])
 
 
 def found_by(key: bytes) -> bytes:

@@ -6,39 +6,36 @@ for a reason with a remedy is tried again with it; what stays refused is counted
 
 import errno
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import chain
 from queue import SimpleQueue
-from typing import TypeVar
 
 import trio
 
-from ftfw.kernel import create, expectation, flow_entry, uapi
+from ftfw.kernel import create, expectation, uapi
 from ftfw.kernel.attributes import BODY, message, split
 from ftfw.kernel.create import Timeouts
-from ftfw.kernel.create_bulk import BATCH, Creator
-from ftfw.kernel.flow_entry import family_of, helper_of, protocol_of
+from ftfw.kernel.create_bulk import BATCH, Creator, batches
+from ftfw.kernel.expectation import HeldExpectation
+from ftfw.kernel.flow_entry import HeldFlow, family_of, helper_of, protocol_of
 from ftfw.kernel.netlink import CutShortError, RequestSocket, errno_name
 
 QUEUED_MAX = 3  # batches put together and not yet with the kernel
 QUEUE_LOOK_S = 0.0005
 RESOLVE_BATCH = 128  # entries taken care of one by one between two checkpoints
 
-T = TypeVar("T")
-
-Flow = tuple[bytes, bytes]
-"""Key and value, as `entry` defines them."""
 Report = Callable[[int], Awaitable[None]]
-"""Told how many entries have been tried so far."""
+"""Told how many more entries have been tried."""
 
 
 @dataclass(slots=True)
 class InjectionOutcome:
-    """What came of it.
+    """Counts what an injection did.
 
-    `failed` by reason; `remedied` counts what went in otherwise than asked for, by reason; `refused` are the keys of
-    what did not get in.
+    `failed` counts by reason the entries that the kernel refused, `remedied` by reason those that it has otherwise than
+    was asked for. `refused` has the keys of the refused entries. `recreated` has the keys of flows that existed, and
+    were deleted and created anew: the kernel has forgotten the expectations of which they were the masters.
     """
 
     created: int = 0
@@ -47,103 +44,115 @@ class InjectionOutcome:
     failed: Counter[str] = field(default_factory=Counter)
     remedied: Counter[str] = field(default_factory=Counter)
     refused: set[bytes] = field(default_factory=set)
+    recreated: set[bytes] = field(default_factory=set)
 
 
-async def unheard(_tried: int) -> None:
+async def report_to_nobody(_tried: int) -> None:
     """Report to nobody."""
     await trio.lowlevel.checkpoint()
 
 
 class Injector:
-    """Writes this kernel's table.  One at a time: its socket's answers belong to the request before."""
+    """Writes the conntrack table of this kernel, for one caller at a time: a socket's answers belong to one request.
 
-    def __init__(self, requests: RequestSocket, timeouts: Timeouts) -> None:
+    `read_timeouts` returns the timeouts that the host is configured with.
+    """
+
+    def __init__(self, requests: RequestSocket, read_timeouts: Callable[[], Timeouts]) -> None:
         self._requests = requests
-        self._timeouts = timeouts
-        self._creators = {pinned: Creator(timeouts, pinned=pinned) for pinned in (False, True)}
+        self._read_timeouts = read_timeouts
+        self._timeouts = read_timeouts()
+        self._creators = {pinned: Creator(self._timeouts, pinned=pinned) for pinned in (False, True)}
         self._lock = trio.Lock()
         self._lacking: set[tuple[str | None, int, int]] = set()  # helpers that this kernel was asked for in vain
 
+    def refresh_timeouts(self) -> None:
+        """Read the timeouts of the host again: a commit heeds what was configured since the start."""
+        timeouts = self._read_timeouts()
+        if timeouts != self._timeouts:
+            self._timeouts = timeouts
+            self._creators = {pinned: Creator(timeouts, pinned=pinned) for pinned in (False, True)}
+
     async def create(
         self,
-        flows: Iterable[Flow],
+        parts: Iterable[list[HeldFlow]],
         outcome: InjectionOutcome,
         *,
         pinned: bool = False,
         replace: bool = True,
         renew: bool = False,
-        report: Report = unheard,
-    ) -> list[bytes]:
-        """Create flows, or make existing ones equal to them; returns the keys of those that had to be created anew.
+        report: Report = report_to_nobody,
+    ) -> None:
+        """Create flows, given in lists of at most BATCH, or make existing entries equal to them.
 
-        With an entry that is created anew the kernel forgets the expectations of which it was the master.
-        `pinned`: with a timeout that does not run out.  `replace` False: what is there already stays as it is.
-        `renew`: what is there already is deleted and created, unlooked at and not told: a third of the time, for when
-        no traffic misses it, and expectations are put in afterwards.
-        Many flows are a pipeline: a thread hands one batch to the kernel while the next is put together here.
+        `pinned`: with a timeout that does not run out.  `replace` False: existing entries stay as they are.
+        `renew`: existing entries are deleted and created without a look at them, and are not told as recreated. This
+        takes a third of the time, for when no traffic misses them, and expectations are created afterwards.
+        Many flows are a pipeline: a thread hands one list to the kernel while the next one is rewritten here.
         """
         async with self._lock:
-            troubled: list[tuple[int, Flow]] = []
-            rest = batches(flows, BATCH)
-            first = next(rest, [])
-            if len(first) < BATCH:
-                self._send(first, self._joined(first, pinned=pinned), outcome, troubled, pinned=pinned)
-                await report(len(first))
+            troubled: list[tuple[int, HeldFlow]] = []
+            rest = iter(parts)
+            few: list[HeldFlow] = []
+            for part in rest:
+                if len(few) + len(part) > BATCH:
+                    await self._pipeline(chain([few, part], rest), outcome, troubled, pinned=pinned, report=report)
+                    break
+                few += part
+                await trio.lowlevel.checkpoint()
             else:
-                await self._pipeline(chain([first], rest), outcome, troubled, pinned=pinned, report=report)
+                self._send(few, self._joined(few, pinned=pinned), outcome, troubled, pinned=pinned)
+                await report(len(few))
             if renew:
                 troubled = await self._renew(troubled, outcome, pinned=pinned)
-            anew: list[bytes] = []
             for group in batches(troubled, RESOLVE_BATCH):
                 existing = [flow for code, flow in group if code == errno.EEXIST]
                 if replace:
-                    anew += self._replace_all(existing, outcome, pinned=pinned)
+                    self._replace_all(existing, outcome, pinned=pinned)
                 else:
                     self._leave(existing, outcome)
                 for code, flow in group:
                     if code != errno.EEXIST:
                         self._create_one(flow, outcome, pinned=pinned, code=code)
                 await trio.lowlevel.checkpoint()
-            return anew
 
     async def _pipeline(
         self,
-        parts: Iterable[list[Flow]],
+        parts: Iterable[list[HeldFlow]],
         outcome: InjectionOutcome,
-        troubled: list[tuple[int, Flow]],
+        troubled: list[tuple[int, HeldFlow]],
         *,
         pinned: bool,
         report: Report,
     ) -> None:
-        waiting: SimpleQueue[tuple[list[Flow], bytes] | None] = SimpleQueue()
+        waiting: SimpleQueue[tuple[list[HeldFlow], bytes] | None] = SimpleQueue()
 
         def hand_over() -> None:
             while (work := waiting.get()) is not None:
                 self._send(*work, outcome, troubled, pinned=pinned)
 
-        tried = 0
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.to_thread.run_sync, hand_over)
             try:
                 for batch in parts:
-                    waiting.put((batch, self._joined(batch, pinned=pinned)))
-                    tried += len(batch)
-                    await report(tried)
+                    if batch:
+                        waiting.put((batch, self._joined(batch, pinned=pinned)))
+                    await report(len(batch))
                     while waiting.qsize() > QUEUED_MAX:  # noqa: ASYNC110 (a thread empties it, and has no time to tell)
                         await trio.sleep(QUEUE_LOOK_S)
             finally:
                 waiting.put(None)
 
-    def _joined(self, batch: list[Flow], *, pinned: bool) -> bytes:
+    def _joined(self, batch: list[HeldFlow], *, pinned: bool) -> bytes:
         parts = self._creators[pinned].message_parts
         return b"".join(chain.from_iterable([parts(key, value, index) for index, (key, value) in enumerate(batch)]))
 
     def _send(
         self,
-        batch: list[Flow],
+        batch: list[HeldFlow],
         data: bytes,
         outcome: InjectionOutcome,
-        troubled: list[tuple[int, Flow]],
+        troubled: list[tuple[int, HeldFlow]],
         *,
         pinned: bool,
     ) -> None:
@@ -154,7 +163,7 @@ class Injector:
         outcome.created += len(batch) - len(errors)
         troubled.extend((code, batch[index]) for index, code in errors)
 
-    def _one_by_one(self, batch: list[Flow], outcome: InjectionOutcome, *, pinned: bool) -> list[tuple[int, int]]:
+    def _one_by_one(self, batch: list[HeldFlow], outcome: InjectionOutcome, *, pinned: bool) -> list[tuple[int, int]]:
         """Create what the kernel has not come to, and put nothing together in bulk; the errors as `send` has them."""
         outcome.remedied["one_by_one"] += len(batch)
         bodies = [create.create(key, value, timeouts=self._timeouts, pinned=pinned) for key, value in batch]
@@ -162,8 +171,8 @@ class Injector:
         return [(index, code) for index, code in enumerate(codes) if code]
 
     async def _renew(
-        self, troubled: list[tuple[int, Flow]], outcome: InjectionOutcome, *, pinned: bool
-    ) -> list[tuple[int, Flow]]:
+        self, troubled: list[tuple[int, HeldFlow]], outcome: InjectionOutcome, *, pinned: bool
+    ) -> list[tuple[int, HeldFlow]]:
         """Delete existing entries and create them as they should be; what is in trouble still."""
         still = [each for each in troubled if each[0] != errno.EEXIST]
         for batch in batches((flow for code, flow in troubled if code == errno.EEXIST), BATCH):
@@ -175,8 +184,8 @@ class Injector:
             await trio.lowlevel.checkpoint()
         return still
 
-    def _replace_all(self, flows: list[Flow], outcome: InjectionOutcome, *, pinned: bool) -> list[bytes]:
-        """Make entries that are in the way equal to `flows`; returns the keys of those created anew."""
+    def _replace_all(self, flows: list[HeldFlow], outcome: InjectionOutcome, *, pinned: bool) -> None:
+        """Make entries that are in the way equal to `flows`."""
         found = self._found([key for key, _ in flows])
         bodies = {
             flow[0]: body
@@ -184,7 +193,6 @@ class Injector:
             if flow[0] in found and (body := self._update_body(flow, found[flow[0]], pinned=pinned)) is not None
         }
         updated = self._update_all(bodies, outcome)
-        anew = []
         for key, value in flows:
             if key in updated:
                 continue
@@ -193,10 +201,9 @@ class Injector:
                     outcome.deleted += 1
             self._create_one((key, value), outcome, pinned=pinned)
             if key in found:
-                anew.append(key)
-        return anew
+                outcome.recreated.add(key)
 
-    def _leave(self, flows: list[Flow], outcome: InjectionOutcome) -> None:
+    def _leave(self, flows: list[HeldFlow], outcome: InjectionOutcome) -> None:
         """What is there already is well; a flow whose place another one has taken is not."""
         found = self._found([key for key, _ in flows])
         for key, _ in flows:
@@ -204,7 +211,7 @@ class Injector:
                 outcome.refused.add(key)
                 outcome.failed[errno_name(errno.EEXIST)] += 1
 
-    def _update_body(self, flow: Flow, found: dict[int, bytes], *, pinned: bool) -> bytes | None:
+    def _update_body(self, flow: HeldFlow, found: dict[int, bytes], *, pinned: bool) -> bytes | None:
         """The attributes that make an existing entry equal to `flow`; None if no update can do that."""
         key, value = flow
         if _helper_kind(flow) in self._lacking:
@@ -229,7 +236,7 @@ class Injector:
         outcome.updated += len(keys) - len(errors)
         return {key for index, key in enumerate(keys) if index not in errors}
 
-    def _create_one(self, flow: Flow, outcome: InjectionOutcome, *, pinned: bool, code: int = 0) -> None:
+    def _create_one(self, flow: HeldFlow, outcome: InjectionOutcome, *, pinned: bool, code: int = 0) -> None:
         """Create one flow; without its master if that is gone, without its helper if this kernel lacks it.
 
         `code`: the errno of an attempt that was made already.
@@ -261,29 +268,24 @@ class Injector:
         return errors[0][1] if errors else 0
 
     async def verify_helpers(
-        self, flows: Iterable[Flow], outcome: InjectionOutcome, *, pinned: bool = False
-    ) -> list[bytes]:
-        """Read flows with helpers back; one that has lost its helper is created anew, once.
-
-        Returns the keys of those, as `create` does.
-        """
-        anew = []
+        self, flows: Iterable[HeldFlow], outcome: InjectionOutcome, *, pinned: bool = False
+    ) -> None:
+        """Read flows with helpers back; create a flow that has lost its helper anew, once."""
         async with self._lock:
             for group in batches(flows, RESOLVE_BATCH):
                 for key, value in self._helperless(group):
                     again = InjectionOutcome()
                     self._requests.send(_delete(key))
                     self._create_one((key, value), again, pinned=pinned)
-                    anew.append(key)
+                    outcome.recreated.add(key)
                     outcome.created += again.created - 1  # it was counted when it was created first
                     outcome.failed.update(again.failed)
                     outcome.refused |= again.refused
                     if not again.remedied["helper_missing"] and self._helperless([(key, value)]):
                         outcome.remedied["helper_lost"] += 1
                 await trio.lowlevel.checkpoint()
-        return anew
 
-    def _helperless(self, flows: list[Flow]) -> list[Flow]:
+    def _helperless(self, flows: list[HeldFlow]) -> list[HeldFlow]:
         """Those of `flows` that are in the kernel without the helper they should and can have."""
         wanted = [(flow, helper) for flow in flows if (helper := create.created_helper(split(flow[1]))) is not None]
         found = self._found([key for (key, _), _ in wanted])
@@ -322,7 +324,7 @@ class Injector:
                 outcome.failed.update(errno_name(code) for _, code in errors if code != errno.ENOENT)
                 await trio.lowlevel.checkpoint()
 
-    async def set_timeouts(self, flows: Iterable[Flow], outcome: InjectionOutcome, *, pinned: bool = False) -> None:
+    async def set_timeouts(self, flows: Iterable[HeldFlow], outcome: InjectionOutcome, *, pinned: bool = False) -> None:
         """Set only the timers of existing entries."""
         async with self._lock:
             for batch in batches(flows, BATCH):
@@ -344,7 +346,7 @@ class Injector:
                 await trio.lowlevel.checkpoint()
 
     async def expect(
-        self, expectations: Iterable[tuple[bytes, bytes, bytes]], outcome: InjectionOutcome, *, pinned: bool = False
+        self, expectations: Iterable[HeldExpectation], outcome: InjectionOutcome, *, pinned: bool = False
     ) -> None:
         """Create expectations, given as key, value and the master's CTA_ZONE attribute (or nothing)."""
         async with self._lock:
@@ -362,7 +364,7 @@ class Injector:
                 await trio.lowlevel.checkpoint()
 
     async def set_expectation_timeouts(
-        self, expectations: Iterable[tuple[bytes, bytes, bytes]], outcome: InjectionOutcome
+        self, expectations: Iterable[HeldExpectation], outcome: InjectionOutcome
     ) -> None:
         """Give expectations their own timeouts; one that has been met since is left gone."""
         async with self._lock:
@@ -383,30 +385,7 @@ class Injector:
                 await trio.lowlevel.checkpoint()
 
 
-async def in_order(related: Iterable[Flow]) -> list[Flow]:
-    """Flows with a master, each behind its own master if that is among them."""
-    waiting: dict[bytes, Flow] = {}
-    for batch in batches(related, RESOLVE_BATCH):
-        waiting.update((flow_entry.found_by(key), (key, value)) for key, value in batch)
-        await trio.lowlevel.checkpoint()
-    ordered: list[Flow] = []
-    for names in batches(list(waiting), RESOLVE_BATCH):
-        for name in names:
-            ordered += reversed(_with_masters(name, waiting))
-        await trio.lowlevel.checkpoint()
-    return ordered
-
-
-def _with_masters(name: bytes, waiting: dict[bytes, Flow]) -> list[Flow]:
-    """A flow, its master, the master's master and so on, taken out of those that wait."""
-    path = []
-    while (flow := waiting.pop(name, None)) is not None:
-        path.append(flow)
-        name = flow_entry.master_key(flow[0], split(flow[1])[uapi.CTA_TUPLE_MASTER])
-    return path
-
-
-def _helper_kind(flow: Flow) -> tuple[str | None, int, int]:
+def _helper_kind(flow: HeldFlow) -> tuple[str | None, int, int]:
     """What the kernel looks a helper up by."""
     key, value = flow
     return helper_of(split(value)), family_of(key), protocol_of(key)
@@ -429,10 +408,3 @@ def _delete_reply(key: bytes, value: bytes) -> bytes:
     reply = split(value)[uapi.CTA_TUPLE_REPLY]
     zone = split(key).get(uapi.CTA_ZONE, b"")
     return message(uapi.CT_DELETE, uapi.NLM_F_REQUEST, family_of(reply), reply + zone)
-
-
-def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """The items in lists of `size`, the last one shorter."""
-    rest = iter(items)
-    while batch := list(islice(rest, size)):
-        yield batch

@@ -204,8 +204,12 @@ class Store:
 
     def zone_of(self, expectation_key: bytes) -> bytes:
         """The zone attribute of an expectation's master, or nothing: expectations do not name theirs."""
-        helped = self._helped.get(expectation.master_of(expectation_key), ())
-        return flow_entry.zone_of(min(helped, key=len)) if helped else b""
+        masters = self.masters_of(expectation_key)
+        return flow_entry.zone_of(min(masters, key=len)) if masters else b""
+
+    def masters_of(self, expectation_key: bytes) -> Iterable[bytes]:
+        """Return the keys of held flows that may be an expectation's master: they have its tuple, and a helper."""
+        return self._helped.get(expectation.master_of(expectation_key), ())
 
     def begin_snapshot(self, scope: Scope | None = None, *, repair: bool = False) -> None:
         """A snapshot begins: everything in `scope` (None: all) that it and live events do not name goes at its end.
@@ -330,11 +334,6 @@ class Store:
         assert self._journal is not None
         changes, self._journal = self._journal, set()
         return changes
-
-    def put_back(self, keys: set[bytes]) -> None:
-        """Let the next `take_changes` name these again."""
-        assert self._journal is not None
-        self._journal |= keys
 
     def get_flow(self, key: bytes) -> bytes | None:
         """The value of a held flow."""

@@ -1,6 +1,7 @@
 """Many flows at once, put into the kernel of the namespace that one is in, as traffic would: not by the daemon."""
 
 from ftfw.kernel import attributes, create, uapi
+from ftfw.kernel.create_bulk import BATCH, batches
 from ftfw.kernel.injector import InjectionOutcome, Injector
 from ftfw.kernel.netlink import RequestSocket
 from ftfw.replication.store import Store
@@ -10,7 +11,8 @@ async def inject_many(count: int, first: int = 0, *, lasting_s: int = 600) -> No
     """Put in flows number `first` and following, faster than a small buffer can take their events."""
     outcome = InjectionOutcome()
     requests = RequestSocket()
-    await Injector(requests, create.Timeouts(udp=lasting_s)).create(_flows(count, first).plain.items(), outcome)
+    injector = Injector(requests, lambda: create.Timeouts(udp=lasting_s))
+    await injector.create(batches(_flows(count, first).plain.items(), BATCH), outcome)
     requests.close()
     assert outcome.created == count
 
@@ -19,7 +21,7 @@ async def end_many(count: int, first: int = 0) -> None:
     """End them."""
     outcome = InjectionOutcome()
     requests = RequestSocket()
-    await Injector(requests, create.Timeouts()).delete(list(_flows(count, first).plain), outcome)
+    await Injector(requests, create.Timeouts).delete(list(_flows(count, first).plain), outcome)
     requests.close()
     assert outcome.deleted == count
 

@@ -116,6 +116,11 @@ def zone(value: int) -> bytes:
     return u16(uapi.CTA_ZONE, value)
 
 
+def udp(port: int, rest: bytes = b"") -> bytes:
+    """A living UDP flow from this port."""
+    return both(17, port, 53) + alive() + rest
+
+
 def labels(data: bytes) -> bytes:
     return pack(uapi.CTA_LABELS, data)
 

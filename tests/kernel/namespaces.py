@@ -16,6 +16,7 @@ import trio
 
 from ftfw.config.schema import Replicate
 from ftfw.daemon import commit
+from ftfw.daemon.hot_kernel import HotKernel
 from ftfw.kernel import flow_entry, uapi
 from ftfw.kernel.attributes import message
 from ftfw.kernel.create import Timeouts
@@ -55,7 +56,7 @@ class Namespace:
         with self:
             self.requests = RequestSocket()
             self._open.append(self.requests)
-            self.injector = Injector(self.requests, Timeouts())
+            self.injector = Injector(self.requests, Timeouts)
             Path("/proc/sys/net/netfilter/nf_conntrack_events").write_text("1")
 
     def __enter__(self) -> "Namespace":
@@ -150,6 +151,13 @@ class Namespace:
         self._open.append(events)
         return events
 
+    def streamed_injector(self) -> Injector:
+        """An injector whose events `listen` tells."""
+        with self:
+            requests = RequestSocket()
+        self._open.append(requests)
+        return Injector(requests, Timeouts)
+
     async def dump(self) -> list[bytes]:
         """All flows and expectations as they travel in a snapshot."""
         found: list[bytes] = []
@@ -180,6 +188,45 @@ class Namespace:
             outcome = InjectionOutcome()
             await commit.commit(store, self.injector, outcome, ignore_progress)
             return outcome
+
+
+class HotBackup:
+    """A namespace whose kernel follows a store, as a hot backup's does."""
+
+    def __init__(self, namespace: Namespace, store: Store) -> None:
+        self.namespace = namespace
+        self.selector = selector()
+        self._outcome = InjectionOutcome()
+        self.kernel = HotKernel(store, namespace.injector, self.selector, self._outcome)
+
+    async def apply(self) -> InjectionOutcome:
+        """Apply what has changed; return what that did."""
+        outcome = self._outcome
+        outcome.created = outcome.updated = outcome.deleted = 0
+        outcome.failed.clear()
+        outcome.remedied.clear()
+        with self.namespace:
+            await self.kernel.apply_to_kernel()
+        return outcome
+
+    async def commit_remaining(self) -> InjectionOutcome:
+        """Do what a promotion does; return what that did."""
+        outcome = InjectionOutcome()
+        with self.namespace:
+            await self.kernel.commit_remaining(outcome)
+        return outcome
+
+
+async def table(namespace: Namespace) -> dict[object, Flow]:
+    """The kernel's flows by source port (or GRE key)."""
+    flows = (await namespace.snapshot()).flows()
+    return {flow.original.get("sport", flow.original.get("src_key")): flow for flow in flows}
+
+
+def left(flow: Flow) -> int:
+    """Seconds until the flow runs out."""
+    assert flow.timeout is not None
+    return flow.timeout
 
 
 class Capture:

@@ -78,7 +78,7 @@ class Gate(threading.Thread):
                     inward[other], outward[one] = one, other
                 enter(self._firewall)
                 self.requests, reader = RequestSocket(), RequestSocket()
-                self._injector = Injector(reader, Timeouts())
+                self._injector = Injector(reader, Timeouts)
                 self._events = EventSocket(own_port=reader.port, buffer_bytes=1 << 22)
                 for each in (self.requests, reader, self._events):
                     stack.callback(each.close)

@@ -12,9 +12,10 @@ from ftfw.kernel.attributes import BODY, message, split
 from ftfw.kernel.create import CREATE, PINNED_S, Timeouts
 from ftfw.kernel.create_bulk import Creator
 from ftfw.kernel.flow_model import Flow
-from ftfw.kernel.injector import InjectionOutcome, in_order
+from ftfw.kernel.injector import InjectionOutcome
 from ftfw.kernel.message_shapes import PREFIX, SHAPES, dumped_value
 from ftfw.kernel.netlink import CutShortError, OverrunError
+from ftfw.replication.injection_plan import in_master_order
 from ftfw.replication.store import Store
 from tests.kernel.entries import (
     CLIENT,
@@ -219,7 +220,7 @@ async def test_what_is_there_may_be_left_alone(pair: Pair) -> None:
     backup.put(both(UDP, 1, 53) + alive() + mark(6))
     backup.put(both(TCP, 5009, 21) + alive() + tcp() + snat(OUTSIDE, 7))  # has the other one's place
     outcome = InjectionOutcome()
-    await backup.injector.create(store.plain.items(), outcome, replace=False)
+    await backup.injector.create([list(store.plain.items())], outcome, replace=False)
     assert (outcome.created, outcome.updated, outcome.deleted, outcome.failed) == (0, 0, 0, {"exists": 1})
     assert len(outcome.refused) == 1
     left = {flow.original["sport"]: flow.mark for flow in (await backup.snapshot()).flows()}
@@ -235,7 +236,7 @@ async def test_what_is_there_may_be_renewed(pair: Pair) -> None:
     backup.put(both(UDP, 1, 53) + alive() + mark(6))
     backup.put(both(TCP, 5009, 21) + alive() + tcp() + snat(OUTSIDE, 7))  # has the other one's place
     outcome = InjectionOutcome()
-    await backup.injector.create(store.plain.items(), outcome, renew=True)
+    await backup.injector.create([list(store.plain.items())], outcome, renew=True)
     assert (outcome.created, outcome.updated, outcome.deleted, outcome.failed) == (2, 1, 1, {})
     left = {flow.original["sport"]: flow.mark for flow in (await backup.snapshot()).flows()}
     assert left == {1: 5, 2: None, 5000: None}
@@ -513,10 +514,10 @@ async def test_timeouts(pair: Pair, flow: bytes, least: int) -> None:
     active.put(flow)
     store = await active.snapshot()
     flows = [*store.plain.items(), *store.rich.items()]
-    await backup.injector.create(flows, InjectionOutcome())
+    await backup.injector.create([flows], InjectionOutcome())
     assert least - 3 <= timeout(await backup.flow()) <= least
     await backup.injector.delete([key for key, _ in flows], InjectionOutcome())
-    await backup.injector.create(flows, InjectionOutcome(), pinned=True)
+    await backup.injector.create([flows], InjectionOutcome(), pinned=True)
     assert PINNED_S - 3 <= timeout(await backup.flow()) <= PINNED_S
     outcome = InjectionOutcome()
     await backup.injector.set_timeouts(flows, outcome)
@@ -540,10 +541,10 @@ async def test_own_doing_makes_no_event_and_an_administrators_does(pair: Pair) -
     active.put(both(UDP, 1, 53) + alive())
     flows = list((await active.snapshot()).plain.items())
     capture = Capture(backup)
-    await backup.injector.create(flows, InjectionOutcome())
+    await backup.injector.create([flows], InjectionOutcome())
     await backup.injector.set_timeouts(flows, InjectionOutcome(), pinned=True)
     await backup.injector.delete([key for key, _ in flows], InjectionOutcome())
-    await backup.injector.create(flows, InjectionOutcome())
+    await backup.injector.create([flows], InjectionOutcome())
     assert capture.events.drain(100) == []
     backup.run(
         *("conntrack", "-I", "-p", "udp", "-s", CLIENT, "-d", SERVER, "--sport", "7", "--dport", "8", "-t", "99")
@@ -604,7 +605,7 @@ async def test_many_at_once(pair: Pair) -> None:
     backup.put(both(TCP, 200, 80) + alive() + tcp("SYN_SENT") + snat(OUTSIDE, 1200))
     store = await active.snapshot()
     outcome = InjectionOutcome()
-    await backup.injector.create(store.plain.items(), outcome)
+    await backup.injector.create([list(store.plain.items())], outcome)
     assert (outcome.created, outcome.updated, outcome.deleted, outcome.failed) == (399, 1, 1, {})
     assert {str(comparable(flow)) for flow in (await backup.snapshot()).flows()} == {
         str(comparable(flow)) for flow in store.flows()
@@ -651,7 +652,7 @@ async def test_a_malformed_message_costs_no_flow(
 
     monkeypatch.setattr(Creator, "message_parts", wrong)
     outcome = InjectionOutcome()
-    await backup.injector.create(store.plain.items(), outcome, renew=renew)
+    await backup.injector.create([list(store.plain.items())], outcome, renew=renew)
     assert not outcome.failed
     assert outcome.created + outcome.updated == count
     assert outcome.remedied["one_by_one"] >= count
@@ -674,7 +675,7 @@ async def test_what_stays_malformed_is_counted(pair: Pair, monkeypatch: pytest.M
     )
     monkeypatch.setattr(injector, "message", wrong)
     outcome = InjectionOutcome()
-    await backup.injector.create(store.plain.items(), outcome)
+    await backup.injector.create([list(store.plain.items())], outcome)
     assert outcome.failed == {"invalid": 1}
     assert outcome.refused == {poison}
     assert set((await backup.snapshot()).plain) == set(store.plain) - {poison}
@@ -697,8 +698,8 @@ async def test_masters_come_first_down_a_chain(pair: Pair, whole: int | None, on
     store = await active.snapshot()
     related = sorted((item for item in store.rich.items() if b"ftp\0" not in item[1]), reverse=True)
     keys = sorted(key for key, _ in related)  # by port
-    assert [key for key, _ in await in_order(related)] == keys
-    assert [key for key, _ in await in_order(reversed(related))] == keys
+    assert [key for flows in in_master_order(related) for key, _ in flows] == keys
+    assert [key for flows in in_master_order(reversed(related)) for key, _ in flows] == keys
     outcome = await backup.commit(store)
     assert (outcome.created, outcome.failed, outcome.remedied) == (6, {}, {})
     masters = {flow.original["sport"]: (flow.master or {}).get("sport") for flow in (await backup.snapshot()).flows()}
