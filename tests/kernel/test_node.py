@@ -77,6 +77,7 @@ async def running(directory: Path) -> AsyncIterator[tuple[NodeDaemon, Silence, P
     async with trio.open_nursery() as nursery:
         nursery.start_soon(node.run)
         await until(config.control.socket.exists)
+        await command(config.control.socket, "ready")  # commands wait for the first role
         yield node, link, config.control.socket
         nursery.cancel_scope.cancel()
 
