@@ -87,7 +87,7 @@ def test_a_wrong_setting_is_refused(tmp_path: Path, name: str, value: str, expec
     ],
     ids=["libvirtd", "kvm", "box", "range", "namespace"],
 )
-def test_what_is_in_the_way_is_said_once_with_its_remedy(
+def test_an_obstacle_is_reported_once_with_its_remedy(
     tmp_path: Path, edit: tuple[str, str], settings: dict[str, str], told: str
 ) -> None:
     with socket.socket(socket.AF_UNIX) as libvirtd:
@@ -106,12 +106,12 @@ def test_what_is_in_the_way_is_said_once_with_its_remedy(
     assert "report this" not in said
 
 
-def test_the_servers_that_make_room_are_those_that_are_provisioned() -> None:
+def test_the_services_that_the_lab_stops_are_those_that_are_provisioned() -> None:
     provision = (ROOT / "vagrant/provision").read_text()
     assert f"\nservers=({' '.join(SERVICES)})\n" in provision
 
 
-def test_the_key_that_a_server_is_told_to_take_is_where_the_lab_puts_it() -> None:
+def test_the_sshd_of_the_server_accepts_the_key_that_the_lab_writes() -> None:
     provision = (ROOT / "vagrant/provision").read_text()
     assert f" {ssh_host.WORKDIR}/{topology.AUTHORIZED_KEYS_FILE}'" in provision
 
@@ -132,7 +132,7 @@ def test_cleaning_removes_the_image_and_installs_nothing(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("script", ["with-libvirt", "box/build"])
-def test_what_needs_root_asks_for_it(script: str) -> None:
+def test_scripts_that_need_root_use_sudo(script: str) -> None:
     with tempfile.TemporaryDirectory() as folder:  # tmp_path is root's alone
         sudo = Path(folder) / "sudo"
         sudo.write_text('#!/bin/sh\nprintf "%s " "$@"\n')

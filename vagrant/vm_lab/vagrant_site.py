@@ -39,7 +39,7 @@ class VagrantSite:
     missing_rules = ""
 
     def __init__(self, folder: Path, config: Path, machines: Mapping[str, SshHost]) -> None:
-        """`folder` has the Vagrantfile, `config` is the ssh_config(5) of the machines, which `build` writes."""
+        """Prepare to use machines: `folder` has their Vagrantfile; `build` writes their ssh_config(5) to `config`."""
         self._folder = folder
         self._config = config
         self._machines = machines
