@@ -135,7 +135,7 @@ def select_flows(pattern: str, *, flowtables: bool = False) -> list[LabFlow]:
         if fnmatch.fnmatch(flow.name, pattern) and (flowtables or not flow.offloaded_source)
     ]
     if not chosen:
-        raise LabError(f"no flow is called {pattern!r}")
+        raise LabError(f"no flow is called {pattern!r}; a run of all flows prints their names")
     return chosen
 
 

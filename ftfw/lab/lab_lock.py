@@ -20,7 +20,7 @@ def lab_lock(lab: str) -> Iterator[None]:
     path = LOCK_FOLDER / lab
     lock = _open_locked(path)
     if lock is None:
-        raise LabError(f"{lab} is under way")
+        raise LabError(f"{lab} is under way: wait until it has ended")
     try:
         yield
     finally:

@@ -31,7 +31,7 @@ def hold(lab: str) -> None:
 def test_a_lock_is_refused_while_it_is_held_and_leaves_no_file(folder: Path) -> None:
     with lab_lock.lab_lock("lab"):
         hold("another")
-        with pytest.raises(LabError, match=r"^lab is under way$"):
+        with pytest.raises(LabError, match=r"^lab is under way: wait until it has ended$"):
             hold("lab")
     hold("lab")
     assert list(folder.iterdir()) == []

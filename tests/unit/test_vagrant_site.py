@@ -71,7 +71,7 @@ async def test_without_libvirtd_the_error_names_what_starts_one(program: Path) -
 async def test_machines_that_another_lab_uses_are_refused(program: Path) -> None:
     answer(program, "")
     with lab_lock("ftfw-lab-vagrant" + os.environ["VAGRANT_CWD"].replace("/", "-")):
-        assert (await refusal()).endswith("-vagrant is under way")
+        assert (await refusal()).endswith("-vagrant is under way: wait until it has ended")
     assert "is not running" in await refusal()
 
 
