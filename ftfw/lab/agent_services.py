@@ -28,7 +28,7 @@ class AgentServices:
         self._listeners: list[tuple[trio.socket.SocketType, Any]] = []
 
     async def start(self, host: str) -> None:
-        """Start the services of that host; all listen when this returns."""
+        """Start the services of that host; those over TCP and UDP listen when this returns."""
         await self._nursery.start(trio.serve_tcp, partial(_guard, _echo), topology.ECHO_PORT)
         await self._nursery.start(trio.serve_tcp, partial(_guard, _stream), topology.STREAM_PORT)
         if host == topology.SERVER:

@@ -80,7 +80,7 @@ class BootingFirewall(ABC):
 
     @abstractmethod
     async def build(self) -> None:
-        """Make the parts that survive a power cut: disk and cables."""
+        """Make the parts that survive a power cut."""
 
     @abstractmethod
     async def power_on(self) -> None:

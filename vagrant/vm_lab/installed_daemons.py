@@ -27,7 +27,7 @@ class KeepalivedAlone(ReplicationDaemon):
     services: tuple[str, ...] = ("keepalived",)
 
     async def prepare(self, hosts: tuple[Host, ...]) -> None:
-        """Stop what runs, and delete what an interrupted run left."""
+        """Stop the services, delete the entries that an interrupted run left, and configure both nodes."""
         for host in hosts:
             await host.run("systemctl", "disable", "--now", "keepalived", "ftfw")
             # Entries of an interrupted run would let flows survive. TCP entries do no harm, and ssh uses one.
