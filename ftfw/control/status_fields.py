@@ -348,7 +348,7 @@ FIELDS: Final = (
     ),
     StatusField(
         "last_commit.otherwise{reason}",
-        "entries that the last commit created in another way than the store has them, by reason",
+        "entries that the last commit created, but not as the store has them, by reason",
         grade=_unless_zero,
         metric=_gauge("ftfw_last_commit_otherwise_entries"),
     ),

@@ -96,7 +96,8 @@ def test_a_good_host_has_no_fault(namespace: Namespace) -> None:
 
 def test_a_bare_host_has_many(namespace: Namespace) -> None:
     findings = namespace.check()
-    warned = (EVENTS, "net.netfilter.nf_conntrack_tcp_loose", "ruleset", "labels", "invalid packets")
+    sysctls = (EVENTS, "net.netfilter.nf_conntrack_tcp_loose", "net.ipv4.ip_forward")
+    warned = (*sysctls, "ruleset", "labels", "invalid packets")
     assert levels(findings, *warned) == ["warning"] * len(warned)
     assert findings["link[0]"]["found"] == "no interface sync"
     assert findings["nf_conntrack"]["level"] == "ok"
@@ -125,7 +126,7 @@ def test_no_carrier_and_no_multicast(namespace: Namespace) -> None:
     assert namespace.check()["link[0]"]["found"] == "sync has no carrier"
     namespace.run("ip", "link", "set", "other", "up")
     namespace.run("ip", "link", "set", "sync", "multicast", "off")
-    assert namespace.check()["link[0]"]["found"] == "sync does not do multicast"
+    assert namespace.check()["link[0]"]["found"] == "sync does not support multicast"
 
 
 def test_without_the_capability(namespace: Namespace) -> None:
@@ -252,7 +253,7 @@ def test_rules_of_iptables_legacy_are_not_taken_for_none(namespace: Namespace) -
     namespace.run("iptables-legacy", *drop)
     findings = namespace.check()
     assert levels(findings, "ruleset", "invalid packets", "labels") == ["ok", "ok", "ok"]
-    assert findings["invalid packets"]["found"].startswith("cannot be told: there are rules of iptables")
+    assert findings["invalid packets"]["found"].startswith("not known: the ruleset has rules of iptables")
 
 
 def test_gre_is_noticed(namespace: Namespace) -> None:

@@ -199,7 +199,7 @@ def test_a_keepalived_that_found_no_fifo_is_told_and_its_node_takes_over_all_the
         until(lambda: (s := second.node.status())["flows"] == 5 and s["synced"], "the flows are held")
         until(lambda: second.node.status()["keepalived"]["fifo_writer"] is False, "nobody writes")
         checked = second.node.ftfw("check", check=False).stdout
-        assert re.search(r"problem +keepalived: it runs and has not opened .*: ftfw hears of no failover", checked)
+        assert re.search(r"problem +keepalived: it runs and has not opened .*: ftfw learns of no failover", checked)
         first.kill_keepalived()
         first.node.kill()
         for interface in ("lan", "wan", "sync"):

@@ -1,1 +1,1 @@
-"""Findings of `ftfw check` about the host and the configuration, each with its remedy."""
+"""Checks the host and the configuration for `ftfw check`; each finding has its remedy."""

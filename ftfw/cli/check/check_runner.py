@@ -1,7 +1,7 @@
-"""`ftfw check`: the configuration and the host, each finding with its remedy.
+"""Runs the checks of the configuration and the host.
 
-A check is a function from what was gathered (`Context`) to findings; to add one, write it in the module that
-it belongs to and name it in CHECKS, which is the order of the report.
+A check is a function from what was gathered (`CheckInput`) to findings.  A new check is a function in the module of its
+subject, and a name in CHECKS, which is the order of the report.
 """
 
 from __future__ import annotations
@@ -10,20 +10,26 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from ftfw.cli.check import host_checks, keepalived_checks, link_checks, peer_checks, ruleset_checks
-from ftfw.cli.check.finding import Check, Context, Finding, Level, warning
+from ftfw.cli.check import (
+    config_checks,
+    daemon_checks,
+    host_checks,
+    keepalived_checks,
+    link_checks,
+    peer_checks,
+    ruleset_checks,
+)
+from ftfw.cli.check.finding import CheckFunction, CheckInput, Finding, warning
 from ftfw.cli.check.ruleset import RulesetError, read_ruleset
 from ftfw.config.config_errors import ConfigError
 from ftfw.config.schema import load
 from ftfw.control.client import ControlError, SilentError, call, socket_of
 
-__all__ = ["CHECKS", "Context", "Finding", "Level", "gather", "run_checks"]
+ANSWER_S = 5.0  # the status costs the daemon little: one that does not answer for so long hangs
 
-ANSWER_S = 5.0  # a daemon that gives none to a question that costs it nothing hangs
-
-CHECKS: tuple[Check, ...] = (
-    link_checks.check_config,
-    link_checks.check_keys,
+CHECKS: tuple[CheckFunction, ...] = (
+    config_checks.check_config,
+    config_checks.check_keys,
     host_checks.check_conntrack,
     host_checks.check_kernel_version,
     host_checks.check_events,
@@ -39,38 +45,36 @@ CHECKS: tuple[Check, ...] = (
     ruleset_checks.check_labels,
     ruleset_checks.check_invalid,
     link_checks.check_links,
-    link_checks.check_gate,
-    link_checks.check_metrics,
+    config_checks.check_gate,
+    config_checks.check_metrics,
     keepalived_checks.check_keepalived,
-    keepalived_checks.check_its_configuration,
-    keepalived_checks.check_gate_beside_it,
+    keepalived_checks.check_keepalived_conf,
+    keepalived_checks.check_gate_beside_keepalived,
     peer_checks.check_peers,
-    peer_checks.check_hosts,
+    peer_checks.check_peer_hosts,
     link_checks.check_traffic,
-    link_checks.check_daemon,
+    daemon_checks.check_daemon,
 )
 
 
 def run_checks(config_path: Path) -> list[Finding]:
-    """Run every check; none of them changes anything on the host."""
+    """Run every check, and return the findings in the order of the report.  No check changes the host."""
     context = gather(config_path)
-    return [finding for check in CHECKS for finding in _carry_out(check, context)]
+    return [finding for check in CHECKS for finding in _findings_of(check, context)]
 
 
-def _carry_out(check: Check, context: Context) -> Iterator[Finding]:
-    """What a check finds; where it raises, that is a finding as well, and the others' stand."""
+def _findings_of(check: CheckFunction, context: CheckInput) -> Iterator[Finding]:
+    """Yield what a check finds; if it raises, that is a finding, and the other checks still run."""
     try:
         yield from check(context)
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
-        found = (
-            f"{check.__name__} broke off: {type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
-        )
-        yield warning("check", found, "report it; what it looks at, see docs/commands.md, is to be looked at by hand")
+        found = f"{check.__name__} failed: {type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+        yield warning("check", found, "report it; docs/commands.md says what it checks: check that by hand")
 
 
-def gather(config_path: Path) -> Context:
-    """Read what the checks go by: the configuration, the ruleset, and the running daemon's status."""
+def gather(config_path: Path) -> CheckInput:
+    """Read what the checks need: the configuration, the ruleset, and the running daemon's status."""
     config, why_no_config = None, ""
     try:
         config = load(config_path)
@@ -86,7 +90,7 @@ def gather(config_path: Path) -> Context:
         status = call(socket_of(config_path)[0], "status", silence_max_s=ANSWER_S, count=False)
     except ControlError as error:
         why_no_status, hangs = str(error), isinstance(error, SilentError)
-    return Context(
+    return CheckInput(
         config_path=config_path,
         config=config,
         why_no_config=why_no_config,

@@ -1,4 +1,4 @@
-"""What a check finds, and what it has to go by."""
+"""Defines what a check returns, and what it gets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ftfw.config.schema import Config
 
 
 class Level(StrEnum):
-    """How bad it is."""
+    """Says how bad a finding is."""
 
     OK = "ok"
     WARNING = "warning"
@@ -22,7 +22,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One line of the report. The remedy is empty if there is nothing to be done."""
+    """Holds one line of the report; the remedy is empty if there is nothing to do."""
 
     level: Level
     subject: str
@@ -30,37 +30,37 @@ class Finding:
     remedy: str = ""
 
     def as_dict(self) -> dict[str, str]:
-        """Give the finding as JSON has it."""
+        """Return the finding as `--json` prints it."""
         return {"level": self.level, "subject": self.subject, "found": self.found, "remedy": self.remedy}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Context:
-    """What was gathered before the checks run; what could not be had is None, and `why_no_...` says why."""
+class CheckInput:
+    """Holds what was gathered before the checks run; what could not be read is None, and `why_no_...` says why."""
 
     config_path: Path
     config: Config | None = None
     why_no_config: str = ""
     status: dict[str, Any] | None = None
     why_no_status: str = ""
-    hangs: bool = False  # the daemon is there, and does not answer
+    hangs: bool = False  # the daemon runs, and does not answer
     ruleset: Ruleset | None = None
     why_no_ruleset: str = ""
 
 
-Check = Callable[[Context], Iterator[Finding]]
+CheckFunction = Callable[[CheckInput], Iterator[Finding]]
 
 
 def ok(subject: str, found: str, remedy: str = "") -> Finding:
-    """Say that all is well, or what is merely worth a note."""
+    """Return a finding that needs no action, or is worth a note."""
     return Finding(level=Level.OK, subject=subject, found=found, remedy=remedy)
 
 
 def warning(subject: str, found: str, remedy: str) -> Finding:
-    """Say what works, but not as well as it should, or not for all flows."""
+    """Return a finding about what works, but not well, or not for all flows."""
     return Finding(level=Level.WARNING, subject=subject, found=found, remedy=remedy)
 
 
 def problem(subject: str, found: str, remedy: str) -> Finding:
-    """Say what makes replication or a takeover fail."""
+    """Return a finding about what makes replication or a takeover fail."""
     return Finding(level=Level.PROBLEM, subject=subject, found=found, remedy=remedy)

@@ -1,4 +1,4 @@
-"""The report of `ftfw check` for people."""
+"""Prints the report of `ftfw check` for people."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ INDENT = 9  # columns
 
 
 def print_findings(findings: list[Finding]) -> None:
-    """Print the findings in order, each with its remedy below it, and their number by level."""
+    """Print the findings in order, each with its remedy below, and their number by level."""
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     for finding in findings:
         line = Text(f"{finding.level:{INDENT}}", style=STYLES[finding.level])

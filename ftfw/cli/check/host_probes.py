@@ -1,4 +1,4 @@
-"""Questions to this host's kernel, in the network namespace that the process runs in."""
+"""Asks this host's kernel what the checks need, in the network namespace of this process."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
 
 
 def clock_is_synchronised() -> bool:
-    """Tell whether something keeps this host's clock right, as far as the kernel knows."""
-    struct_timex = ctypes.create_string_buffer(512)  # larger than it is anywhere; no bit of `modes` is set
+    """Return whether the kernel regards the clock as synchronised (adjtimex(2))."""
+    struct_timex = ctypes.create_string_buffer(512)  # larger than on any architecture; no bit of `modes` is set
     return bool(ctypes.CDLL(None).adjtimex(struct_timex) != TIME_ERROR)
 
 
 def forwards() -> bool:
-    """Tell whether this host forwards packets, of either family."""
+    """Return whether this host forwards packets of IPv4 or IPv6."""
     switches = ("ipv4/ip_forward", "ipv6/conf/all/forwarding")
     paths = [Path("/proc/sys/net") / switch for switch in switches]
     return any(path.read_text().strip() != "0" for path in paths if path.exists())
 
 
 def runs(program: str) -> bool:
-    """Tell whether a process of this name is there, in this process's network namespace."""
+    """Return whether a process of this name runs in this network namespace."""
     here = Path("/proc/self/ns/net").readlink()
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -51,7 +51,7 @@ def owner(file: Path) -> str:
 
 
 def daemon_user(socket: Path) -> str:
-    """Return whom the daemon runs as: whose control socket it is, or whom the unit would run it as."""
+    """Return the user that the daemon runs as: the owner of its control socket, else the user of the unit."""
     with suppress(OSError):
         return owner(socket)
     try:
@@ -61,7 +61,7 @@ def daemon_user(socket: Path) -> str:
 
 
 def has_address(address: str) -> bool:
-    """Tell whether this host has the address."""
+    """Return whether this host has the address."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as trying:
         try:
@@ -72,7 +72,7 @@ def has_address(address: str) -> bool:
 
 
 def listen_trouble(host: str, port: int) -> str:
-    """Say why nobody can listen there now, if nobody can; else the empty string."""
+    """Return why a socket cannot listen there, or an empty string if it can."""
     try:
         for family, kind, _, _, address in socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -81,18 +81,18 @@ def listen_trouble(host: str, port: int) -> str:
                 trying.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 trying.bind(address)
                 trying.listen()
-    except (OSError, UnicodeError) as error:  # the latter: a name that no resolver could be asked for
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that cannot be sent to a resolver
         return getattr(error, "strerror", None) or str(error)
     return ""
 
 
 def has_nft() -> bool:
-    """Tell whether nftables' command is installed."""
+    """Return whether the command of nftables is installed."""
     return shutil.which("nft") is not None
 
 
 def loaded_modules() -> frozenset[str]:
-    """Return the names of the modules that are loaded; those built in are not among them."""
+    """Return the names of the loaded modules, without those built into the kernel."""
     try:
         lines = Path("/proc/modules").read_text().splitlines()
     except OSError:
@@ -101,7 +101,7 @@ def loaded_modules() -> frozenset[str]:
 
 
 def kernel_version() -> tuple[int, int, int]:
-    """Return the kernel's version, with the stable release that a distribution builds from if it says so."""
+    """Return the kernel's version, with the stable release of the distribution's build if uname names it."""
     names = os.uname()
     stable = re.search(r"\b(\d+)\.(\d+)\.(\d+)", names.version) or re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", names.release)
     if stable is None:

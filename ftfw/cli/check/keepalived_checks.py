@@ -1,4 +1,4 @@
-"""Checks of how this node and keepalived hear of each other."""
+"""Checks of how this node and keepalived inform each other."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ftfw.cli.check import host_probes, keepalived_conf
-from ftfw.cli.check.finding import Context, Finding, ok, problem, warning
+from ftfw.cli.check.finding import CheckInput, Finding, ok, problem, warning
 from ftfw.cli.check.keepalived_conf import KeepalivedConf
 from ftfw.config import schema
 from ftfw.config.value_types import Address
 
 CONFIGURATION = Path("/etc/keepalived/keepalived.conf")
 SUBJECT = "keepalived"
-DOCS = "docs/keepalived.md has it in full"
+DOCS = "see docs/keepalived.md"
 ADDRESSES_REMEDY = (
-    "name keepalived's virtual_ipaddress there, so that ftfw tells when role and addresses disagree,"
+    "name keepalived's virtual_ipaddress there: then ftfw reports when role and addresses disagree,"
     " and a daemon that is restarted on the MASTER becomes active again"
 )
-DISAGREEMENT_REMEDY = "docs/keepalived.md tells the usual causes; `ftfw promote` or `ftfw demote` settles it"
-UNFOLLOWED_REMEDY = "see yourself that what it says and ftfw.toml go together; docs/keepalived.md tells what has to"
+DISAGREEMENT_REMEDY = "docs/keepalived.md lists the usual causes; `ftfw promote` or `ftfw demote` ends it"
+UNFOLLOWED_REMEDY = "compare its contents with ftfw.toml by hand; docs/keepalived.md says what has to match"
 
 
-def check_its_configuration(context: Context) -> Iterator[Finding]:
-    """Find whether keepalived's configuration and this node's go together."""
+def check_keepalived_conf(context: CheckInput) -> Iterator[Finding]:
+    """Check that keepalived's configuration and this node's match."""
     if context.config is None:
         return
     keys = context.config.keepalived
     try:
         text = CONFIGURATION.read_bytes().decode(errors="replace")
     except FileNotFoundError:
-        yield from _untold(context, keys)
+        yield from _silent_keepalived(context, keys)
         return
     except OSError as error:
-        yield ok(SUBJECT, f"{CONFIGURATION} not looked at: {error.strerror}", "run this as root")
+        yield ok(SUBJECT, f"{CONFIGURATION} not read: {error.strerror}", "run this as root")
         return
     theirs = keepalived_conf.extract(text)
     whole = not theirs.not_followed
@@ -48,10 +48,10 @@ def check_its_configuration(context: Context) -> Iterator[Finding]:
         yield from _addresses(keys, theirs)
 
 
-def _untold(context: Context, keys: schema.KeepalivedSection) -> Iterator[Finding]:
-    told = (context.status or {}).get("keepalived") or {}
-    if host_probes.runs("keepalived") and keys.fifo is None and not told.get("instances"):
-        yield warning(SUBJECT, "it runs here, and has told ftfw nothing so far", f"a FIFO, or a hook; {DOCS}")
+def _silent_keepalived(context: CheckInput, keys: schema.KeepalivedSection) -> Iterator[Finding]:
+    reported = (context.status or {}).get("keepalived") or {}
+    if host_probes.runs("keepalived") and keys.fifo is None and not reported.get("instances"):
+        yield warning(SUBJECT, "it runs here, and has not notified ftfw so far", f"configure a FIFO or a hook; {DOCS}")
 
 
 def _fifos(keys: schema.KeepalivedSection, theirs: KeepalivedConf, user: str, *, whole: bool) -> Iterator[Finding]:
@@ -63,21 +63,21 @@ def _fifos(keys: schema.KeepalivedSection, theirs: KeepalivedConf, user: str, *,
         if user not in ("root", found.user):
             yield warning(
                 SUBJECT,
-                f"{CONFIGURATION}: if keepalived starts first, it makes {ours} for {found.user or 'root'},"
+                f"{CONFIGURATION}: if keepalived starts first, it creates {ours} for {found.user or 'root'},"
                 f" and ftfw runs as {user}",
                 f"`vrrp_notify_fifo {ours} {user}` in global_defs",
             )
         if not theirs.tells_on_reload and whole:
             yield warning(
                 SUBJECT,
-                f"{CONFIGURATION}: a reload tells an ftfw that was restarted nothing of its role",
+                f"{CONFIGURATION}: a reload does not notify an ftfw that was restarted of its role",
                 "`fifo_write_vrrp_states_on_reload` in global_defs",
             )
     elif ours in theirs.all_fifos:
         yield warning(
             SUBJECT,
-            f"{CONFIGURATION} names {ours} as notify_fifo, which tells of virtual servers as well",
-            f"`vrrp_notify_fifo {ours}` in its place",
+            f"{CONFIGURATION} names {ours} as notify_fifo, to which keepalived writes about virtual servers as well",
+            f"`vrrp_notify_fifo {ours}` instead",
         )
     elif whole or theirs.fifos:
         given = f", but {theirs.fifos[0].path}" if theirs.fifos else ""
@@ -91,10 +91,10 @@ def _fifos(keys: schema.KeepalivedSection, theirs: KeepalivedConf, user: str, *,
 def _without_fifo(theirs: KeepalivedConf, *, whole: bool) -> Iterator[Finding]:
     if theirs.fifos and not theirs.has_hook:
         path = theirs.fifos[0].path
-        found = f"{CONFIGURATION} has it write to {path}, and keepalived.fifo is not set: ftfw hears of no failover"
+        found = f"{CONFIGURATION} names the FIFO {path}, but keepalived.fifo is not set: ftfw learns of no failover"
         yield warning(SUBJECT, found, f'`fifo = "{path}"` under [keepalived] in ftfw.toml')
     elif not theirs.has_hook and whole:
-        found = f"{CONFIGURATION} has no hook, and keepalived.fifo is not set: ftfw hears of no failover"
+        found = f"{CONFIGURATION} has no hook, and keepalived.fifo is not set: ftfw learns of no failover"
         yield warning(SUBJECT, found, f"`vrrp_notify_fifo` in global_defs, and keepalived.fifo; {DOCS}")
 
 
@@ -102,11 +102,11 @@ def _track_file(keys: schema.KeepalivedSection, theirs: KeepalivedConf, *, whole
     ours = str(keys.track_file)
     if keys.track_file is None:
         for path in sorted(path for path in theirs.tracked if "ftfw" in path):
-            found = f"{CONFIGURATION} tracks {path}, and keepalived.track_file is not set: ftfw does not write it"
+            found = f"{CONFIGURATION} tracks {path}, but keepalived.track_file is not set: ftfw does not write the file"
             yield warning(SUBJECT, found, f'`track_file = "{path}"` under [keepalived] in ftfw.toml')
     elif ours in theirs.untracked and whole:
         found = f"{CONFIGURATION} names {ours}, but no instance and no sync group tracks it"
-        yield warning(SUBJECT, found, f"name it in a `track_file` block of what decides; {DOCS}")
+        yield warning(SUBJECT, found, f"name it in a `track_file` block of the instance or group that decides; {DOCS}")
     elif ours not in theirs.tracked and whole:
         found = f"{CONFIGURATION} does not track {ours}: a node that is not ready may become MASTER"
         yield warning(SUBJECT, found, f"a `track_file` with `file {ours}`; {DOCS}")
@@ -118,73 +118,73 @@ def _names(keys: schema.KeepalivedSection, theirs: KeepalivedConf) -> Iterator[F
         if name not in there:
             found = f"{CONFIGURATION} has no instance and no sync group {name}: this node is never made active"
             yield problem(
-                "keepalived.instances", found, f"name what decides there: {', '.join(there) or 'none is there'}"
+                "keepalived.instances", found, f"name the one that decides: {', '.join(there) or 'the file has none'}"
             )
     if not keys.instances and len(theirs.instances) > 1 and (keys.fifo or theirs.has_hook):
         of_all = next((name for name, members in theirs.groups.items() if {*theirs.instances} <= {*members}), None)
-        found = f"none, and {CONFIGURATION} has {len(theirs.instances)}: one that a reload takes away goes on to count"
-        yield warning("keepalived.instances", found, f"name {of_all or 'a sync group of all of them'} there; {DOCS}")
+        found = f"none, and {CONFIGURATION} has {len(theirs.instances)}: one that a reload removes still counts"
+        yield warning("keepalived.instances", found, f"name {of_all or 'a sync group of all of them'}; {DOCS}")
 
 
 def _addresses(keys: schema.KeepalivedSection, theirs: KeepalivedConf) -> Iterator[Finding]:
-    """Compare the addresses of the instances that count with those that ftfw watches."""
+    """Compare the virtual addresses of the instances that count with keepalived.addresses."""
     counting = {
         member for name in keys.instances or theirs.instances for member in (name, *theirs.groups.get(name, ()))
     }
     if not keys.addresses or counting.isdisjoint(theirs.instances):
-        return  # told of already
+        return  # reported by other checks
     virtual = {address for name, found in theirs.instances.items() if name in counting for address in found.addresses}
     if missing := _listed(virtual - set(keys.addresses)):
-        found = f"without {missing}, which keepalived moves: ftfw does not see where they are"
+        found = f"without {missing}, which keepalived moves: ftfw does not see which node has them"
         yield warning("keepalived.addresses", found, f"add {missing}")
     if strange := _listed(set(keys.addresses) - virtual):
-        found = f"{strange}: not among the virtual addresses in {CONFIGURATION}"
-        yield warning("keepalived.addresses", found, "take it out, or mend it: an active without it has a disagreement")
+        found = f"{strange}: not a virtual address in {CONFIGURATION}"
+        yield warning("keepalived.addresses", found, "remove or correct it: an active without it is a disagreement")
 
 
 def _listed(addresses: Iterable[Address]) -> str:
     return ", ".join(sorted(map(str, addresses)))
 
 
-def check_keepalived(context: Context) -> Iterator[Finding]:
-    """Find whether keepalived gets through to this node, and whether what it said is true."""
+def check_keepalived(context: CheckInput) -> Iterator[Finding]:
+    """Check that keepalived reaches this node, and that the role agrees with the addresses."""
     keys = context.config.keepalived if context.config else None
-    told = (context.status or {}).get("keepalived") or {}
+    reported = (context.status or {}).get("keepalived") or {}
     if keys is not None and keys.fifo is not None:
-        yield _fifo(keys.fifo, told.get("fifo"))
-        if told.get("fifo_writer") is False:
+        yield _fifo(keys.fifo, reported.get("fifo"))
+        if reported.get("fifo_writer") is False:
             yield _without_writer(keys.fifo)
         if not keys.addresses:
             yield warning("keepalived.addresses", "none", ADDRESSES_REMEDY)
-    if disagreement := told.get("disagreement"):
+    if disagreement := reported.get("disagreement"):
         yield problem("keepalived", disagreement, DISAGREEMENT_REMEDY)
 
 
 def _without_writer(path: Path) -> Finding:
     if not host_probes.runs("keepalived"):
-        return warning("keepalived", f"it does not run: nobody has {path} open for writing", "start it")
-    found = f"it runs and has not opened {path}: ftfw hears of no failover"
+        return warning("keepalived", f"it does not run: no process has {path} open for writing", "start it")
+    found = f"it runs and has not opened {path}: ftfw learns of no failover"
     return problem("keepalived", found, f"`systemctl reload keepalived`, and `vrrp_notify_fifo {path}`; {DOCS}")
 
 
-def _fifo(path: Path, told: str | None) -> Finding:
-    if told not in (None, "open"):
-        found, _, remedy = told.partition("; ")
+def _fifo(path: Path, reported: str | None) -> Finding:
+    if reported not in (None, "open"):
+        found, _, remedy = reported.partition("; ")
         return problem("keepalived.fifo", found, remedy)
     if path.exists() and not stat.S_ISFIFO(path.stat().st_mode):
-        return problem("keepalived.fifo", f"{path} is no FIFO", "move it away, or name another path")
-    return ok("keepalived.fifo", f"{path}: {told or 'not open yet: ftfw makes it when it starts'}")
+        return problem("keepalived.fifo", f"{path} is not a FIFO", "move it away, or name another path")
+    return ok("keepalived.fifo", f"{path}: {reported or 'not open yet: ftfw creates it when it starts'}")
 
 
-def check_gate_beside_it(context: Context) -> Iterator[Finding]:
-    """Find whether traffic waits where keepalived moves the addresses before the state is in the kernel."""
+def check_gate_beside_keepalived(context: CheckInput) -> Iterator[Finding]:
+    """Check that a warm node has a gate, if keepalived moves the addresses before the commit is done."""
     if context.config is None or context.config.standby.mode == "hot" or context.config.takeover.gate_interfaces:
         return
     keys = context.config.keepalived
-    told = (context.status or {}).get("keepalived") or {}
-    if keys.fifo or keys.instances or keys.addresses or told.get("instances"):
+    reported = (context.status or {}).get("keepalived") or {}
+    if keys.fifo or keys.instances or keys.addresses or reported.get("instances"):
         yield warning(
             "takeover.gate_interfaces",
-            "none: in warm mode, what comes to the virtual addresses before the commit is done is answered with errors",
+            "none: a warm node answers packets that arrive before its commit is done with errors",
             'name the interfaces that forward, such as ["lan", "wan"] (docs/gate.md), or set standby.mode to "hot"',
         )

@@ -1,4 +1,4 @@
-"""The host's ruleset, as far as it decides what conntrack can keep; read from `nft -j list ruleset`."""
+"""Reads from `nft -j list ruleset` what decides which flows conntrack tracks, and what their entries can have."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class RulesetError(Exception):
 
 @dataclass(frozen=True)
 class Ruleset:
-    """Chains and rules, as nft tells them in JSON."""
+    """Holds chains and rules as nft prints them in JSON."""
 
     chains: dict[ChainId, dict[str, Any]]
     rules: dict[ChainId, list[list[dict[str, Any]]]]
@@ -31,32 +31,32 @@ class Ruleset:
     legacy: frozenset[str] = frozenset()  # names of tables of iptables-legacy, which nft does not see
 
     def uses_labels(self) -> bool:
-        """Whether a rule reads or sets labels: only then does the kernel make room for them in an entry."""
+        """Return whether a rule reads or sets labels: only then do the kernel's new entries have room for labels."""
         return any(
             mapping.get("ct") == {"key": "label"} or _name(mapping.get("xt")) == "connlabel"
             for mapping in self._mappings()
         )
 
     def uses_conntrack(self) -> bool:
-        """Whether anything makes the kernel track flows: a rule that asks conntrack, or NAT."""
+        """Return whether a rule that uses conntrack, or NAT, makes the kernel track flows."""
         return self.translates() or any("ct" in mapping or "xt" in mapping for mapping in self._mappings())
 
     def translates(self) -> bool:
-        """Whether there is NAT."""
+        """Return whether the ruleset has NAT."""
         return "nat" in self.legacy or any(chain.get("type") == "nat" for chain in self.chains.values())
 
     def is_partly_opaque(self) -> bool:
-        """Whether there are rules of iptables, of which nft does not tell everything, or nothing."""
+        """Return whether the ruleset has rules of iptables, which nft prints in part only, or not at all."""
         return bool(self.legacy) or any("xt" in mapping for mapping in self._mappings())
 
     def mentions_gre(self) -> bool:
-        """Whether a rule or a helper is about GRE."""
+        """Return whether a rule or a helper concerns GRE."""
         rights = (_values(mapping["match"].get("right")) for mapping in self._mappings() if "match" in mapping)
         helpers = (thing.get("ct helper", {}).get("type") for thing in self.objects)
         return any(not GRE.isdisjoint(values) for values in rights) or "pptp" in helpers
 
     def drops_invalid(self, hook: str) -> bool:
-        """Whether packets that belong to no flow are dropped at `hook`: by a rule, or by policy."""
+        """Return whether a rule or a policy drops packets that belong to no flow at `hook`."""
         for chain_id, chain in self.chains.items():
             if chain.get("hook") != hook or chain.get("type") != "filter":
                 continue
@@ -90,7 +90,7 @@ class Ruleset:
 
 
 def read_ruleset() -> Ruleset:
-    """Ask nft; RulesetError if it is not there or not willing."""
+    """Return the ruleset of this network namespace.  Raises RulesetError if nft is not installed or fails."""
     command = ["nft", "-j", "list", "ruleset"]
     try:
         done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=False)
@@ -106,19 +106,19 @@ def read_ruleset() -> Ruleset:
     try:
         return parse(json.loads(done.stdout), _legacy_tables())
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise RulesetError("nft's JSON is not what was expected") from None
+        raise RulesetError("nft printed JSON of an unknown form") from None
 
 
 def _legacy_tables() -> frozenset[str]:
     names: set[str] = set()
     for file in LEGACY:
-        with suppress(OSError):  # this kernel has none, or this is not root's process
+        with suppress(OSError):  # the kernel has no such table, or this process is not root's
             names |= set(file.read_text().split())
     return frozenset(names)
 
 
 def parse(document: dict[str, Any], legacy: frozenset[str] = frozenset()) -> Ruleset:
-    """Sort nft's list of objects."""
+    """Return the ruleset in nft's JSON; `legacy` are the names of tables of iptables-legacy."""
     chains: dict[ChainId, dict[str, Any]] = {}
     rules: dict[ChainId, list[list[dict[str, Any]]]] = {}
     objects = []
@@ -135,7 +135,7 @@ def parse(document: dict[str, Any], legacy: frozenset[str] = frozenset()) -> Rul
 
 
 def _mappings(node: Any) -> Iterator[dict[str, Any]]:
-    """Walk over every JSON object in a tree."""
+    """Yield every JSON object in a tree."""
     if isinstance(node, dict):
         yield node
         node = list(node.values())
@@ -159,7 +159,7 @@ def _drops_invalid(rule: list[dict[str, Any]]) -> bool:
 
 
 def _values(right: Any) -> set[Any]:
-    """Take the plain values from the right side of a match: one, a list, or an anonymous set."""
+    """Return the plain values on the right side of a match: a value, a list, or an anonymous set."""
     if isinstance(right, dict):
         right = right.get("set", [])
     values = right if isinstance(right, list) else [right]

@@ -1,45 +1,45 @@
-"""Checks of the ruleset: what it lets a taken-over entry keep, and what it does with stray packets."""
+"""Checks of the ruleset: whether it tracks flows, keeps labels, and drops packets that belong to no flow."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ftfw.cli.check.finding import Context, Finding, ok, warning
+from ftfw.cli.check.finding import CheckInput, Finding, ok, warning
 
 UNREADABLE_REMEDY = "install nftables, and run this as root"
-OPAQUE = "cannot be told: there are rules of iptables, of which nft does not tell everything"
+OPAQUE = "not known: the ruleset has rules of iptables, which nft prints in part only"
 
 
-def check_readable(context: Context) -> Iterator[Finding]:
-    """Find whether the ruleset can be read at all."""
+def check_readable(context: CheckInput) -> Iterator[Finding]:
+    """Check that the ruleset can be read."""
     if context.ruleset is None:
         yield warning("ruleset", f"not checked: {context.why_no_ruleset}", UNREADABLE_REMEDY)
 
 
-def check_tracking(context: Context) -> Iterator[Finding]:
-    """Find whether anything makes the kernel track flows."""
+def check_tracking(context: CheckInput) -> Iterator[Finding]:
+    """Check that the ruleset makes the kernel track flows."""
     if context.ruleset is None:
         return
     if context.ruleset.uses_conntrack():
-        yield ok("ruleset", "asks connection tracking")
+        yield ok("ruleset", "uses connection tracking")
     elif context.ruleset.is_partly_opaque():
-        yield ok("ruleset", OPAQUE, "see that a rule uses `-m conntrack`, or NAT: else no flow is tracked")
+        yield ok("ruleset", OPAQUE, "check that a rule uses `-m conntrack`, or NAT: else no flow is tracked")
     else:
         yield warning(
             "ruleset",
-            "nothing in it asks connection tracking: no flow is tracked, there is nothing to replicate",
+            "no rule uses connection tracking: no flow is tracked, there is nothing to replicate",
             "load the firewall's rules; they need `ct state` or NAT",
         )
 
 
-def check_labels(context: Context) -> Iterator[Finding]:
-    """Find whether an injected entry can keep its labels."""
+def check_labels(context: CheckInput) -> Iterator[Finding]:
+    """Check that an injected entry can keep its labels."""
     if context.ruleset is None:
         return
     if context.ruleset.uses_labels():
         yield ok("labels", "a rule uses `ct label`: entries keep their labels")
     elif context.ruleset.is_partly_opaque():
-        yield ok("labels", OPAQUE, "see that a rule on each node uses connlabel, if you use labels")
+        yield ok("labels", OPAQUE, "check that a rule on each node uses connlabel, if you use labels")
     else:
         yield warning(
             "labels",
@@ -48,17 +48,17 @@ def check_labels(context: Context) -> Iterator[Finding]:
         )
 
 
-def check_invalid(context: Context) -> Iterator[Finding]:
-    """Find whether stray segments are kept from this host's own stack."""
+def check_invalid(context: CheckInput) -> Iterator[Finding]:
+    """Check that packets that belong to no flow do not reach this host's own stack."""
     if context.ruleset is None:
         return
     if context.ruleset.drops_invalid("input"):
         yield ok("invalid packets", "dropped on input")
     elif context.ruleset.is_partly_opaque():
-        yield ok("invalid packets", OPAQUE, "see that INPUT drops `-m conntrack --ctstate INVALID`")
+        yield ok("invalid packets", OPAQUE, "check that INPUT drops `-m conntrack --ctstate INVALID`")
     else:
         yield warning(
             "invalid packets",
-            "not dropped on input: stray segments to the virtual address are answered with RST",
+            "not dropped on input: the host answers segments of unknown flows to its virtual addresses with RST",
             "`ct state invalid drop` in a chain with `hook input`",
         )

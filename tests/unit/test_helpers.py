@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 
-from ftfw.cli.check import host_probes
 from ftfw.kernel import helpers
 
 
@@ -23,10 +22,3 @@ def test_helpers_are_found_without_loading_any(modules: Path) -> None:
         "kernel/net/netfilter/nf_conntrack_h323.ko.zst:\nkernel/net/netfilter/nf_conntrack_netbios_ns.ko:\n"
     )
     assert helpers.installed_helpers() == ["ftp", "sip", "Q.931", "RAS", "netbios-ns"]
-
-
-def test_the_probes_answer_on_this_host() -> None:
-    assert host_probes.runs(Path("/proc/self/comm").read_text().strip())
-    assert not host_probes.runs("no-such-program")
-    assert isinstance(host_probes.clock_is_synchronised(), bool)
-    assert isinstance(host_probes.forwards(), bool)
