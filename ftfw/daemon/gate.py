@@ -1,4 +1,4 @@
-"""The gate: traffic that reaches a warm backup waits until a promotion has put the state into the kernel."""
+"""Controls the gate: traffic that reaches a backup waits until a promotion has put the entries into the kernel."""
 
 from __future__ import annotations
 
@@ -17,52 +17,53 @@ log = logging.getLogger(__name__)
 
 RENEW_S: Final = 0.25  # an eighth of the time after which the gate opens by itself
 RETRY_S: Final = 5.0  # after the table could not be made
-LOOK_S: Final = 1.0  # how old the count of dropped packets may be
-PATIENCE_S: Final = 10.0  # for a promotion, while packets are dropped
-QUIET_S: Final = 3.0  # without a dropped packet: nothing waits
-REMEDY: Final = "see that CAP_NET_ADMIN is there, the kernel is 5.12 or newer and nftables 0.9.9 or newer"
+COUNT_S: Final = 1.0  # how old the count of dropped packets may be
+PATIENCE_S: Final = 10.0  # for which packets are dropped without a promotion
+QUIET_S: Final = 3.0  # without a dropped packet: no traffic waits
+REMEDY: Final = "ftfw needs CAP_NET_ADMIN, Linux 5.12 or newer and nftables 0.9.9 or newer"
 
 
 class Gate:
-    """Drops what comes in by `interfaces` while it is shut, but for what this host needs to be one.
+    """While shut, drops packets that arrive on `interfaces`, except those the host itself needs.
 
-    It stays shut only as long as `run` renews it: whatever holds the daemon's loop up, or ends it, opens the gate.
-    Raises NftError if libnftables is missing.
+    These are VRRP, neighbour discovery, and packets for its own addresses and its links. The gate stays shut only while
+    `run` renews it: when the daemon's loop hangs or ends, the kernel opens the gate. Raises NftError if libnftables is
+    missing.
     """
 
     def __init__(self, interfaces: Sequence[str], links: frozenset[bytes], *, held: Callable[[float], None]) -> None:
         self.failed: Counter[str] = Counter()
         self._interfaces = interfaces
         self._links = links  # this node's addresses on its links
-        self._held = held  # told how many packets waited for a promotion
+        self._held = held  # called with the number of packets that waited for a promotion
         self._promoting = False
         self._own: frozenset[bytes] = frozenset()
         self._nft = Nft()
         self._knocker = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._knocker.setblocking(False)
         self._knocker.bind((gate_rules.LOOPBACK, 0))
-        self._wanted = False  # shut
-        self._made: frozenset[bytes] | None = None  # the table is there, and lets pass what is for these addresses
+        self._wanted = False  # true: the gate is to be shut
+        self._made: frozenset[bytes] | None = None  # the addresses to which the table passes packets; None: no table
         self._retry_at = float("-inf")
         self._renewed_at: float | None = None  # None: the kernel's gate is open
         self._changed = trio.Event()
-        self._dropped = 0  # by tables that are gone
-        self._counted = 0  # by this one
+        self._dropped = 0  # packets, by tables that were removed
+        self._counted = 0  # packets, by the present table
         self._counted_at = float("-inf")
-        self._dropping: tuple[float, float] | None = None  # since when packets are dropped, and when last
+        self._dropping: tuple[float, float] | None = None  # when packets were first and last seen to be dropped
         self._patient = True
         self._shut_at: float | None = None
         self._opened_at: float | None = None
 
     def close(self) -> None:
-        """Take the table away, and all that goes with it."""
+        """Close the sockets; the kernel then removes the table."""
         self._nft.close()
         self._knocker.close()
 
     def shut(self, own: frozenset[bytes]) -> None:
-        """Let nothing through until `open`, but for what is for `own`, this host's addresses without the virtual ones.
+        """Shut the gate until `open`.  `own` are this host's addresses without the virtual ones, packed.
 
-        Addresses that come later are taken for virtual: what is for them waits.
+        An address that this host gets later is taken for a virtual one: packets to it wait.
         """
         self._own = own
         self._patient = self._promoting = False
@@ -73,17 +74,17 @@ class Gate:
         self._wake()
 
     def learn_addresses(self, present: frozenset[bytes]) -> None:
-        """Take in this host's addresses; one that goes and comes back may be a virtual one."""
+        """Record this host's addresses, packed; one that goes and comes back is taken for a virtual one."""
         if not self._own <= present:
             self._own &= present
             self._wake()
 
     def wait_for_commit(self) -> None:
-        """A promotion has begun: it opens the gate, however long it takes."""
+        """Stay shut until `open`, however long it takes: a promotion has begun, and opens the gate."""
         self._patient = self._promoting = True
 
     def open(self) -> None:
-        """Let everything through from now on."""
+        """Open the gate at once."""
         if not self._wanted:
             return
         self._wanted = False
@@ -94,10 +95,13 @@ class Gate:
             log.info("gate: open")
             if not self._knock(gate_rules.OPEN):
                 self.failed["not_opened"] += 1
-                log.error("gate: it did not hear that; its table is removed, or it opens in %d s", gate_rules.TIMEOUT_S)
+                log.error(
+                    "gate: the kernel did not take the request to open; the table is removed now, or opens in %d s",
+                    gate_rules.TIMEOUT_S,
+                )
 
     def status(self, now: float) -> dict[str, Any]:
-        """`gate` of the status."""
+        """Return `gate` of the status; `now` in seconds, monotonic."""
         return {
             "interfaces": list(self._interfaces),
             "shut": self.is_shut(now),
@@ -108,7 +112,7 @@ class Gate:
         }
 
     async def run(self) -> None:
-        """Make the table when it is wanted, renew it, and take it away, until cancelled."""
+        """Make, renew and remove the table as wanted, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_shut)
             nursery.start_soon(self._keep_table)
@@ -120,11 +124,11 @@ class Gate:
             await trio.sleep(RENEW_S)
 
     async def _keep_table(self) -> None:
-        """What needs nft: it may have to wait for others' changes of the ruleset, so renewals do not wait for it."""
+        """Make and remove the table by nft, which may wait for other changes of the ruleset; renewals do not wait."""
         while True:
             self._changed = trio.Event()
             if self._wanted:
-                await self._look_after()
+                await self._update()
             elif self._made is not None and trio.current_time() >= self._retry_at:
                 await self._remove()
             with trio.move_on_after(RENEW_S):
@@ -134,21 +138,21 @@ class Gate:
         self._changed.set()
 
     def is_shut(self, now: float) -> bool:
-        """Whether traffic waits."""
+        """Tell whether traffic waits."""
         return self._renewed_at is not None and now - self._renewed_at < gate_rules.TIMEOUT_S
 
-    async def _look_after(self) -> None:
+    async def _update(self) -> None:
         if self._made != self._passing() and trio.current_time() >= self._retry_at:
             await self._write()
-        if self._made is not None and self._wanted and trio.current_time() - self._counted_at >= LOOK_S:
+        if self._made is not None and self._wanted and trio.current_time() - self._counted_at >= COUNT_S:
             await self._count()
-            self._lose_patience()
+            self._open_without_promotion()
 
     def _passing(self) -> frozenset[bytes]:
         return self._own | self._links
 
     async def _write(self) -> None:
-        """Make the table, or let it pass other addresses than before."""
+        """Make the table, or change the addresses to which it passes packets."""
         passing = self._passing()
         if self._made is None:
             text = gate_rules.table(self._interfaces, passing, self._knocker.getsockname()[1])
@@ -165,7 +169,7 @@ class Gate:
         now = trio.current_time()
         if self._renewed_at is not None and not self.is_shut(now):
             self.failed["lapsed"] += 1
-            log.warning("gate: it was not renewed for %.1f s, and had opened by itself", now - self._renewed_at)
+            log.warning("gate: opened by itself: it was not renewed for %.1f s", now - self._renewed_at)
         was_shut = self.is_shut(now)
         if self._knock(gate_rules.SHUT):
             self._renewed_at = now
@@ -176,13 +180,16 @@ class Gate:
             log.info("gate: shut on %s", ", ".join(self._interfaces))
 
     def _knock(self, word: int) -> bool:
-        """Whether the table has taken the word: it then drops it, which the sender is told."""
+        """Send SHUT or OPEN to the table; return whether it took the word: it drops it then, and sending fails."""
         try:
             self._knocker.sendto(b"", (gate_rules.LOOPBACK, word))
         except PermissionError:
             return True
         except OSError as error:
-            log.warning("gate: its rules cannot be reached over the loopback: %s", error.strerror)
+            log.warning(
+                "gate: its rules cannot be reached over the loopback: %s; `ip link set lo up`",
+                error.strerror,
+            )
         return False
 
     async def _count(self) -> None:
@@ -197,13 +204,13 @@ class Gate:
             self._dropping = None
         self._counted = counted
 
-    def _lose_patience(self) -> None:
-        """Traffic comes and no promotion does: whatever the reason, it must not wait for ever."""
+    def _open_without_promotion(self) -> None:
+        """Open the gate if traffic arrives for long without a promotion: it must not wait for ever."""
         if self._dropping and not self._patient and self._dropping[1] - self._dropping[0] >= PATIENCE_S:
             self.failed["no_promotion"] += 1
             log.warning(
-                "gate: traffic has been coming to this backup for %.0f s, and no promotion: it opens, until another"
-                " active is followed; `ftfw promote` if this node is to take over, and see why nobody told it",
+                "gate: opens, as traffic has arrived at this backup for %.0f s without a promotion, until another"
+                " active is followed; `ftfw promote` if this node is to take over, and see what should promote it",
                 PATIENCE_S,
             )
             self.open()
@@ -221,7 +228,7 @@ class Gate:
         self._dropped, self._counted = self._dropped + self._counted, 0
 
     async def _ask(self, commands: str) -> str | None:
-        """Have nft do something, beside the loop: others' changes of the ruleset may take long."""
+        """Run nft in a thread, as other changes of the ruleset may take long; return its output, None if it refuses."""
         try:
             return await trio.to_thread.run_sync(self._nft.run, commands)
         except NftError as error:

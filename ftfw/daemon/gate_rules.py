@@ -1,9 +1,9 @@
-"""The gate's table, in nft's language.  Pure.
+"""Writes the gate's table in nft's language.  Pure.
 
-Traffic is dropped while the set `shut` has its one element.  Datagrams from the daemon's socket on the loopback put it
-there (`SHUT`), which winds its timer up again, and take it out (`OPEN`); they are dropped themselves.  Nothing of
-this is a transaction: those make every listing of the ruleset begin again, and one that takes longer than the time
-between two of them would never end.
+The table drops traffic while its set `shut` has its one element. A datagram from the daemon's socket to port SHUT of
+the loopback adds the element or restarts its timeout; one to port OPEN deletes it. The table drops these datagrams.
+None of this is a transaction of nf_tables: a transaction makes each listing of the ruleset begin again, and a listing
+that takes longer than the time between two transactions would never end.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ LOOPBACK: Final = "127.0.0.1"
 SHUT, OPEN = 1, 2  # destination ports
 TIMEOUT_S: Final = 2
 
-# A constant for a key: nft has no sets of constants.  `size`: an element that was taken out counts until the kernel
-# clears up behind it, once every timeout.
+# The key is a constant expression, as nft has no sets of constants.  `size`: a deleted element counts until the kernel
+# collects it, once every timeout.
 _TABLE = """
 table inet {name} {{
     flags owner
@@ -65,7 +65,10 @@ COUNT: Final = f"list counter inet {NAME} dropped"
 
 
 def table(interfaces: Sequence[str], own: Iterable[bytes], port: int) -> str:
-    """Make the table, open; `own`: addresses to which traffic passes, packed; `port`: of the daemon's socket."""
+    """Return the commands that make the table, with the gate open.
+
+    `own` are addresses to which packets pass, packed; `port` is that of the daemon's socket.
+    """
     made = _TABLE.format(
         name=NAME,
         timeout=TIMEOUT_S,
@@ -79,7 +82,7 @@ def table(interfaces: Sequence[str], own: Iterable[bytes], port: int) -> str:
 
 
 def pass_to(own: Iterable[bytes]) -> str:
-    """Let traffic to these addresses pass, and to no others."""
+    """Return the commands that pass packets to these addresses, packed, and to no others."""
     commands = ""
     for name, size in (("own4", 4), ("own6", 16)):
         commands += f"flush set inet {NAME} {name}\n"
@@ -89,6 +92,6 @@ def pass_to(own: Iterable[bytes]) -> str:
 
 
 def count(listed: str) -> int:
-    """How many packets were dropped, from what `COUNT` prints."""
+    """Return the number of dropped packets in the output of `COUNT`."""
     found = re.search(r"packets (\d+)", listed)
     return int(found[1]) if found else 0

@@ -18,7 +18,7 @@ from ftfw.daemon.roles.vrrp_states import VrrpStates
 
 log = logging.getLogger(__name__)
 
-LOOK_S: Final = 0.1  # between two looks whether the FIFO is still the one at its path, and at role and addresses
+WATCH_S: Final = 0.1  # between two looks whether the FIFO is still the one at its path, and at role and addresses
 READ_BYTES: Final = 1 << 16  # all that a pipe holds
 READY: Final = "0\n"  # keepalived multiplies it by a weight; without a weight, any other number is a failure
 NOT_READY: Final = "1\n"
@@ -109,7 +109,7 @@ class KeepalivedTask:
                 if str(error) != self._fifo_trouble:
                     self._fifo_trouble = str(error)
                     log.warning("%s", error)
-                await trio.sleep(LOOK_S)
+                await trio.sleep(WATCH_S)
                 continue
             self._fifo_trouble = None
             log.info("%s: open", path)
@@ -121,7 +121,7 @@ class KeepalivedTask:
 
     async def _read_while_there(self, path: Path, descriptor: int) -> None:
         while True:
-            with trio.move_on_after(LOOK_S) as waiting:
+            with trio.move_on_after(WATCH_S) as waiting:
                 await trio.lowlevel.wait_readable(descriptor)
             try:
                 data = os.read(descriptor, READ_BYTES)
@@ -134,7 +134,7 @@ class KeepalivedTask:
                 return
             self._watch_writer(path, present=data is None)  # it is at its end if it has no writer
             if data is not None and not waiting.cancelled_caught:
-                await trio.sleep(LOOK_S)  # after its last writer, it stays readable
+                await trio.sleep(WATCH_S)  # after its last writer, it stays readable
 
     def _watch_writer(self, path: Path, *, present: bool) -> None:
         if not self._writer.update(present=present, now=trio.current_time()):
@@ -168,7 +168,7 @@ class KeepalivedTask:
                 if self._monitor.is_to_adopt(role, trio.current_time()) and free:
                     self._adopt()
                 self._write_track_file(ready=ready)
-                await trio.sleep(LOOK_S)
+                await trio.sleep(WATCH_S)
         finally:
             role, ready, _ = node()  # a backup without a daemon has only the entries in its kernel
             self._write_track_file(ready=role == "active" or (ready and self._monitor.complete))

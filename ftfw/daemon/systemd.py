@@ -15,7 +15,7 @@ import trio
 log = logging.getLogger(__name__)
 
 STATUS_S: Final = 1.0  # within which a change of the status is sent
-TICKS: Final = 3  # within the watchdog's timeout
+FEEDS: Final = 3  # within the watchdog's timeout
 
 
 class SystemdNotifier:
@@ -25,7 +25,7 @@ class SystemdNotifier:
         path = environment.get("NOTIFY_SOCKET", "")
         # "@" begins an abstract address; services get only these two kinds of address.
         self._address = f"\0{path[1:]}" if path.startswith("@") else path if path.startswith("/") else None
-        self._tick_s = min(STATUS_S, (_watchdog_s(environment) or STATUS_S * TICKS) / TICKS)
+        self._tick_s = min(STATUS_S, (_watchdog_s(environment) or STATUS_S * FEEDS) / FEEDS)
         self._status: str | None = None
 
     async def run(self, describe: Callable[[], str]) -> None:

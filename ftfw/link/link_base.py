@@ -15,7 +15,7 @@ from ftfw.system.interfaces import interface
 
 log = logging.getLogger(__name__)
 
-LOOK_S: Final = 0.5  # between two looks at the interface, and between two attempts to open the socket
+INTERFACE_LOOK_S: Final = 0.5  # between two looks at the interface, and two attempts to open the socket
 ETHERNET_MTU: Final = 1500
 # A link that is down, an address or a route that comes back in a moment, or a peer that resets: none ends the daemon.
 SURVIVED: Final = frozenset(
@@ -181,7 +181,7 @@ class Link(ABC):
         """Watch the interface, and open the socket whenever it is closed and can be opened, until cancelled."""
         while self._pinned_to or self._socket is None:
             self._look()
-            await trio.sleep(LOOK_S)
+            await trio.sleep(INTERFACE_LOOK_S)
 
     def _look(self) -> None:
         """Compare the socket with its interface, open it where it can be opened, and log what has changed."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.lowlevel
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from ftfw.daemon.systemd import SystemdNotifier, one_line
@@ -91,15 +92,35 @@ async def test_another_process_s_watchdog_sets_no_pace(path: str, heard: Heard, 
         nursery.cancel_scope.cancel()
 
 
-async def test_a_loop_that_hangs_feeds_no_watchdog(path: str, heard: Heard) -> None:
-    environment = {"NOTIFY_SOCKET": path, "WATCHDOG_USEC": "30000"}
+async def test_a_hung_loop_feeds_no_watchdog_and_feeds_it_once_when_it_goes_on(path: str, heard: Heard) -> None:
+    environment = {"NOTIFY_SOCKET": path, "WATCHDOG_USEC": "300000"}
+
+    async def fed() -> list[str]:
+        with trio.fail_after(10):
+            while not (found := heard()):
+                await trio.lowlevel.checkpoint()
+        return found
+
     async with trio.open_nursery() as nursery:
         nursery.start_soon(SystemdNotifier(environment).run, lambda: "well")
-        await trio.sleep(0.1)
-        assert "WATCHDOG=1" in heard()
-        time.sleep(0.1)  # noqa: ASYNC251  the whole loop hangs: ten ticks are due
+        assert await fed() == ["READY=1\nSTATUS=well"]
+        assert await fed() == ["WATCHDOG=1"]
+        time.sleep(0.5)  # noqa: ASYNC251  the loop hangs: five feeds are due, and a thread would send them
         assert heard() == []
+        assert await fed() == ["WATCHDOG=1"]
         nursery.cancel_scope.cancel()
+
+
+async def test_a_daemon_that_cannot_describe_itself_feeds_no_watchdog(
+    path: str, heard: Heard, clock: MockClock
+) -> None:
+    described = iter(["well"])
+    with pytest.RaisesGroup(RuntimeError):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(SystemdNotifier({"NOTIFY_SOCKET": path}).run, lambda: next(described))
+            await wait_all_tasks_blocked()
+            clock.jump(1)
+    assert heard() == ["READY=1\nSTATUS=well"]
 
 
 async def test_an_abstract_address_is_understood() -> None:

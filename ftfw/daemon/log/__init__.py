@@ -1,1 +1,1 @@
-"""The daemon's log: rate limits, and the form that journald reads."""
+"""Limits the rate of the daemon's log, and formats it for the journal."""

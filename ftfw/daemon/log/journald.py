@@ -1,4 +1,4 @@
-"""Lines of the log as systemd's journal wants them."""
+"""Formats lines of the log for systemd's journal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TextIO
 
 
 class JournalFormatter(logging.Formatter):
-    """Each line with its priority (sd-daemon(3)), none with a time: the journal has its own clock."""
+    """Puts the priority before each line (sd-daemon(3)), and no time: the journal has its own clock."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record's lines."""
@@ -18,7 +18,7 @@ class JournalFormatter(logging.Formatter):
 
 
 def log_formatter(stream: TextIO, environment: Mapping[str, str]) -> logging.Formatter:
-    """What lines in `stream` are to look like: the journal's, if it reads the stream (systemd.exec(5))."""
+    """Return the formatter for lines in `stream`: the journal's, if the journal reads the stream (systemd.exec(5))."""
     if journal := environment.get("JOURNAL_STREAM"):
         status = os.fstat(stream.fileno())
         if journal == f"{status.st_dev}:{status.st_ino}":

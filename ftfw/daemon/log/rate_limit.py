@@ -1,4 +1,4 @@
-"""A log that nothing floods: of lines of one kind only the first few in a minute, and then how many were left out."""
+"""Limits the log to a few lines of one kind a minute, and counts those that it leaves out."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any, Final
 
 BURST: Final = 5  # lines of one kind
 WINDOW_S: Final = 60.0
-KINDS_MAX: Final = 1000  # told apart by their words; more, and by their templates only
+KINDS_MAX: Final = 1000  # told apart by template and words; beyond, by template only
 ALWAYS: Final = {"always": True}
-"""`extra` of a line that is never left out."""
+"""The `extra` of a line that is never left out."""
 
 Kind = tuple[str, ...]
 
@@ -33,10 +33,11 @@ def _after(seconds: float, work: Callable[[], None]) -> None:
 
 
 class RateLimit(logging.Filter):
-    """Lets through, of each kind, `BURST` records in `WINDOW_S`; the number of the others is told when that is over.
+    """Passes `BURST` records of each kind in `WINDOW_S`, and then logs the number of the others.
 
-    Records are of one kind if they differ in nothing but numbers: what names another node, file, address or error is
-    another thing.  `handler` is the one that this filters for; `now` and `after` are the clock.
+    Records are of one kind if they differ only in numbers: a record that names another node, file, address or error is
+    of another kind.  `handler` is the handler that has this filter; `now` (seconds, monotonic) and `after` are the
+    clock.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class RateLimit(logging.Filter):
         self._lock = threading.Lock()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the record is written."""
+        """Tell whether the record is written."""
         if getattr(record, "always", False):
             return True
         with self._lock:
@@ -63,7 +64,7 @@ class RateLimit(logging.Filter):
             counted = self._counted.get(kind)
             if counted is None:
                 if not self._counted:
-                    self._after(WINDOW_S, self._sweep)
+                    self._after(WINDOW_S, self._end_windows)
                 counted = self._counted[kind] = _Counted(now + WINDOW_S, 0, record)
             counted.count += 1
             counted.last = record
@@ -76,20 +77,20 @@ class RateLimit(logging.Filter):
             kind += (repr(record.exc_info[1]),)
         return kind if kind in self._counted or len(self._counted) < KINDS_MAX else template
 
-    def _sweep(self) -> None:
-        """Tell of the kinds whose time is over, and come again when the next one's is."""
+    def _end_windows(self) -> None:
+        """Log the counts of the kinds whose window is over, and call this again at the end of the next one."""
         with self._lock:
             now = self._now()
             over = [kind for kind, counted in self._counted.items() if counted.until <= now]
             done = [self._counted.pop(kind) for kind in over]
             if self._counted:
-                self._after(min(counted.until for counted in self._counted.values()) - now, self._sweep)
+                self._after(min(counted.until for counted in self._counted.values()) - now, self._end_windows)
         for counted in done:
             if counted.count > BURST:
                 self._write(_summary(counted.last, counted.count - BURST))
 
     def _write(self, record: logging.LogRecord) -> None:
-        """Past this filter, and from any thread."""
+        """Write a record past this filter, from any thread."""
         with self._handler.lock or nullcontext():
             self._handler.emit(record)
 
