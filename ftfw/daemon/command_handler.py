@@ -73,15 +73,15 @@ class CommandHandler:
         if standby is not None:
             standby.backup.request_snapshot(trio.current_time())
         elif streaming is not None:
-            streaming.active.renew(trio.current_time())
+            streaming.active.resync_backups(trio.current_time())
         return {"role": self._roles.role}
 
     def _scrub(self) -> dict[str, Any]:
         standby, streaming = self._roles.standby, self._roles.streaming
         if standby is not None:
-            standby.backup.request_comparison(trio.current_time())
+            standby.backup.request_compare(trio.current_time())
         elif streaming is not None:
-            streaming.active.request_comparison()
+            streaming.active.request_compare()
         return {"role": self._roles.role}
 
     async def _show(self, what: str) -> Iterator[dict[str, Any]]:

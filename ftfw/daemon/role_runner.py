@@ -204,6 +204,8 @@ class Roles:
         self.member.leave_role(trio.current_time())
         self.driver.flush()
         await self._end_work()
+        while standby.backup.work(trio.current_time()):  # the rest of the stream
+            await trio.lowlevel.checkpoint()
         outcome = InjectionOutcome()
         begun = trio.current_time()
         try:

@@ -1,68 +1,98 @@
 """The backup's side of the protocol: follows one active's stream, asks for what is missing, acknowledges.
 
-Sans-I/O: time is an argument, bodies to send come out.
+Sans-I/O: `now` is an argument (seconds, monotonic), and the bodies to send are returned by `bodies_to_send`.
 """
 
 from array import array
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from math import inf
 from typing import Final
 
-from ftfw.kernel.entry_digest import SIZE as DIGEST_SIZE
+from ftfw.kernel.entry_digest import SIZE as DIGEST_BYTES
 from ftfw.replication import limits, messages
 from ftfw.replication.bucket_digests import Digests, Scope, bucket_of
 from ftfw.replication.messages import Heartbeat, Piece, Slice, Stream
-from ftfw.replication.state_tables import TRANSITIONS, Event, State
+from ftfw.replication.state_tables import BACKUP_TRANSITIONS, BackupEvent, BackupState, next_state
 from ftfw.replication.store import Store
+from ftfw.replication.waiting_frames import WaitingFrames
 
-# What divides the stream while a snapshot or a comparison is under way.
-FOLLOWED_BY: Final = {State.FILLING: messages.SNAPSHOT_END, State.COMPARING: messages.DIGESTS}
+# The only control frame that may follow in a state; another one means that the active has begun something else.
+FOLLOWED_BY: Final = {BackupState.FILLING: messages.SNAPSHOT_END, BackupState.COMPARING: messages.DIGESTS}
 WHY_NOT: Final = {
-    State.ASKING: "a snapshot or a comparison is asked for; {name} has not begun one yet",
-    State.COMPARING: "the store is being compared with the table of {name}",
-    State.MENDING: "the store differs from the table of {name}, and what differs is asked for",
-    State.FILLING: "a snapshot of {name} is coming in",
+    BackupState.ASKING: "a snapshot or a compare is asked for; {name} has not begun one yet",
+    BackupState.COMPARING: "the store is being compared with the table of {name}",
+    BackupState.REPAIRING: "the store differs from the table of {name}, and the buckets that differ are asked for",
+    BackupState.FILLING: "a snapshot of {name} is coming in",
 }
 
 
-class Backup:
-    """Follows an active into `store`.
+@dataclass(slots=True)
+class _Resync:
+    """Holds what a backup knows, beside its state, about bringing its store in line with the active's table."""
 
-    Frames are applied in their order.  Those behind a gap wait for it to be filled; if that is too much, or the active
-    does not have the missing ones any more, a comparison tells what is to be mended, or a snapshot makes up for them.
-    What goes through the whole store is done in slices, by `work`.
+    comparable: bool = False
+    """The store holds the table of this active's kernel, as of some moment, so a compare will find most entries alike.
+
+    While ASKING, RESYNC asks for a compare if it is set, and for a snapshot if not.  It is set in COMPLETE, and cleared
+    when an active of another name is followed and when a snapshot of everything is wanted.
+    """
+    compare_requested: bool = False
+    """An administrator wants a compare: RESYNC asks for one until COMPARE comes."""
+    counts_repairs: bool = False
+    """The store was COMPLETE before, so what is found wrong counts as repaired.  Never set in IDLE and COMPLETE, except
+    while `digests` is set."""
+    all_count: bool = False
+    """Buckets differ even if events have touched them since COMPARE: the store was not COMPLETE when the compare began.
+
+    It means something only while `digests` is set."""
+    digests: bytearray | None = None
+    """The active's digests as far as they have come; None if no compare is under way."""
+    wanted: Scope | None = None
+    """Buckets that differ and have not come yet.  Set in REPAIRING, and in FILLING if it began there."""
+    scope: Scope | None = None
+    """Buckets of the snapshot that is about to begin or under way; None: of the whole table."""
+
+    def give_up(self) -> None:
+        """Forget the compare and the snapshot that are under way."""
+        self.counts_repairs = False
+        self.digests = self.wanted = self.scope = None
+
+
+class Backup:
+    """Follows an active's stream into `store`.
+
+    Frames are applied in their order.  Frames behind a gap wait until it is filled; if too many wait, or the active
+    does not have the missing ones any more, a compare tells what is to be repaired, or a snapshot replaces everything.
+    What takes long is done in steps, by `work`: the store is compared, stale entries go, waiting frames are applied.
+
+    `limit`: bytes of a body.  `hot`: the store counts as in sync once the driver has set `installed`.
     """
 
     def __init__(self, *, name: str, store: Store, limit: int, now: float, hot: bool = False) -> None:
         self.name = name
         self.store = store
-        self._limit = limit  # bytes of a body
-        self._bodies: list[bytes] = []
+        self.state = BackupState.IDLE
         self.epoch: bytes | None = None  # of the active that is followed
-        self.active_name: str | None = None
+        self.active_name: str | None = None  # the active that is followed, or was last
         self.gaps = 0  # that could not be filled
-        self.repeated = 0  # frames that were there already
-        self.snapshots = 0  # completed
-        self.installed: float = 0 if hot else inf  # hot: so many of them are in the kernel, too
-        self.compared = 0  # comparisons completed
-        self.stale = 0  # entries that went at the end of a snapshot
-        self.was_synced = False  # when the active was last heard
-        self.state = State.IDLE
-        self._applied = 0
+        self.repeated = 0  # frames that had come before
+        self.snapshots = 0  # of the whole table, completed
+        self.compared = 0  # compares completed
+        self.stale = 0  # entries that were removed at the end of snapshots
+        self.installed: float = 0 if hot else inf  # how many of `snapshots` the kernel holds, too; the driver's to set
+        self.was_synced = False  # in sync when the active was last heard
+        self._limit = limit
+        self._bodies: list[bytes] = []
+        self._resync = _Resync()
+        self._applied = 0  # the number of the last frame that was applied
         self._known = 0  # the highest number that the active is known to have sent
-        self._waiting: dict[int, Stream] = {}  # behind a gap, or for work to be done
-        self._waiting_bytes = 0
-        self._work: Iterator[int] | None = None  # under way, in slices
-        self._comparable = False  # what is held is of this active's kernel, so that a comparison will find much alike
-        self._compare_wanted = False  # by an administrator
-        self._trusted = False  # until a comparison: what that finds wrong is to be counted
-        self._doubtful = False  # even what events have touched since may be wrong
-        self._theirs: bytearray | None = None  # the active's digests, as far as they have come
-        self._wanted: Scope | None = None  # what differs
-        self._scope: Scope | None = None  # of the snapshot that is to begin, or under way; None: all
+        self._waiting = WaitingFrames()
+        self._work: Iterator[int] | None = None  # a compare, or the end of a snapshot, in steps
+        self._ending: Iterator[int] | None = None  # the rest of streams that are followed no more, in steps
         self._begun_at = now
-        self._heard_at = float("-inf")
+        self._heard_at = -inf
         self._acked = 0
         self._acked_at = now
         self._nack_at = now
@@ -70,177 +100,201 @@ class Backup:
         self._heartbeat_at = now
 
     def receive(self, epoch: bytes, message: Stream | Heartbeat, now: float) -> None:
-        """Take in what an active says; `epoch` is that of the frame it came in.  A heartbeat begins a new one."""
+        """Take in a message of an active; `epoch` is that of the frame that carried it.
+
+        A heartbeat of a new epoch makes the backup follow that one; frames of a stream must be of the followed epoch.
+        """
         if isinstance(message, Heartbeat):
             if epoch != self.epoch:
                 self._follow(epoch, message, now)
             self._known = max(self._known, message.sequence)
-            if message.oldest > self._applied + 1:
+            if message.oldest > self._waiting.first_missing(self._applied):
                 self._give_up(message.oldest - 1, now)
         else:
-            self._take(message, now)
+            self._receive_frame(message, now)
         self._heard_at = now
         self.was_synced = self.synced(now)
 
-    def unfollow(self) -> None:
-        """The active that is followed is active no more: nothing more is expected of it, and what there is is taken."""
-        self._leave(Event.GONE)
-        self.epoch = None
+    # The stream that is followed
 
     def _follow(self, epoch: bytes, first: Heartbeat, now: float) -> None:
-        self._leave(Event.INTRODUCED)
-        self._comparable = self._comparable and first.name == self.active_name
+        self._leave(BackupEvent.INTRODUCED)
+        self._resync.comparable = self._resync.comparable and first.name == self.active_name
         self.epoch, self.active_name = epoch, first.name
         self._applied = self._known = self._acked = first.sequence
         self._resync_at = now
 
-    def _leave(self, event: Event) -> None:
-        """The stream that was followed ends here: what waits behind its gaps is the last of it, and is true."""
-        while self.state is State.FILLING and self._work is not None:  # all of the snapshot is there
-            self.work(self._heard_at)
-        for _, frame in sorted(self._waiting.items()):
-            if frame.kind in (messages.EVENTS, messages.SNAPSHOT_PART):
-                self._apply_parts(frame)
-        self._waiting.clear()
-        self._waiting_bytes = 0
+    def unfollow(self) -> None:
+        """Follow no active any more: it has become a backup, or this node takes over.
+
+        The rest of its stream is applied by `work`; the store is as it will be once `has_work` is False.
+        """
+        self._leave(BackupEvent.GONE)
+        self.epoch = None
+
+    def _leave(self, event: BackupEvent) -> None:
+        """End the stream that is followed: the frames that wait behind its gaps are the last of it, and are true."""
+        kinds = {messages.EVENTS}
+        sweep: Iterable[int] = ()
+        if self.state is BackupState.FILLING:
+            if self._work is None:
+                kinds.add(messages.SNAPSHOT_PART)
+            else:  # all of the snapshot has come
+                sweep = self._work
+                self._resync.comparable = True
+                self.snapshots += self._resync.scope is None
+        frames = [frame for frame in self._waiting.pop_all() if frame.kind in kinds]
+        if sweep or frames:
+            self._ending = chain(self._ending or (), sweep, self._apply_last(frames))
         self._turn(event)
 
-    def _turn(self, event: Event) -> None:
-        """Change the state by the table, and the store with it."""
-        before, self.state = self.state, TRANSITIONS[self.state, event]
-        if event in (Event.INTRODUCED, Event.LOSS, Event.GONE):
-            self._trusted = False
-            self._work = self._theirs = self._wanted = self._scope = None
-            self.store.unwatch()
-        if before is State.FILLING:
-            self.store.abort_snapshot()
-        if self.state is State.FILLING:
-            self.store.begin_snapshot(self._scope, repair=self._trusted)
-        if self.state is State.COMPLETE:
-            self._comparable, self._trusted, self._wanted = True, False, None
+    def _apply_last(self, frames: Sequence[Stream]) -> Iterator[int]:
+        for start in range(0, len(frames), limits.STEP_FRAMES):
+            for frame in frames[start : start + limits.STEP_FRAMES]:
+                self._apply_entries(frame)
+            yield 0
+        self.store.abort_snapshot()
 
-    def _take(self, frame: Stream, now: float) -> None:
+    def _turn(self, event: BackupEvent) -> None:
+        """Change the state by the table, and the store with it."""
+        before, self.state = self.state, next_state("backup", BACKUP_TRANSITIONS, self.state, event)
+        if event in (BackupEvent.INTRODUCED, BackupEvent.LOSS, BackupEvent.GONE):
+            self._work = None
+            self._resync.give_up()
+            self.store.end_compare()
+        if before is BackupState.FILLING and self._ending is None:
+            self.store.abort_snapshot()
+        if self.state is BackupState.FILLING:
+            self.store.begin_snapshot(self._resync.scope, repair=self._resync.counts_repairs)
+        if self.state is BackupState.COMPLETE:
+            self._resync.comparable, self._resync.counts_repairs, self._resync.wanted = True, False, None
+
+    def _receive_frame(self, frame: Stream, now: float) -> None:
         if frame.sequence <= self._applied or frame.sequence in self._waiting:
             self.repeated += 1
             return
         self._known = max(self._known, frame.sequence)
-        if frame.sequence != self._applied + 1 or self._must_wait(frame):
-            self._waiting[frame.sequence] = frame
-            self._waiting_bytes += frame.memory
-            if len(self._waiting) > limits.WAITING_FRAMES or self._waiting_bytes > limits.WAITING_BYTES:
-                self._give_up(min(self._waiting) - 1, now)
-            return
-        self._apply(frame, now)
-        self._apply_waiting(now)
-        if self._applied - self._acked >= limits.ACK_FRAMES or now >= self._acked_at + limits.ACK_S:
-            self._acknowledge(now)
+        if frame.sequence == self._applied + 1 and not self._must_wait(frame):
+            self._apply(frame, now)
+        else:
+            self._waiting.add(frame)
+            if self._waiting.too_many:
+                self._make_room(now)
+        self._apply_waiting(1, now)  # so that fewer and fewer wait, however fast frames come
+        self._acknowledge_early(now)
 
     def _must_wait(self, frame: Stream) -> bool:
-        """Whether a frame builds on what is being worked on; LOST makes that void."""
+        """Return True if a frame builds on work that is not done; LOST and RENEW make work on the store void."""
+        if self._ending is not None:
+            return True
         return self._work is not None and frame.kind not in (messages.EVENTS, messages.LOST, messages.RENEW)
 
-    def _apply_waiting(self, now: float) -> None:
-        while (frame := self._waiting.get(self._applied + 1)) is not None and not self._must_wait(frame):
-            self._apply(self._unwait(self._applied + 1), now)
+    def _may_apply(self) -> bool:
+        """Return True if the next frame has come and need not wait any more."""
+        frame = self._waiting.get(self._applied + 1)
+        return frame is not None and not self._must_wait(frame)
 
-    def _unwait(self, number: int) -> Stream:
-        frame = self._waiting.pop(number)
-        self._waiting_bytes -= frame.memory
-        return frame
+    def _apply_waiting(self, most: int, now: float) -> None:
+        for _ in range(most):
+            if not self._may_apply():
+                return
+            self._apply(self._waiting.pop(self._applied + 1), now)
+
+    def _make_room(self, now: float) -> None:
+        """Have fewer frames wait; the bound counts more than the length of a step."""
+        if self._ending is not None:
+            self._finish_ending()
+        if self._may_apply():
+            self._apply_waiting(1, now)
+        else:
+            self._give_up(self._waiting.first - 1, now)
 
     def _apply(self, frame: Stream, now: float) -> None:
         self._applied = frame.sequence
         if frame.kind in (messages.EVENTS, messages.SNAPSHOT_PART):
-            self._apply_parts(frame)
+            if frame.kind == messages.EVENTS or self.state is BackupState.FILLING:
+                self._apply_entries(frame)
             return
         if frame.kind != FOLLOWED_BY.get(self.state, frame.kind):
-            self._ask(now)  # for the active has broken it off
-        self._mark(frame, now)
+            self._ask(now)  # the active has broken it off
+        self._apply_control(frame, now)
 
-    def _mark(self, frame: Stream, now: float) -> None:
-        """Take in what divides the stream."""
+    def _apply_entries(self, frame: Stream) -> None:
+        apply = self.store.apply if frame.kind == messages.EVENTS else self.store.add_snapshot
+        for part in frame.parts:
+            apply(part)
+
+    def _apply_control(self, frame: Stream, now: float) -> None:
+        """Apply BEGIN, END, COMPARE, DIGESTS, SCOPE, LOST or RENEW."""
         if frame.kind == messages.LOST:
             self._ask(now)
         elif frame.kind == messages.RENEW:
-            self._request_snapshot(now)
+            self.request_snapshot(now)
         elif frame.kind == messages.COMPARE:
-            self._begin_comparison()
+            self._begin_compare()
         elif isinstance(frame.buckets, Slice):
             self._add_digests(frame.buckets, now)
         elif isinstance(frame.buckets, Piece):
-            self._scope = frame.buckets.scope.joined(self._scope)
-            if len(self._scope.buckets) > limits.WANTED_MAX:
-                self._ask(now)  # no active names so many
-            elif not frame.buckets.left and (self._scope.meets(self._wanted) or self.state is State.COMPLETE):
-                self._turn(Event.BEGIN)
+            self._add_scope(frame.buckets, now)
         elif frame.kind == messages.SNAPSHOT_BEGIN:
-            self._scope = None
-            self._turn(Event.BEGIN)
-        elif self.state is State.FILLING:
+            self._resync.scope = None
+            self._turn(BackupEvent.BEGIN)
+        elif self.state is BackupState.FILLING:
             self._work = self._fill()
         else:
             self._end_snapshot()
 
-    def _apply_parts(self, frame: Stream) -> None:
-        if frame.kind == messages.EVENTS:
-            for part in frame.parts:
-                self.store.apply(part)
-        elif self.state is State.FILLING:
-            for part in frame.parts:
-                self.store.add_snapshot(part)
-
     def _give_up(self, sequence: int, now: float) -> None:
-        """Frames up to `sequence` are not to be had any more."""
+        """Wait no more for the frames up to `sequence`."""
         self.gaps += 1
         self._ask(now)
-        for waiting in [number for number in self._waiting if number <= sequence]:
-            self._unwait(waiting)
+        self._waiting.drop_through(sequence)
         self._applied = sequence
-        self._apply_waiting(now)
+        self._apply_waiting(1, now)
 
     def _ask(self, now: float) -> None:
-        self._turn(Event.LOSS)
+        self._turn(BackupEvent.LOSS)
         self._resync_at = now
 
     def request_snapshot(self, now: float) -> None:
-        """Ask for everything anew: an administrator wants it."""
-        self._request_snapshot(now)
-        self._apply_waiting(now)  # which may have waited for work that has ended by this
-
-    def _request_snapshot(self, now: float) -> None:
-        trusted = self._trusted or self.state is State.COMPLETE
-        self._comparable = False
+        """Ask for a snapshot of everything: an administrator wants it, or a compare would find too much."""
+        counts_repairs = self._resync.counts_repairs or self.state is BackupState.COMPLETE
+        self._resync.comparable = False
         self._ask(now)
-        self._trusted = trusted
+        self._resync.counts_repairs = counts_repairs
 
-    def request_comparison(self, now: float) -> None:
-        """Ask to be compared: an administrator wants to know."""
-        self._compare_wanted = True
+    def request_compare(self, now: float) -> None:
+        """Ask for a compare: an administrator wants it."""
+        self._resync.compare_requested = True
         self._resync_at = now
 
-    # Comparisons
+    # Compares
 
-    def _begin_comparison(self) -> None:
-        self._doubtful = self.state is not State.COMPLETE
-        trusted = self._trusted or not self._doubtful
-        self._turn(Event.COMPARE)
-        self._trusted = trusted
-        self._compare_wanted = False
-        self._theirs = bytearray()
-        self.store.watch()
+    def _begin_compare(self) -> None:
+        self._resync.all_count = self.state is not BackupState.COMPLETE
+        counts_repairs = self._resync.counts_repairs or not self._resync.all_count
+        self._turn(BackupEvent.COMPARE)
+        self._resync.counts_repairs = counts_repairs
+        self._resync.compare_requested = False
+        self._resync.digests = bytearray()
+        self.store.begin_compare()
 
     def _add_digests(self, found: Slice, now: float) -> None:
-        if self._theirs is None:
+        theirs = self._resync.digests
+        if theirs is None:
             return
-        if found.first * DIGEST_SIZE != len(self._theirs):
+        if found.first * DIGEST_BYTES != len(theirs):
             self._ask(now)  # they are sent one behind the other
             return
-        self._theirs += found.digests
-        if len(self._theirs) == DIGEST_SIZE << found.bits:
-            self._work = self._compare(found.bits, found.salt, array("I", self._theirs), now)
+        theirs += found.digests
+        if len(theirs) == DIGEST_BYTES << found.bits:
+            self._work = self._compare(found.bits, found.salt, array("I", theirs), now)
 
     def _compare(self, bits: int, salt: bytes, theirs: "array[int]", now: float) -> Iterator[int]:
-        """Find what differs.  What an event has touched meanwhile may differ, unless everything is in doubt anyway."""
+        """Find the buckets that differ, in steps.
+
+        A bucket that an event has touched meanwhile may differ for that reason, and does not count then.
+        """
         ours = Digests(bits)
         for slice_ in self.store.digests(salt):
             ours.add(slice_)
@@ -249,54 +303,78 @@ class Backup:
         for found in ours.differing(theirs):
             differing |= found
             yield 0
-        touched = self.store.unwatch()
-        if not self._doubtful:
+        touched = self.store.end_compare()
+        if not self._resync.all_count:
             differing -= {bucket_of(key, bits) for key in touched}
-        self._theirs = None
+        self._resync.digests = None
         self.compared += 1
         if not differing:
-            self._turn(Event.EQUAL)
+            self._turn(BackupEvent.EQUAL)
         elif len(differing) > min(limits.WANTED_MAX, max(1, 1 << bits >> 1)):
-            self._request_snapshot(now)
+            self.request_snapshot(now)
         else:
-            self._wanted = Scope(bits, differing)
-            self._turn(Event.DIFFERENT)
+            self._resync.wanted = Scope(bits, differing)
+            self._turn(BackupEvent.DIFFERENT)
             self._resync_at = now
 
     # Snapshots
 
+    def _add_scope(self, piece: Piece, now: float) -> None:
+        scope = self._resync.scope = piece.scope.joined(self._resync.scope)
+        if len(scope.buckets) > limits.WANTED_MAX:
+            self._ask(now)  # no active names so many
+        elif not piece.left and (scope.meets(self._resync.wanted) or self.state is BackupState.COMPLETE):
+            self._turn(BackupEvent.BEGIN)
+
     def _fill(self) -> Iterator[int]:
-        for stale in self.store.sweep():
+        """Remove what the snapshot has not named, in steps; then the snapshot is complete."""
+        for stale in self.store.remove_stale():
             self.stale += stale
             yield stale
-        self._end_snapshot()
+        if self.state is BackupState.FILLING:  # and the stream has not ended meanwhile
+            self._end_snapshot()
 
     def _end_snapshot(self) -> None:
-        if self.state is not State.FILLING:
-            self._turn(Event.END)
-        elif self._scope is None:
+        if self.state is not BackupState.FILLING:
+            self._turn(BackupEvent.END)
+        elif self._resync.scope is None:
             self.snapshots += 1
-            self._turn(Event.END)
+            self._turn(BackupEvent.END)
         else:
-            self._wanted = self._wanted and self._wanted.without(self._scope)
-            self._turn(Event.PART if self._wanted else Event.END)
-        self._scope = None
+            self._resync.wanted = self._resync.wanted and self._resync.wanted.without(self._resync.scope)
+            self._turn(BackupEvent.PART if self._resync.wanted else BackupEvent.END)
+        self._resync.scope = None
+
+    # Work in steps
 
     @property
     def has_work(self) -> bool:
-        """Whether there is something for `work` to do."""
-        return self._work is not None
+        """True if there is something for `work` to do."""
+        return self._ending is not None or self._work is not None or self._may_apply()
 
     def work(self, now: float) -> bool:
-        """Do a slice of what goes through the whole store; whether there may be more."""
-        if self._work is None:
+        """Do one step, of a few milliseconds, of what takes long; return True if there is more to do."""
+        if not self.has_work:
             return False
-        if next(self._work, None) is None:
+        if self._ending is not None:
+            if next(self._ending, None) is None:
+                self._ending = None
+            return self.has_work
+        self._apply_waiting(limits.STEP_FRAMES, now)
+        if self._work is not None and next(self._work, None) is None:
             self._work = None
-            self._apply_waiting(now)
-            if self.heard(now):
-                self.was_synced = self.synced(now)
+        self._acknowledge_early(now)
+        if self.epoch is not None and self.heard(now):
+            self.was_synced = self.synced(now)
         return self.has_work
+
+    def _finish_ending(self) -> None:
+        assert self._ending is not None
+        for _ in self._ending:
+            pass
+        self._ending = None
+
+    # Timers, and what they say
 
     def bodies_to_send(self) -> list[bytes]:
         """Return the bodies to send, in their order, and forget them."""
@@ -308,10 +386,10 @@ class Backup:
         if self.epoch is None:
             return self._heartbeat_at
         due = self._acknowledgement_due()
-        return min(due, self._resync_at) if self._asks else due
+        return min(due, self._resync_at) if self._asks() else due
 
     def handle_timer(self, now: float) -> None:
-        """Say what is due: acknowledgements, requests for what is missing, a sign of life."""
+        """Send what is due: an acknowledgement, a request for what is missing, a sign of life."""
         if self.epoch is None:
             if now >= self._heartbeat_at:
                 self._heartbeat_at = now + limits.HEARTBEAT_S
@@ -321,81 +399,82 @@ class Backup:
             self._heartbeat_at = now + limits.HEARTBEAT_S
             self._nack_at = now + limits.NACK_S
             self._acknowledge(now)
-        if self._asks and now >= self._resync_at:
-            self._request(now)
+        if self._asks() and now >= self._resync_at:
+            self._resync_at = now + limits.RESYNC_RETRY_S
+            self._send_request()
 
-    @property
     def _asks(self) -> bool:
-        """Whether something is asked for until it comes: a snapshot, buckets or a comparison."""
-        return self.state in (State.ASKING, State.MENDING) or self._compare_wanted
+        """Return True if something is asked for until it comes: a snapshot, buckets or a compare."""
+        asking = self.state in (BackupState.ASKING, BackupState.REPAIRING)
+        return asking or self._resync.compare_requested
 
-    def _request(self, now: float) -> None:
+    def _send_request(self) -> None:
         assert self.epoch is not None
-        if self.state is State.MENDING:
-            assert self._wanted is not None
-            self._bodies += messages.wants(self.name, self.epoch, self._applied, self._wanted, self._limit)
+        if self.state is BackupState.REPAIRING:
+            assert self._resync.wanted is not None
+            self._bodies += messages.wants(self.name, self.epoch, self._applied, self._resync.wanted, self._limit)
         else:
-            compare = self._comparable or self.state is not State.ASKING
+            compare = self._resync.comparable or self.state is not BackupState.ASKING
             self._bodies.append(messages.resync(self.name, self.epoch, self._applied, compare=compare))
-        self._resync_at = now + limits.RESYNC_RETRY_S
 
     def _acknowledgement_due(self) -> float:
         if self.missing:
             return self._nack_at
         return self._heartbeat_at if self._applied == self._acked else self._acked_at + limits.ACK_S
 
+    def _acknowledge_early(self, now: float) -> None:
+        """Acknowledge ahead of the timer when frames come thick."""
+        behind = self._applied - self._acked
+        if behind >= limits.ACK_FRAMES or (behind > 0 and now >= self._acked_at + limits.ACK_S):
+            self._acknowledge(now)
+
     def _acknowledge(self, now: float) -> None:
         assert self.epoch is not None
         self._acked, self._acked_at = self._applied, now
+        missing = list(self._waiting.missing(self._applied, self._known))
         synced = self.synced(now)
-        missing = self._missing()
         self._bodies.append(messages.ack(self.name, self.epoch, self._applied, missing, self._limit, synced=synced))
 
-    def _missing(self) -> list[tuple[int, int]]:
-        """The first and last numbers of stretches of frames that have not come."""
-        if self._known == self._applied:
-            return []
-        there = [self._applied, *sorted(self._waiting), self._known + 1]
-        return [(before + 1, behind - 1) for before, behind in pairwise(there) if behind > before + 1]
+    # What others want to know
 
     @property
     def complete(self) -> bool:
-        """Whether the snapshot of the active that is followed is in."""
-        return self.state is State.COMPLETE
+        """True if the snapshot of the active that is followed is in, and nothing was lost since."""
+        return self.state is BackupState.COMPLETE
 
     @property
     def missing(self) -> bool:
-        """Whether frames are missing that the active may still have."""
+        """True if the active is known to have sent frames that are not applied."""
         return self.epoch is not None and self.behind > 0
 
+    @property
+    def behind(self) -> int:
+        """How many frames that the active is known to have sent are not applied."""
+        return self._known - self._applied
+
     def heard(self, now: float) -> bool:
-        """Whether the active was heard lately."""
+        """Return True if the active was heard within FRESH_S."""
         return now - self._heard_at < limits.FRESH_S
 
     def ready(self, now: float) -> bool:
-        """Whether this node may take over; a node that waits for an active that never comes may, too."""
+        """Return True if this node may take over; a node that waits for an active that never comes may, too."""
         return self.was_synced or now - max(self._begun_at, self._heard_at) >= limits.READY_S
 
     def synced(self, now: float) -> bool:
-        """Whether the store is the active's table, as far as can be known."""
+        """Return True if the store is the active's table, as far as can be known."""
         whole = self.complete and self._applied >= self._known and self.installed >= self.snapshots
         return whole and (self.heard(now) or self._heard_at == now)
 
     def why_not(self, now: float) -> str | None:
-        """Why the store may not be the active's table; None if this backup is in sync."""
+        """Return why the store may not be the active's table, as a text; None if this backup is in sync."""
         if self.synced(now):
             return None
-        if self.state is State.IDLE:
+        if self.state is BackupState.IDLE:
             return "no active is heard" if self.active_name is None else f"{self.active_name} is active no more"
         if not self.heard(now):
             return f"{self.active_name} was last heard {now - self._heard_at:.1f} s ago"
-        if self.state is not State.COMPLETE:
+        if self.state is not BackupState.COMPLETE:
             return WHY_NOT[self.state].format(name=self.active_name)
         if self.installed < self.snapshots:
-            return f"what the snapshot of {self.active_name} has brought is on its way into this kernel"
+            return f"the snapshot of {self.active_name} is being put into this kernel"
         return f"{self.behind} frames of {self.active_name} are missing, and asked for"
-
-    @property
-    def behind(self) -> int:
-        """How many frames of the active, as far as is known, are not applied."""
-        return self._known - self._applied

@@ -1,82 +1,95 @@
-"""The state machines of the protocol, as tables.  Pure; docs/protocol.md has them from here."""
+"""The state machines of replication, as tables: (state, event) → state.  Pure; docs/protocol.md shows them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from enum import Enum
-from typing import Any, Final
+from typing import Final, TypeVar
 
 
-class State(Enum):
-    """What the store of a backup is worth."""
+class LocalProtocolError(RuntimeError):
+    """Tells that an engine was asked for something that its state does not allow: an error in ftfw, never a peer's.
 
-    IDLE = "idle"  # no active is followed; what is held is the last one's
-    ASKING = "asking"  # something may be missing: a comparison or a snapshot is asked for
-    COMPARING = "comparing"  # a comparison is under way
-    MENDING = "mending"  # some buckets differ, and a snapshot of them is asked for
+    A peer's errors are counted by reason instead.
+    """
+
+    def __init__(self, role: str, state: Enum, event: Enum) -> None:
+        super().__init__(f"{role}: {event.value!r} is not possible while {state.value!r}")
+        self.role = role
+        self.state = state
+        self.event = event
+
+
+class BackupState(Enum):
+    """How far the store of a backup is the active's table."""
+
+    IDLE = "idle"  # no active is followed; the store holds the last one's entries
+    ASKING = "asking"  # something may be missing: a compare or a snapshot is asked for
+    COMPARING = "comparing"  # a compare is under way
+    REPAIRING = "repairing"  # some buckets differ, and a snapshot of them is asked for
     FILLING = "filling"  # a snapshot is under way
-    COMPLETE = "complete"  # it is the active's table, and nothing was lost since
+    COMPLETE = "complete"  # the store is the active's table, and nothing was lost since
 
 
-class Event(Enum):
-    """What happens to it."""
+class BackupEvent(Enum):
+    """What happens to a backup's store."""
 
     INTRODUCED = "introduced"  # a heartbeat of an active's new epoch
     COMPARE = "compare"  # COMPARE
-    EQUAL = "equal"  # a comparison has found no difference
-    DIFFERENT = "different"  # it has found some, few enough to be mended
+    EQUAL = "equal"  # a compare has found no difference
+    DIFFERENT = "different"  # a compare has found differences, few enough to be repaired
     BEGIN = "begin"  # SNAPSHOT_BEGIN of a whole snapshot, or of one with buckets that are wanted
-    PART = "part"  # SNAPSHOT_END, and other buckets are wanted still
+    PART = "part"  # SNAPSHOT_END, and other buckets are still wanted
     END = "end"  # SNAPSHOT_END
-    LOSS = "loss"  # LOST, a gap that cannot be filled, too many differences, or somebody wants a snapshot
+    LOSS = "loss"  # LOST, a gap that cannot be filled, too many differences, or a request for a snapshot
     GONE = "gone"  # the active is active no more, or this node is to take over
 
 
-TRANSITIONS: Final = {
-    (State.IDLE, Event.INTRODUCED): State.ASKING,
-    (State.IDLE, Event.LOSS): State.IDLE,
-    (State.IDLE, Event.GONE): State.IDLE,
-    (State.ASKING, Event.INTRODUCED): State.ASKING,
-    (State.ASKING, Event.COMPARE): State.COMPARING,
-    (State.ASKING, Event.BEGIN): State.FILLING,
-    (State.ASKING, Event.END): State.ASKING,  # of a snapshot that was given up
-    (State.ASKING, Event.LOSS): State.ASKING,
-    (State.ASKING, Event.GONE): State.IDLE,
-    (State.COMPARING, Event.INTRODUCED): State.ASKING,
-    (State.COMPARING, Event.EQUAL): State.COMPLETE,
-    (State.COMPARING, Event.DIFFERENT): State.MENDING,
-    (State.COMPARING, Event.LOSS): State.ASKING,
-    (State.COMPARING, Event.GONE): State.IDLE,
-    (State.MENDING, Event.INTRODUCED): State.ASKING,
-    (State.MENDING, Event.COMPARE): State.COMPARING,
-    (State.MENDING, Event.BEGIN): State.FILLING,
-    (State.MENDING, Event.END): State.MENDING,  # of another backup's
-    (State.MENDING, Event.LOSS): State.ASKING,
-    (State.MENDING, Event.GONE): State.IDLE,
-    (State.FILLING, Event.INTRODUCED): State.ASKING,
-    (State.FILLING, Event.PART): State.MENDING,
-    (State.FILLING, Event.END): State.COMPLETE,
-    (State.FILLING, Event.LOSS): State.ASKING,
-    (State.FILLING, Event.GONE): State.IDLE,
-    (State.COMPLETE, Event.INTRODUCED): State.ASKING,
-    (State.COMPLETE, Event.COMPARE): State.COMPLETE,
-    (State.COMPLETE, Event.EQUAL): State.COMPLETE,
-    (State.COMPLETE, Event.DIFFERENT): State.MENDING,
-    (State.COMPLETE, Event.BEGIN): State.COMPLETE,  # another backup's
-    (State.COMPLETE, Event.END): State.COMPLETE,
-    (State.COMPLETE, Event.LOSS): State.ASKING,
-    (State.COMPLETE, Event.GONE): State.IDLE,
+BACKUP_TRANSITIONS: Final = {
+    (BackupState.IDLE, BackupEvent.INTRODUCED): BackupState.ASKING,
+    (BackupState.IDLE, BackupEvent.LOSS): BackupState.IDLE,
+    (BackupState.IDLE, BackupEvent.GONE): BackupState.IDLE,
+    (BackupState.ASKING, BackupEvent.INTRODUCED): BackupState.ASKING,
+    (BackupState.ASKING, BackupEvent.COMPARE): BackupState.COMPARING,
+    (BackupState.ASKING, BackupEvent.BEGIN): BackupState.FILLING,
+    (BackupState.ASKING, BackupEvent.END): BackupState.ASKING,  # of a snapshot that was given up
+    (BackupState.ASKING, BackupEvent.LOSS): BackupState.ASKING,
+    (BackupState.ASKING, BackupEvent.GONE): BackupState.IDLE,
+    (BackupState.COMPARING, BackupEvent.INTRODUCED): BackupState.ASKING,
+    (BackupState.COMPARING, BackupEvent.EQUAL): BackupState.COMPLETE,
+    (BackupState.COMPARING, BackupEvent.DIFFERENT): BackupState.REPAIRING,
+    (BackupState.COMPARING, BackupEvent.LOSS): BackupState.ASKING,
+    (BackupState.COMPARING, BackupEvent.GONE): BackupState.IDLE,
+    (BackupState.REPAIRING, BackupEvent.INTRODUCED): BackupState.ASKING,
+    (BackupState.REPAIRING, BackupEvent.COMPARE): BackupState.COMPARING,
+    (BackupState.REPAIRING, BackupEvent.BEGIN): BackupState.FILLING,
+    (BackupState.REPAIRING, BackupEvent.END): BackupState.REPAIRING,  # of another backup's snapshot
+    (BackupState.REPAIRING, BackupEvent.LOSS): BackupState.ASKING,
+    (BackupState.REPAIRING, BackupEvent.GONE): BackupState.IDLE,
+    (BackupState.FILLING, BackupEvent.INTRODUCED): BackupState.ASKING,
+    (BackupState.FILLING, BackupEvent.PART): BackupState.REPAIRING,
+    (BackupState.FILLING, BackupEvent.END): BackupState.COMPLETE,
+    (BackupState.FILLING, BackupEvent.LOSS): BackupState.ASKING,
+    (BackupState.FILLING, BackupEvent.GONE): BackupState.IDLE,
+    (BackupState.COMPLETE, BackupEvent.INTRODUCED): BackupState.ASKING,
+    (BackupState.COMPLETE, BackupEvent.COMPARE): BackupState.COMPLETE,
+    (BackupState.COMPLETE, BackupEvent.EQUAL): BackupState.COMPLETE,
+    (BackupState.COMPLETE, BackupEvent.DIFFERENT): BackupState.REPAIRING,
+    (BackupState.COMPLETE, BackupEvent.BEGIN): BackupState.COMPLETE,  # of another backup's snapshot
+    (BackupState.COMPLETE, BackupEvent.END): BackupState.COMPLETE,
+    (BackupState.COMPLETE, BackupEvent.LOSS): BackupState.ASKING,
+    (BackupState.COMPLETE, BackupEvent.GONE): BackupState.IDLE,
 }
 
 
 class Reading(Enum):
-    """What an active reads its kernel's table for; the events go between."""
+    """Why an active reads its kernel's table; events are streamed meanwhile."""
 
     NOTHING = "nothing"
-    COMPARISON = "comparison"
+    COMPARE = "compare"
     SNAPSHOT = "snapshot"
 
 
-class Frame(Enum):
-    """The frames of a stream that begin or end this."""
+class ReadingEvent(Enum):
+    """The frames of a stream that begin or end a reading."""
 
     COMPARE = "COMPARE"
     LAST_DIGESTS = "last DIGESTS"
@@ -84,29 +97,20 @@ class Frame(Enum):
     SNAPSHOT_END = "SNAPSHOT_END"
 
 
-READINGS: Final = {
-    (Reading.NOTHING, Frame.COMPARE): Reading.COMPARISON,
-    (Reading.COMPARISON, Frame.LAST_DIGESTS): Reading.NOTHING,
-    (Reading.NOTHING, Frame.SNAPSHOT_BEGIN): Reading.SNAPSHOT,
-    (Reading.SNAPSHOT, Frame.SNAPSHOT_END): Reading.NOTHING,
+READING_TRANSITIONS: Final = {
+    (Reading.NOTHING, ReadingEvent.COMPARE): Reading.COMPARE,
+    (Reading.COMPARE, ReadingEvent.LAST_DIGESTS): Reading.NOTHING,
+    (Reading.NOTHING, ReadingEvent.SNAPSHOT_BEGIN): Reading.SNAPSHOT,
+    (Reading.SNAPSHOT, ReadingEvent.SNAPSHOT_END): Reading.NOTHING,
 }
 
+S = TypeVar("S", bound=Enum)
+E = TypeVar("E", bound=Enum)
 
-def as_markdown(transitions: Mapping[tuple[Any, Any], Enum], first: Enum) -> Iterator[str]:
-    """A table and its diagram, line by line; `first` is the state to begin in."""
-    states, events = type(first), list(dict.fromkeys(event for _, event in transitions))
-    yield "| state | " + " | ".join(event.value for event in events) + " |"
-    yield "|---|" + "---|" * len(events)
-    for state in states:
-        following = (transitions.get((state, event)) for event in events)
-        yield f"| {state.value} | " + " | ".join(found.value if found else "" for found in following) + " |"
-    yield ""
-    yield "```mermaid"
-    yield "stateDiagram-v2"
-    for state in states:
-        yield f'    state "{state.value}" as {state.name.lower()}'
-    yield f"    [*] --> {first.name.lower()}"
-    for (state, event), found in transitions.items():
-        if found is not state:
-            yield f"    {state.name.lower()} --> {found.name.lower()}: {event.value}"
-    yield "```"
+
+def next_state(role: str, transitions: Mapping[tuple[S, E], S], state: S, event: E) -> S:
+    """Return the state that follows `state` after `event`.  Raises LocalProtocolError if the table has none."""
+    found = transitions.get((state, event))
+    if found is None:
+        raise LocalProtocolError(role, state, event)
+    return found

@@ -1,9 +1,13 @@
-"""What a backup holds for its peer: flows and expectations, as the stream left them.  Pure.
+"""The flows and expectations that a backup holds for its peer, as the stream left them.  Pure.
 
-Snapshot and live events may interleave in any way.  Between `begin_snapshot` and `end_snapshot` an entry that a live
-event has touched is the event's: the snapshot only fills in what the event left out, and does not bring back what was
-destroyed.  What neither has named by the end is gone from the active, and goes.  Until then it stays held, so that a
-promotion in the middle has the most there is.  A snapshot may be of some buckets only; the rest stays as it is then.
+A snapshot and live events may interleave in any way.  Between `begin_snapshot` and `end_snapshot` the events decide
+about each entry that they have touched: the snapshot fills in what an event left out, and does not bring back an entry
+that was destroyed.  Entries that neither has named by the end are gone from the active, and are removed.  Until then
+they stay, so that a promotion in the middle of a snapshot commits as much as there is.  A snapshot may be of some
+buckets only; entries in other buckets stay as they are.
+
+A key is the bytes of CTA_TUPLE_ORIG and CTA_ZONE of a flow, or of an expectation's tuple, mask and master; a value is
+the bytes of all other attributes (`ftfw.kernel.flow_entry`, `ftfw.kernel.expectation`).
 """
 
 from collections import Counter
@@ -25,59 +29,60 @@ REPAIRS: Final = ("missing", "stale", "different")
 
 
 class Store:
-    """Flows and expectations by key; `dropped` counts by reason what could not be held.
+    """Holds flows and expectations by key.
 
-    `repaired` counts, by kind, what snapshots that were to repair found: one of `REPAIRS`.
-
-    `journal` True: the keys that changed are kept until `take_changes`, for a kernel that follows the store.
+    `dropped` counts messages that could not be applied, by reason.  `repaired` counts entries that snapshots found to
+    be wrong, by kind (one of `REPAIRS`).  `journal`: keep the keys that change until `take_changes`, for a kernel that
+    is to hold the same entries.
     """
 
     def __init__(self, *, journal: bool = False, dropped: Counter[str] | None = None) -> None:
-        self.plain: dict[bytes, bytes] = {}  # flows of which an event says everything: it replaces them
-        self.rich: dict[bytes, bytes] = {}  # flows with more attributes: events are laid over them
+        self.plain: dict[bytes, bytes] = {}  # flows of which each event says everything: it replaces the value
+        self.rich: dict[bytes, bytes] = {}  # flows with more attributes: an event is laid over the value
         self.expectations: dict[bytes, bytes] = {}
         self.dropped: Counter[str] = Counter() if dropped is None else dropped
-        self._helped: dict[bytes, set[bytes]] = {}  # original tuple → keys of the flows with a helper, for their zones
+        self._helped: dict[bytes, set[bytes]] = {}  # original tuple → keys of the flows with a helper
         self._journal: set[bytes] | None = set() if journal else None
         self._checker = Checker()
         self.repaired: Counter[str] = Counter()
-        self._watched: set[bytes] | None = None  # what live events touched since `watch`
-        self._live: set[bytes] | None = None  # while a snapshot is under way: what live events touched
-        self._scope: Scope | None = None  # the entries that the snapshot is of; None: all
-        self._repairs: dict[bytes, str] | None = None  # what it found, by key, unless it is not to repair
-        self._present: set[bytes] = set()  # what the snapshot named
-        self._whole: set[bytes] = set()  # of which the kernel has told everything meanwhile
-        self._doubtful: dict[bytes, frozenset[int]] = {}  # and what live events left of what was held before
+        self._touched_since_compare: set[bytes] | None = None  # keys; None: no compare is under way
+        # While a snapshot is under way; otherwise None or empty:
+        self._touched_by_events: set[bytes] | None = None  # keys that live events named since it began
+        self._scope: Scope | None = None  # the buckets that the snapshot is of; None: all
+        self._repairs: dict[bytes, str] | None = None  # entries that it found to be wrong; None: that does not count
+        self._named: set[bytes] = set()  # keys that the snapshot named
+        self._fully_reported: set[bytes] = set()  # keys of flows of which a GET has told everything since it began
+        self._unconfirmed: dict[bytes, frozenset[int]] = {}  # attributes from before it that no event has said again
 
     @property
     def in_snapshot(self) -> bool:
-        """Whether a snapshot has begun and not ended."""
-        return self._live is not None
+        """True if a snapshot has begun and not ended."""
+        return self._touched_by_events is not None
 
     @property
     def awaits_masters(self) -> bool:
-        """Whether flows may yet come that others name as their masters: a snapshot of everything is under way."""
-        return self._live is not None and self._scope is None
+        """True if masters of held flows may still come: a snapshot of everything is under way."""
+        return self._touched_by_events is not None and self._scope is None
 
     @property
     def snapshot_size(self) -> int:
         """How many entries the snapshot under way has named so far."""
-        return len(self._present)
+        return len(self._named)
 
     def flow_count(self) -> int:
-        """How many flows are held."""
+        """Return how many flows are held."""
         return len(self.plain) + len(self.rich)
 
     def apply(self, messages: Run | Iterable[bytes]) -> None:
-        """Take live messages in, in their order."""
+        """Apply live messages in their order."""
         if isinstance(messages, Run):
             if self._apply_run(messages):
                 return
             messages = messages.split()
-        plain, rich, doubtful = self.plain, self.rich, self._doubtful
+        plain, rich, unconfirmed = self.plain, self.rich, self._unconfirmed
         touched: list[bytes] = []
         touch = touched.append if self._notes() else None
-        careful = bool(rich or doubtful)
+        careful = bool(rich or unconfirmed)
         shape_of, as_number = SHAPES.get, int.from_bytes
         for message in messages:
             shape = shape_of(message[:PREFIX])
@@ -92,7 +97,7 @@ class Store:
                 careful = True
                 continue
             key = message[BODY : shape.split]
-            if careful and (key in rich or key in doubtful):
+            if careful and (key in rich or key in unconfirmed):
                 self._apply_slowly(message, touched)
                 continue
             if touch is not None:
@@ -104,13 +109,13 @@ class Store:
         self._note(touched)
 
     def _apply_run(self, run: Run) -> bool:
-        """Take a run in without looking at each message; False if something in it asks for that."""
+        """Apply a run without looking at each message; return False, and apply nothing, if that is not possible."""
         ends = run.shape.kind == DESTROY
         if run.shape.dump:
             return False
-        if ends or self.rich or self._doubtful or self._notes():
+        if ends or self.rich or self._unconfirmed or self._notes():
             keys = run.keys()
-            if not (self.rich.keys().isdisjoint(keys) and self._doubtful.keys().isdisjoint(keys)):
+            if not (self.rich.keys().isdisjoint(keys) and self._unconfirmed.keys().isdisjoint(keys)):
                 return False
             self._note(keys)
             if ends:
@@ -121,11 +126,11 @@ class Store:
         return True
 
     def _notes(self) -> bool:
-        """Whether anybody wants to know what live events touch."""
-        return self._live is not None or self._journal is not None or self._watched is not None
+        """Return True if the keys that live events touch are noted anywhere."""
+        return any(noted is not None for noted in (self._touched_by_events, self._journal, self._touched_since_compare))
 
     def _note(self, touched: list[bytes]) -> None:
-        for noted in (self._live, self._journal, self._watched):
+        for noted in (self._touched_by_events, self._journal, self._touched_since_compare):
             if noted is not None:
                 noted.update(touched)
 
@@ -150,36 +155,37 @@ class Store:
             self.dropped["malformed"] += 1
 
     def _apply_flow(self, parsed: flow_entry.Parsed, key: bytes) -> bool:
-        """Whether the message was about a flow that is, or has just ended."""
+        """Apply a message about a flow; return False if it is the answer to a GET for a flow that is not held."""
         if parsed.kind is Kind.DESTROY:
-            self._doubtful.pop(key, None)
+            self._unconfirmed.pop(key, None)
             self._remove(key)
             return True
         old = self.plain.get(key) or self.rich.get(key)
         if parsed.kind is Kind.FULL and (old is None or not flow_entry.same_instance(old, parsed.attributes)):
-            if self._live is None or key in self._live or (self._scope is not None and key not in self._scope):
-                return False  # the answer to a question about a flow that has ended since, or was never heard of
-            old = None  # what the snapshot under way says of it may be older than the answer
-        if self._live is not None:
-            self._doubt(key, old, parsed)
+            touched = self._touched_by_events
+            if touched is None or key in touched or (self._scope is not None and key not in self._scope):
+                return False  # the flow has ended since the kernel was asked, or was never heard of
+            old = None  # the snapshot under way may name the flow as it was before the answer
+        if self._touched_by_events is not None:
+            self._note_unconfirmed(key, old, parsed)
         self._hold(key, flow_entry.overlay(old, parsed.kind, parsed.attributes, self.dropped))
         return True
 
-    def _doubt(self, key: bytes, old: bytes | None, parsed: flow_entry.Parsed) -> None:
-        """Keep account of what the snapshot under way is to say of a flow, not what was held before it."""
+    def _note_unconfirmed(self, key: bytes, old: bytes | None, parsed: flow_entry.Parsed) -> None:
+        """Note which attributes of a flow are from before the snapshot: those are the snapshot's to say."""
         left: frozenset[int] = frozenset()
         if parsed.kind is Kind.FULL:
-            self._whole.add(key)
+            self._fully_reported.add(key)
         if parsed.kind is Kind.UPDATE and old is not None and flow_entry.same_instance(old, parsed.attributes):
-            assert self._live is not None
-            if key in self._doubtful:
-                left = self._doubtful[key] - parsed.attributes.keys()
-            elif key not in self._live and key not in self._present:
+            assert self._touched_by_events is not None
+            if key in self._unconfirmed:
+                left = self._unconfirmed[key] - parsed.attributes.keys()
+            elif key not in self._touched_by_events and key not in self._named:
                 left = flow_entry.unsaid(old, parsed.attributes)
         if left:
-            self._doubtful[key] = left
+            self._unconfirmed[key] = left
         else:
-            self._doubtful.pop(key, None)
+            self._unconfirmed.pop(key, None)
 
     def _hold(self, key: bytes, value: bytes) -> None:
         if flow_entry.is_plain(key, value):
@@ -191,19 +197,24 @@ class Store:
         self.rich[key] = value
         if flow_entry.has_helper(value):
             self._helped.setdefault(flow_entry.tuple_of(key), set()).add(key)
+        else:
+            self._forget_helper(key)
 
     def _remove(self, key: bytes) -> None:
-        if self.plain.pop(key, None) is not None or self.rich.pop(key, None) is None:
+        if self.plain.pop(key, None) is None and self.rich.pop(key, None) is not None:
+            self._forget_helper(key)
+
+    def _forget_helper(self, key: bytes) -> None:
+        if not self._helped:
             return
         tuple_ = flow_entry.tuple_of(key)
-        helped = self._helped.get(tuple_)
-        if helped is not None:
-            helped.discard(key)
-            if not helped:
-                del self._helped[tuple_]
+        helped = self._helped.get(tuple_, set())
+        helped.discard(key)
+        if not helped:
+            self._helped.pop(tuple_, None)
 
     def zone_of(self, expectation_key: bytes) -> bytes:
-        """The zone attribute of an expectation's master, or nothing: expectations do not name theirs."""
+        """Return the zone attribute of an expectation's master, or b"": an expectation carries none of its own."""
         masters = self.masters_of(expectation_key)
         return flow_entry.zone_of(min(masters, key=len)) if masters else b""
 
@@ -212,24 +223,25 @@ class Store:
         return self._helped.get(expectation.master_of(expectation_key), ())
 
     def begin_snapshot(self, scope: Scope | None = None, *, repair: bool = False) -> None:
-        """A snapshot begins: everything in `scope` (None: all) that it and live events do not name goes at its end.
+        """Begin a snapshot of `scope` (None: of everything).
 
-        `repair`: count what it finds wrong in `repaired`.
+        Entries in it that neither the snapshot nor live events name are removed at its end.  `repair`: count the
+        entries that it finds to be wrong in `repaired`.
         """
         self.abort_snapshot()
-        self._live = set()
+        self._touched_by_events = set()
         self._scope, self._repairs = scope, {} if repair else None
 
     def add_snapshot(self, messages: Run | Iterable[bytes]) -> None:
-        """Take a part of the snapshot in.  Without a `begin_snapshot` there is nothing to be a part of."""
-        assert self._live is not None
+        """Add a part of the snapshot that `begin_snapshot` has begun."""
+        assert self._touched_by_events is not None
         changed: list[bytes] = []
         for message in messages.split() if isinstance(messages, Run) else messages:
             if (shape := _dump_shape(message)) is not None:
                 key = message[BODY : shape.split]
-                if key not in self._live and key not in self.rich and self._repairs is None:
+                if key not in self._touched_by_events and key not in self.rich and self._repairs is None:
                     self.plain[key] = dumped_value(message, shape)
-                    self._present.add(key)
+                    self._named.add(key)
                     changed.append(key)
                     continue
             try:
@@ -237,9 +249,9 @@ class Store:
             except MalformedError:
                 self.dropped["malformed"] += 1
                 continue
-            self._present.add(key)
+            self._named.add(key)
             changed.append(key)
-            if key in self._live:
+            if key in self._touched_by_events:
                 self._fill_in(key, value, kind)
                 continue
             if self._repairs is not None:
@@ -252,10 +264,10 @@ class Store:
             self._journal.update(changed)
 
     def _fill_in(self, key: bytes, value: bytes, kind: Kind) -> None:
-        """Put a snapshot's entry below what live events have said of it."""
+        """Fill in from a snapshot's entry what live events have not said of it."""
         above = self.get_flow(key)
-        if kind is Kind.FULL and above is not None and key not in self._whole:
-            self._hold(key, flow_entry.under(value, above, self._doubtful.pop(key, frozenset())))
+        if kind is Kind.FULL and above is not None and key not in self._fully_reported:
+            self._hold(key, flow_entry.under(value, above, self._unconfirmed.pop(key, frozenset())))
 
     def _snapshot_entry(self, message: bytes) -> tuple[bytes, bytes, Kind]:
         if (shape := _dump_shape(message)) is not None:
@@ -271,7 +283,7 @@ class Store:
         return key, flow_entry.overlay(self.get_flow(key), Kind.FULL, parsed.attributes, self.dropped), Kind.FULL
 
     def _compare(self, key: bytes, value: bytes) -> None:
-        """Keep account of what a snapshot that is to repair finds."""
+        """Note it if the snapshot's entry shows that the held one is wrong."""
         assert self._repairs is not None
         held = self.value(key)
         if held is None:
@@ -280,14 +292,14 @@ class Store:
             self._repairs[key] = "different"
 
     def end_snapshot(self) -> int:
-        """The snapshot is complete; returns how many entries went because nobody named them."""
-        return sum(self.sweep())
+        """End the snapshot; return how many entries were removed because nothing named them."""
+        return sum(self.remove_stale())
 
-    def sweep(self) -> Iterator[int]:
-        """Do so a slice at a time; the snapshot ends with the last one."""
-        assert self._live is not None
-        for keys in self._slices():
-            stale = [key for key in keys if not (key in self._live or key in self._present)]
+    def remove_stale(self) -> Iterator[int]:
+        """End the snapshot in steps: generate how many entries each step has removed; it ends with the last step."""
+        assert self._touched_by_events is not None
+        for keys in self._key_steps():
+            stale = [key for key in keys if not (key in self._touched_by_events or key in self._named)]
             if self._scope is not None:
                 stale = [key for key in stale if key in self._scope]
             for key in stale:
@@ -299,62 +311,62 @@ class Store:
                 self._repairs.update(dict.fromkeys(stale, "stale"))
             yield len(stale)
         if self._repairs is not None:
-            self.repaired.update(kind for key, kind in self._repairs.items() if key not in self._live)
+            self.repaired.update(kind for key, kind in self._repairs.items() if key not in self._touched_by_events)
         self.abort_snapshot()
 
-    def _slices(self) -> Iterator[list[bytes]]:
-        """The keys of all that is held, as of now; some of them may be gone when their turn comes."""
+    def _key_steps(self) -> Iterator[list[bytes]]:
+        """Generate the keys of all entries held now, in steps; some may be gone when their turn comes."""
         keys = [*self.plain, *self.rich, *self.expectations]
         for start in range(0, len(keys), limits.STEP_ENTRIES):
             yield keys[start : start + limits.STEP_ENTRIES]
 
-    def watch(self) -> None:
-        """Note what live events touch from now on."""
-        self._watched = set()
+    def begin_compare(self) -> None:
+        """Note the keys that live events touch from now on."""
+        self._touched_since_compare = set()
 
-    def unwatch(self) -> set[bytes]:
-        """What they have touched; nothing is noted any more."""
-        watched, self._watched = self._watched, None
-        return watched or set()
+    def end_compare(self) -> set[bytes]:
+        """Return the keys that live events have touched since `begin_compare`, and note them no more."""
+        touched, self._touched_since_compare = self._touched_since_compare, None
+        return touched or set()
 
     def digests(self, salt: bytes) -> Iterator[Iterator[tuple[bytes, int]]]:
-        """Key and digest of all that is held, a slice at a time."""
-        for keys in self._slices():
+        """Generate key and digest of each entry held, in steps."""
+        for keys in self._key_steps():
             values = ((key, self.value(key)) for key in keys)
             yield entry_digest.digests(((key, value) for key, value in values if value is not None), salt)
 
     def abort_snapshot(self) -> None:
-        """The snapshot will not be completed; what it brought stays."""
-        self._live, self._present, self._whole = None, set(), set()
+        """Give up the snapshot, if one is under way; the entries that it brought stay."""
+        self._touched_by_events, self._named, self._fully_reported = None, set(), set()
         self._scope = self._repairs = None
-        self._doubtful.clear()
+        self._unconfirmed.clear()
 
     def take_changes(self) -> set[bytes]:
-        """The keys that changed since the last call."""
+        """Return the keys that changed since the last call."""
         assert self._journal is not None
         changes, self._journal = self._journal, set()
         return changes
 
     def get_flow(self, key: bytes) -> bytes | None:
-        """The value of a held flow."""
+        """Return the value of a flow; None if it is not held."""
         return self.plain.get(key) or self.rich.get(key)
 
     def value(self, key: bytes) -> bytes | None:
-        """The value of a held flow or expectation."""
+        """Return the value of a flow or expectation; None if it is not held."""
         return self.get_flow(key) or self.expectations.get(key)
 
     def flows(self) -> Iterator[Flow]:
-        """The held flows, decoded."""
+        """Generate the held flows, decoded."""
         for key, value in chain(list(self.plain.items()), list(self.rich.items())):
             yield decode.flow(key, value)
 
     def decoded_expectations(self) -> Iterator[Expectation]:
-        """The held expectations, decoded."""
+        """Generate the held expectations, decoded."""
         for key, value in list(self.expectations.items()):
             yield decode.expectation(key, value, self.zone_of(key))
 
 
 def _dump_shape(message: bytes) -> Shape | None:
-    """The shape of a message from a dump, if it has a plain one."""
+    """Return the shape of a plain message from a dump; None if it is not plain."""
     shape = SHAPES.get(message[:PREFIX])
     return shape if shape is not None and shape.dump and shape.fits(message) else None

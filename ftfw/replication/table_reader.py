@@ -74,11 +74,11 @@ class TableReader:
     def begin(self, now: float) -> bool:
         """Begin a reading of the table if a backup needs one, or if the counts are old; return whether one began."""
         assert self._reading is None, "a reading is under way"
-        wanted = self._active.wanted() if self._active.live(now) else Reading.NOTHING
+        wanted = self._active.wanted(now)
         if wanted is Reading.SNAPSHOT:
             self._scope = self._active.begin_snapshot(now)
-        elif wanted is Reading.COMPARISON:
-            self._active.begin_comparison(now)
+        elif wanted is Reading.COMPARE:
+            self._active.begin_compare(now)
             self._digests, self._salt = Digests(self._bits), self._random(SALT_SIZE)
         elif now < self.count_at:
             return False
@@ -102,7 +102,7 @@ class TableReader:
 
     def has_room(self, now: float) -> bool:
         """Return whether the stream takes more of this reading now."""
-        return self._reading in (Reading.NOTHING, Reading.COMPARISON) or self._active.may_snapshot(now)
+        return self._reading in (Reading.NOTHING, Reading.COMPARE) or self._active.may_snapshot(now)
 
     def add_flows(self, messages: Sequence[bytes], now: float) -> None:
         """Take a batch of a dump of flows."""
@@ -114,7 +114,7 @@ class TableReader:
 
     def _add(self, messages: Sequence[bytes], now: float) -> int:
         found = self._selector.dumped(messages)
-        if self._reading is Reading.COMPARISON:
+        if self._reading is Reading.COMPARE:
             self._digests.add(entry_digest.digests(entry_digest.dumped(found.parts), self._salt))
         elif self._reading is Reading.SNAPSHOT:
             self._add_to_snapshot(found, now)
@@ -136,5 +136,5 @@ class TableReader:
         if reading is Reading.SNAPSHOT:
             self._active.end_snapshot(now)
             yield
-        elif reading is Reading.COMPARISON:
-            yield from self._active.end_comparison(self._digests, self._salt, now)
+        elif reading is Reading.COMPARE:
+            yield from self._active.end_compare(self._digests, self._salt, now)

@@ -285,6 +285,8 @@ def receive(data: bytes) -> None:
         for member in (active, backup):
             _live(member, now)
     backup.backup.unfollow()
+    while backup.backup.work(now):
+        pass
     use_everything(backup.backup.store)
 
 
@@ -305,23 +307,23 @@ def _live(member: Member, now: float) -> None:
         _read(member.active, now)
     if member.backup is not None:
         assert member.backup.behind >= 0
-        assert member.backup._waiting_bytes == sum(frame.memory for frame in member.backup._waiting.values())
-        assert len(member.backup._theirs or b"") <= 4 << limits.BUCKET_BITS_MAX
-        assert len(member.backup._scope.buckets if member.backup._scope else ()) <= limits.WANTED_MAX
+        resync = member.backup._resync
+        assert len(resync.digests or b"") <= 4 << limits.BUCKET_BITS_MAX
+        assert len(resync.scope.buckets if resync.scope else ()) <= limits.WANTED_MAX
         member.backup.work(now)
 
 
 def _read(active: Active, now: float) -> None:
     """What the daemon does for a backup that wants something."""
-    wanted = active.wanted()
+    wanted = active.wanted(now)
     if wanted is Reading.SNAPSHOT:
         scope = active.begin_snapshot(now)
         assert scope is None or len(scope.buckets) <= limits.WANTED_MAX
         active.add_snapshot([[conn().full()]], now)
         active.end_snapshot(now)
-    elif wanted is Reading.COMPARISON:
-        active.begin_comparison(now)
-        assert list(active.end_comparison(Digests(3), SALT, now))
+    elif wanted is Reading.COMPARE:
+        active.begin_compare(now)
+        assert list(active.end_compare(Digests(3), SALT, now))
 
 
 def _message(reader: Reader, active: Active, backup: Backup) -> Message:

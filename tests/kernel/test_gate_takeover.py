@@ -124,7 +124,7 @@ def is_in_sync(backup: Node) -> bool:
 def is_being_filled(backup: Node) -> bool:
     """Whether a hot node holds everything, and its kernel does not yet."""
     why = backup.status()["why_not_synced"] or ""
-    return "is on its way into this kernel" in why and backup.kernel_count() < CROWD
+    return "is being put into this kernel" in why and backup.kernel_count() < CROWD
 
 
 def take_over(workdir: Path, *, more: str, mode: str = "warm", when: Callable[[Node], bool] = is_in_sync) -> Takeover:

@@ -89,7 +89,7 @@ class Run:
         member = node.member
         assert len(node.freshness._senders) <= SENDERS_MAX
         if member.backup is not None:
-            assert len(member.backup._waiting) <= limits.WAITING_FRAMES
+            assert not member.backup._waiting.too_many
             assert not member.backup.store.dropped
         if member.active is not None:
             assert member.active._kept_bytes <= limits.KEPT_BYTES
@@ -255,6 +255,7 @@ class Run:
             ("BUCKET_ENTRIES", 1),
             ("BUCKETS_MAX", 4),
             ("STEP_ENTRIES", 3),
+            ("STEP_FRAMES", 2),
             ("STEP_BUCKETS", 8),
         )
         with ExitStack() as stack:

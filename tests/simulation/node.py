@@ -102,6 +102,8 @@ class Node:
         assert self.member.backup is not None
         backup = self.member.backup
         backup.unfollow()
+        while backup.work(now):
+            pass
         self.stream(now)
         return backup.store
 

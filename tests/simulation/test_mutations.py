@@ -60,46 +60,46 @@ def apply_stale_snapshot_entries(patch: pytest.MonkeyPatch) -> None:
     real = Store.add_snapshot
 
     def add(self: Store, found: Any) -> None:
-        live, self._live = self._live, set()
+        touched, self._touched_by_events = self._touched_by_events, set()
         real(self, found)
-        self._live = live
+        self._touched_by_events = touched
 
     patch.setattr(Store, "add_snapshot", add)
 
 
 def forget_tombstones(patch: pytest.MonkeyPatch) -> None:
     def note(self: Store, touched: list[bytes]) -> None:
-        if self._live is not None:
-            self._live.update(key for key in touched if key in self.plain or key in self.rich)
+        if self._touched_by_events is not None:
+            self._touched_by_events.update(key for key in touched if key in self.plain or key in self.rich)
 
     patch.setattr(Store, "_note", note)
 
 
 def keep_what_the_snapshot_does_not_name(patch: pytest.MonkeyPatch) -> None:
-    def sweep(self: Store) -> Iterator[int]:
+    def remove_stale(self: Store) -> Iterator[int]:
         self.abort_snapshot()
         yield 0
 
-    patch.setattr(Store, "sweep", sweep)
+    patch.setattr(Store, "remove_stale", remove_stale)
 
 
 def apply_behind_a_gap(patch: pytest.MonkeyPatch) -> None:
-    def take(self: Backup, frame: messages.Stream, now: float) -> None:
+    def receive_frame(self: Backup, frame: messages.Stream, now: float) -> None:
         self._known = max(self._known, frame.sequence)
         if frame.sequence > self._applied:
             self._apply(frame, now)
 
-    patch.setattr(Backup, "_take", take)
+    patch.setattr(Backup, "_receive_frame", receive_frame)
 
 
 def apply_in_the_order_of_arrival(patch: pytest.MonkeyPatch) -> None:
-    def take(self: Backup, frame: messages.Stream, now: float) -> None:
+    def receive_frame(self: Backup, frame: messages.Stream, now: float) -> None:
         self._known = max(self._known, frame.sequence)
         before = self._applied
         self._apply(frame, now)
         self._applied = max(before, frame.sequence)
 
-    patch.setattr(Backup, "_take", take)
+    patch.setattr(Backup, "_receive_frame", receive_frame)
 
 
 def acknowledge_what_was_announced(patch: pytest.MonkeyPatch) -> None:
@@ -124,9 +124,9 @@ def ignore_gaps_that_cannot_be_filled(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(limits, "KEPT_BYTES", 3000)
 
     def give_up(self: Backup, sequence: int, now: float) -> None:
-        self._waiting = {number: frame for number, frame in self._waiting.items() if number > sequence}
+        self._waiting.drop_through(sequence)
         self._applied = sequence
-        self._apply_waiting(now)
+        self._apply_waiting(1, now)
 
     patch.setattr(Backup, "_give_up", give_up)
 
@@ -140,7 +140,7 @@ def never_challenge(patch: pytest.MonkeyPatch) -> None:
 
 
 def never_ask_for_a_snapshot(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Backup, "_request", lambda *_: None)
+    patch.setattr(Backup, "_send_request", lambda *_: None)
 
 
 def find_no_difference(patch: pytest.MonkeyPatch) -> None:
@@ -156,7 +156,7 @@ def take_some_buckets_for_the_whole_table(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Store, "begin_snapshot", begin)
 
 
-def take_one_mended_bucket_for_all(patch: pytest.MonkeyPatch) -> None:
+def take_one_repaired_bucket_for_all(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Scope, "without", lambda *_: None)
 
 
@@ -237,7 +237,7 @@ MUTATIONS: list[Callable[[pytest.MonkeyPatch], None]] = [
     never_ask_for_a_snapshot,
     find_no_difference,
     take_some_buckets_for_the_whole_table,
-    take_one_mended_bucket_for_all,
+    take_one_repaired_bucket_for_all,
     put_new_before_destroy_whatever_happened,
     forget_masters_with_the_next_update,
     follow_no_hints,

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from ftfw.replication.backup import Backup
-from ftfw.replication.state_tables import TRANSITIONS, Event
+from ftfw.replication.state_tables import BACKUP_TRANSITIONS, BackupEvent
 from tests.simulation.cluster import Run
 
 SEEDS = 2000
@@ -29,10 +29,10 @@ def test_all_is_well_in_the_end(block: int) -> None:
 
 
 def test_every_row_of_the_state_table_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
-    missing = set(TRANSITIONS)
+    missing = set(BACKUP_TRANSITIONS)
     turn = Backup._turn
 
-    def noted(self: Backup, event: Event) -> None:
+    def noted(self: Backup, event: BackupEvent) -> None:
         missing.discard((self.state, event))
         turn(self, event)
 

@@ -60,7 +60,7 @@ def test_a_resync_is_waited_for_until_the_snapshot_is_in() -> None:
 
 def test_a_scrub_is_waited_for_until_what_differs_is_mended() -> None:
     last = backup("complete", compared=1)
-    daemon = Daemon(backup("complete"), backup("comparing"), backup("mending", compared=1), last)
+    daemon = Daemon(backup("complete"), backup("comparing"), backup("repairing", compared=1), last)
     found = daemon.request("scrub")
     assert found is not None
     assert found[1] is last

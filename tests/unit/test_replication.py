@@ -23,7 +23,8 @@ from ftfw.replication.limits import (
     STEP_ENTRIES,
 )
 from ftfw.replication.messages import Ack, Heartbeat, Resync, Stream, Want
-from ftfw.replication.state_tables import Reading, State
+from ftfw.replication.state_tables import BackupState as State
+from ftfw.replication.state_tables import Reading
 from ftfw.replication.store import Store
 from tests.unit.conntrack import TCP, UDP, conn
 from tests.unit.reading import Reader
@@ -303,7 +304,7 @@ def test_a_comparison_on_demand_is_asked_for_until_it_is_heard() -> None:
     made.settle()
     backup = made.backups["fw2"]
     made.drop = lambda: True
-    backup.request_comparison(made.now)
+    backup.request_compare(made.now)
     made.step()
     made.drop = never
     for _ in range(50):
@@ -317,7 +318,7 @@ def test_what_events_touch_during_a_comparison_is_no_difference() -> None:
     made.settle()
     backup = made.backups["fw2"]
     for _ in range(3):
-        backup.request_comparison(made.now)
+        backup.request_compare(made.now)
         while not made.reader.is_reading():
             made.step()
         while made.reader.is_reading():
@@ -360,7 +361,7 @@ def test_the_end_of_a_scope_will_do_where_its_beginning_was_lost() -> None:
         own.add((key, digest ^ 1) for key, digest in slice_)
     backup.receive(b"e" * 32, frame(messages.COMPARE, 4), 0.0)
     receive_digests(backup, own)
-    assert state_of(backup) is State.MENDING
+    assert state_of(backup) is State.REPAIRING
     [*_, wanted] = said(backup, 0.0)
     assert isinstance(wanted, Want)
     assert len(wanted.scope.buckets) == 2
@@ -371,7 +372,7 @@ def test_the_end_of_a_scope_will_do_where_its_beginning_was_lost() -> None:
     assert state_of(backup) is State.FILLING
     backup.receive(b"e" * 32, frame(messages.SNAPSHOT_END, backup._applied + 1), 0.0)
     work(backup)
-    assert state_of(backup) is State.MENDING
+    assert state_of(backup) is State.REPAIRING
     assert set(held(backup.store)) == {conn(UDP).key}
 
 
@@ -403,7 +404,7 @@ def test_in_a_small_table_what_is_wrong_is_counted_too(entries: int) -> None:
     made.settle()
     backup = made.backups["fw2"]
     backup.store.apply([conn(replace(UDP, source_port=78)).new()])
-    backup.request_comparison(made.now)
+    backup.request_compare(made.now)
     made.settle()
     made.assert_equal()
     assert backup.store.repaired == {"stale": 1}
@@ -416,7 +417,7 @@ def test_what_takes_a_whole_snapshot_to_repair_is_counted_too() -> None:
     gone = len(held(backup.store))
     for key in held(backup.store):
         backup.store._remove(key)
-    backup.request_comparison(made.now)
+    backup.request_compare(made.now)
     made.settle()
     made.assert_equal()
     assert backup.snapshots == 2
@@ -429,12 +430,12 @@ def test_a_comparison_while_buckets_are_wanted_keeps_account() -> None:
     made.settle()
     backup = made.backups["fw2"]
     backup.store._remove(next(iter(held(backup.store))))
-    backup.request_comparison(made.now)
-    while backup.state is not State.MENDING:
+    backup.request_compare(made.now)
+    while backup.state is not State.REPAIRING:
         made.step()
     backup.bodies_to_send()
     made.drop = lambda: True
-    backup.request_comparison(made.now)
+    backup.request_compare(made.now)
     backup.handle_timer(made.now)
     assert any(isinstance(messages.unpack(body), Want) for body in backup.bodies_to_send())
     made.settle()
@@ -445,7 +446,7 @@ def test_a_comparison_while_buckets_are_wanted_keeps_account() -> None:
 def test_an_administrator_on_the_active_has_everything_sent_again() -> None:
     made = cluster(names=("fw2", "fw3"))
     made.settle()
-    made.active.renew(made.now)
+    made.active.resync_backups(made.now)
     made.settle()
     made.assert_equal()
     assert [backup.snapshots for backup in made.backups.values()] == [2, 2]
@@ -457,7 +458,7 @@ def test_a_snapshot_for_one_backup_takes_no_comparison_from_another() -> None:
     active.receive(PEER, Resync(name="fw3", epoch=active.epoch, sequence=0, compare=False), 0.0)
     assert active.begin_snapshot(0.0) is None
     active.end_snapshot(0.0)
-    assert active.wanted() is Reading.COMPARISON
+    assert active.wanted(0.0) is Reading.COMPARE
 
 
 def sweeping(count: int) -> Backup:
@@ -499,7 +500,7 @@ def test_what_waited_for_a_sweep_goes_on_when_an_administrator_has_ended_it() ->
     backup.receive(b"e" * 32, frame(messages.COMPARE, first + 1), 0.0)
     backup.receive(b"e" * 32, frame(messages.EVENTS, first + 2, conn(TCP).new()), 0.0)
     backup.request_snapshot(0.0)
-    said(backup, 0.0)
+    work(backup)
     assert backup.behind == 0
     assert conn(TCP).key in held(backup.store)
 
@@ -507,6 +508,7 @@ def test_what_waited_for_a_sweep_goes_on_when_an_administrator_has_ended_it() ->
 def test_who_takes_over_during_a_sweep_takes_nothing_that_was_gone() -> None:
     backup = sweeping(STEP_ENTRIES + 5)
     backup.unfollow()
+    work(backup)
     assert backup.store.flow_count() == 0
 
 
@@ -614,7 +616,7 @@ def test_a_backup_that_turns_to_another_active_or_starts_anew_is_not_in_sync_any
         assert active.synced(0.0) is True
         active.receive(PEER, turn, 0.0)
         assert active.synced(0.0) is False
-        assert not active.snapshot_wanted
+        assert active.wanted(0.0) is Reading.NOTHING
 
 
 def test_an_active_is_in_sync_when_every_live_backup_is() -> None:
@@ -738,19 +740,19 @@ def test_who_want_too_many_buckets_get_everything(monkeypatch: pytest.MonkeyPatc
     for number in range(3):
         scope = Scope(4, {2 * number, 2 * number + 1})
         active.receive(PEER, Want(name="fw2", epoch=b"e" * 32, sequence=0, scope=scope), 0.0)
-        assert active.snapshot_wanted is (number > 0)
+        assert active.wanted(0.0) is Reading.SNAPSHOT
     assert active.begin_snapshot(0.0) is None
-    assert active.wanted() is Reading.NOTHING
+    assert active.wanted(0.0) is Reading.NOTHING
 
 
 def test_only_a_request_for_this_epoch_starts_a_snapshot() -> None:
     other = begun()
     other.receive(PEER, Resync(name="fw2", epoch=b"x" * 32, sequence=0, compare=False), 0.0)
-    assert not other.snapshot_wanted
+    assert other.wanted(0.0) is Reading.NOTHING
     active = begun()
     active.receive(PEER, ack(0), 0.0)
     active.receive(PEER, Resync(name="fw2", epoch=b"e" * 32, sequence=0, compare=False), 0.0)
-    assert active.snapshot_wanted
+    assert active.wanted(0.0) is Reading.SNAPSHOT
     assert active.synced(0.0) is False
 
 
@@ -758,7 +760,7 @@ def test_a_snapshot_that_begins_answers_all_requests_so_far() -> None:
     active = begun()
     active.receive(PEER, Resync(name="fw2", epoch=b"e" * 32, sequence=0, compare=False), 0.0)
     active.begin_snapshot(0.0)
-    assert not active.snapshot_wanted
+    assert active.wanted(0.0) is Reading.NOTHING
 
 
 def test_an_actives_heartbeat_says_how_far_the_stream_is() -> None:
@@ -793,7 +795,7 @@ def test_a_hot_backup_is_in_sync_when_its_kernel_has_the_snapshot_too() -> None:
     work(backup, 0.0)
     assert backup.complete
     assert not backup.synced(0.0)
-    assert "fw1 has brought is on its way into this kernel" in str(backup.why_not(0.0))
+    assert "of fw1 is being put into this kernel" in str(backup.why_not(0.0))
     backup.installed = backup.snapshots
     assert backup.synced(0.0)
 
@@ -863,7 +865,7 @@ def test_a_backup_says_why_it_is_not_in_sync() -> None:
     backup = Backup(name="fw2", store=Store(), limit=400, now=0.0)
     assert backup.why_not(0.0) == "no active is heard"
     backup.receive(b"e" * 32, heartbeat(0), 0.0)
-    assert backup.why_not(0.0) == "a snapshot or a comparison is asked for; fw1 has not begun one yet"
+    assert backup.why_not(0.0) == "a snapshot or a compare is asked for; fw1 has not begun one yet"
     backup.receive(b"e" * 32, frame(messages.SNAPSHOT_BEGIN, 1), 0.0)
     assert backup.why_not(0.0) == "a snapshot of fw1 is coming in"
     backup.receive(b"e" * 32, frame(messages.SNAPSHOT_END, 2), 0.0)
@@ -906,6 +908,7 @@ def test_frames_behind_a_gap_wait_and_come_in_their_order() -> None:
     assert isinstance(asked, Ack)
     assert asked.missing == [(4, 4)]
     backup.receive(b"e" * 32, frame(messages.EVENTS, 4, conn(UDP).new()), 0.0)
+    work(backup)
     assert set(held(backup.store)) == {conn(UDP).key}
     assert backup.synced(0.0)
     assert backup.gaps == 0
@@ -931,6 +934,7 @@ def test_nor_are_few_frames_that_unpack_to_much(monkeypatch: pytest.MonkeyPatch)
         backup.receive(b"e" * 32, each, 0.0)
     assert (backup.gaps, backup.behind) == (0, 4)
     backup.receive(b"e" * 32, waiting[3], 0.0)
+    work(backup)
     assert (backup.gaps, backup.behind) == (1, 0)
     for each in waiting[5:]:
         backup.receive(b"e" * 32, each, 0.0)
@@ -942,6 +946,7 @@ def test_who_takes_over_takes_what_waits_behind_a_gap() -> None:
     complete(backup)
     backup.receive(b"e" * 32, frame(messages.EVENTS, 9, conn(UDP).new()), 0.0)
     backup.unfollow()
+    work(backup)
     assert set(held(backup.store)) == {conn(UDP).key}
 
 
@@ -976,6 +981,7 @@ def test_the_end_of_a_snapshot_behind_a_gap_takes_nothing_away() -> None:
     backup.receive(b"e" * 32, frame(messages.SNAPSHOT_PART, 6, conn(UDP).full()), 0.0)
     backup.receive(b"e" * 32, frame(messages.SNAPSHOT_END, 7), 0.0)
     backup.unfollow()  # the fifth frame, which names the other flow, has not come
+    work(backup)
     assert set(held(backup.store)) == {conn(TCP).key, conn(UDP).key}
 
 

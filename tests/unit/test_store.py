@@ -481,12 +481,12 @@ def test_what_a_flowtable_does_is_no_repair(change: dict[str, Any], repaired: di
         assert store.repaired == repaired
 
 
-def test_a_sweep_goes_in_slices_and_events_between_them_count() -> None:
+def test_stale_entries_are_removed_in_steps_and_events_between_them_count() -> None:
     store = Store()
     flows = [conn(replace(UDP, source_port=port)) for port in range(STEP_ENTRIES + 10)]
     store.apply([each.new() for each in flows])
     store.begin_snapshot()
-    sweep = store.sweep()
+    sweep = store.remove_stale()
     assert next(sweep) == STEP_ENTRIES
     store.apply([flows[-1].update("mark"), flows[0].new()])
     assert sum(sweep) == 9
@@ -494,14 +494,14 @@ def test_a_sweep_goes_in_slices_and_events_between_them_count() -> None:
     assert not store.in_snapshot
 
 
-def test_a_store_tells_what_events_have_touched_while_it_was_watched() -> None:
+def test_a_store_tells_what_events_have_touched_while_it_was_compared() -> None:
     store = Store()
     store.apply([conn(TCP).new()])
-    store.watch()
+    store.begin_compare()
     runs = [conn(replace(UDP, source_port=port)).new() for port in range(5)]
     shape = SHAPES[message_run.prefix_of(runs[0])]
     store.apply([conn(TCP).update("mark")])
     store.apply(Run(shape, b"".join(runs)))
-    assert len(store.unwatch()) == 6
+    assert len(store.end_compare()) == 6
     store.apply([conn(TCP).destroy()])
-    assert store.unwatch() == set()
+    assert store.end_compare() == set()
