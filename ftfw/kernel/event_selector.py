@@ -1,8 +1,8 @@
-"""Which of the kernel's messages concern the peer.  Pure; on the active's hot path.
+"""Select the kernel's messages that concern the peer.  Pure; on the active's hot path.
 
-Never the peer's: loopback, and flows whose original or reply source is in `excluded`, the addresses of this host and of
-the links' groups.  The rest is asked of `passes`, if there is one: of messages of a known shape by the bytes that it
-is about, of others with the flow decoded.
+Loopback never concerns the peer, nor do flows whose original or reply source is in `Selector.excluded`: the addresses
+of this host and of the links' groups.  The filter of `[replicate]` decides about the rest: on bytes at known offsets
+where the message has a known shape, else on its attributes.
 """
 
 from collections import Counter
@@ -10,59 +10,26 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from itertools import chain, combinations, islice
-from typing import Final, Protocol
+from typing import Final
 
-from ftfw.kernel import decode, expectation, flow_entry, message_run, uapi
-from ftfw.kernel.attributes import BODY, MESSAGE, MESSAGE_SIZE, MalformedError, message, nested, payload, split
-from ftfw.kernel.flow_entry import Kind
-from ftfw.kernel.flow_model import Flow
+from ftfw.kernel import expectation, flow_entry, message_run, uapi
+from ftfw.kernel.attributes import BODY, MESSAGE, MESSAGE_SIZE, MalformedError, message, split
+from ftfw.kernel.flow_entry import Kind, source_of
+from ftfw.kernel.flow_filter import Filter
 from ftfw.kernel.message_run import Part, Run
 from ftfw.kernel.message_shapes import DESTROY, NEW, PREFIX, SHAPES, UPDATE, Shape
 from ftfw.kernel.validate import Checker
 
-HINTS_PER_REQUEST = 128
-RUN_MIN = 4  # messages; fewer are shorter one by one
+KEYS_PER_REQUEST: Final = 128  # flows that the kernel is asked for at once: a fraction of a millisecond
+RUN_MIN: Final = 4  # messages; fewer are shorter one by one
 LOOPBACK: Final = 127  # the first byte of 127.0.0.0/8, of which any address may be used without standing on `lo`
-_TCP_STATES: Final = (*uapi.TCP_STATES, *("",) * (256 - len(uapi.TCP_STATES)))  # by number
 IPV4_SIZE: Final = 4  # bytes of an address
 LOOPBACK6: Final = ip_address("::1").packed
 
 Read = Callable[[list[bytes]], list[bytes]]
-"""The kernel's answers to GETs of flows by these keys; flows that it lacks are left out."""
-
-
-class Filter(Protocol):
-    """The tests that flows have to pass: all of those that are not None."""
-
-    @property
-    def protocol(self) -> Callable[[int], bool] | None:
-        """Of the protocol's number."""
-
-    @property
-    def zone(self) -> Callable[[int], bool] | None:
-        """Of the zone, 0 for none."""
-
-    @property
-    def addresses(self) -> Callable[[tuple[bytes, ...]], bool] | None:
-        """Of the packed addresses in both tuples."""
-
-    @property
-    def ports(self) -> Callable[[tuple[bytes, ...]], bool] | None:
-        """Of the ports in both tuples, two bytes each in network order."""
-
-    @property
-    def mark(self) -> Callable[[int], bool] | None:
-        """Of the mark, 0 for none."""
-
-    @property
-    def tcp_state(self) -> Callable[[str], bool] | None:
-        """Of the name of a TCP flow's state."""
-
-    def __call__(self, flow: Flow, /) -> bool:
-        """Whether a decoded flow passes all of them."""
-
-    def may_change(self, protocol: int, /) -> bool:
-        """Whether flows of this protocol may come to pass or cease to: what they are judged by changes."""
+"""Return the kernel's answers to GETs of at most KEYS_PER_REQUEST keys; flows that it lacks are left out."""
+Shapes = tuple[Shape, ...]
+"""The shapes that messages with one prefix may have."""
 
 
 def _unread(_keys: list[bytes]) -> list[bytes]:
@@ -71,18 +38,18 @@ def _unread(_keys: list[bytes]) -> list[bytes]:
 
 @dataclass(slots=True)
 class Selected:
-    """What to stream, and the keys of flows that have something to say that no event says."""
+    """Hold messages to stream, and keys of flows to read again because they changed without an event."""
 
     parts: list[Part] = field(default_factory=list)
     hints: set[bytes] = field(default_factory=set)
 
     @property
     def messages(self) -> list[bytes]:
-        """All messages, one by one."""
+        """Return all messages, one by one."""
         return list(chain.from_iterable(part.split() if isinstance(part, Run) else part for part in self.parts))
 
-    def take(self, messages: list[bytes]) -> None:
-        """Stream these, too."""
+    def add(self, messages: list[bytes]) -> None:
+        """Add messages to stream, behind those that are there."""
         if self.parts and isinstance(last := self.parts[-1], list):
             last += messages
         else:
@@ -90,9 +57,10 @@ class Selected:
 
 
 class Selector:
-    """Selects messages; `dropped` counts by reason what was no message of ours at all.
+    """Selects messages; `dropped` counts by reason what is no message about a flow or an expectation.
 
-    `read` asks the kernel for the masters of expectations, which are selected by them; without it all are.
+    `passes` is the filter of `[replicate]`, `expectations` its key of that name.  `read` asks the kernel for the
+    masters of expectations, which decide whether these are selected; without it all are.
     """
 
     def __init__(
@@ -103,49 +71,57 @@ class Selector:
         dropped: Counter[str],
         read: Read = _unread,
     ) -> None:
-        self.excluded = frozenset()
+        self._excluded = self._always_excluded = frozenset({LOOPBACK6})
+        self._has_selected = False
         self._passes = passes
         self._expectations = expectations
         self._dropped = dropped
         self._read = read
-        self._masters: dict[bytes, bool] = {}  # within one call: what was found of masters
+        self._masters: dict[bytes, bool] = {}  # within one call: whether the flow with this tuple is selected
         self._checker = Checker()
         self._helper_zones: set[bytes] = {b""}  # CTA_ZONE attributes of flows with helpers
 
     @property
     def excluded(self) -> frozenset[bytes]:
-        """Packed addresses whose flows end on this host; ::1 is always among them."""
+        """Return the packed addresses whose flows end on this host; ::1 is always among them."""
         return self._excluded
 
     @excluded.setter
     def excluded(self, addresses: frozenset[bytes]) -> None:
+        """Exclude the flows of these addresses.
+
+        The end of a flow is left out only if its address has been excluded since the first selection.  Otherwise the
+        flow may have been streamed before, and without its end a backup would hold it for ever.
+        """
         self._excluded = addresses | {LOOPBACK6}
+        self._always_excluded = self._always_excluded & self._excluded if self._has_selected else self._excluded
 
     def answers(self, messages: Sequence[bytes]) -> Selected:
-        """What to stream of the kernel's answers about hinted flows.
+        """Select from the kernel's answers about hinted flows.
 
-        One that does not pass ends the flow for the peer: an UPDATE that did not tell all had passed.
+        The flow of an answer that does not pass ends for the peer: an UPDATE that did not tell all had passed.
         """
         selected = Selected()
         for found in map(flow_entry.as_full, messages):
             self._select_slowly(found, selected, ends=True)
         return selected
 
-    def follow(self, hints: Iterable[bytes]) -> Iterator[Selected]:
-        """Ask the kernel about hinted flows, and tell what to stream of its answers, a request at a time."""
-        rest = iter(sorted(hints))  # a simulated run is the same again
-        while keys := list(islice(rest, HINTS_PER_REQUEST)):
+    def read_hinted(self, hints: Iterable[bytes]) -> Iterator[Selected]:
+        """Ask the kernel about hinted flows; yield what is selected of its answers, a request at a time."""
+        for keys in _batches(sorted(hints)):  # sorted: a simulation repeats itself
             yield self.answers(self._read(keys))
 
     def dumped(self, messages: Sequence[bytes]) -> Selected:
-        """What concerns the peer of a part of a dump, as it travels."""
+        """Select from a part of a dump; the messages get the headers with which they travel."""
         return self.select([flow_entry.as_full(found) for found in messages])
 
     def select(self, messages: Sequence[bytes]) -> Selected:
-        """The messages to stream.
+        """Select from events.
 
-        Those about one flow keep their order.  Otherwise plain ones are gathered by shape, between others that are not.
+        Messages about one flow keep their order.  Otherwise plain ones are gathered by shape, between others that have
+        no shape.
         """
+        self._has_selected = True
         self._masters.clear()
         selected = Selected()
         groups: dict[bytes, list[bytes]] = {}
@@ -168,37 +144,53 @@ class Selector:
             if _entangled(shaped):
                 shaped = [(SHAPES[message_run.prefix_of(found)], [found]) for found in in_order]
             else:
-                shaped.sort(key=lambda group: group[0].kind)
-        for shape, group in shaped:
-            self._select_group(shape, group, selected)
+                shaped.sort(key=lambda group: group[0][0].kind)
+        for shapes, group in shaped:
+            self._select_group(shapes, group, selected)
 
-    def _select_group(self, shape: Shape, group: list[bytes], selected: Selected) -> None:
-        found = message_run.of_kernel(shape, group)
-        changing = self._is_changing(shape.protocol)
-        if found is None or (changing and shape.kind == UPDATE):
-            for message_ in group:
-                self._select_slowly(message_, selected)
+    def _select_group(self, shapes: Shapes, group: list[bytes], selected: Selected) -> None:
+        """Select from messages that may have one of `shapes`; if not all of them have one, from each protocol's."""
+        found = message_run.of_kernel(shapes, group)
+        if found is not None:
+            self._select_run(found, group, selected)
             return
-        excluded = self._excluded
+        protocol_at = shapes[0].discriminators[0][0]
+        by_protocol: dict[bytes, list[bytes]] = {}
+        for each in group:
+            by_protocol.setdefault(each[protocol_at : protocol_at + 1], []).append(each)
+        for protocol, part in by_protocol.items():
+            fitting = tuple(shape for shape in shapes if bytes((shape.protocol,)) == protocol)
+            if fitting and len(part) < len(group):
+                self._select_group(fitting, part, selected)
+            else:
+                self._select_each(part, selected)
+
+    def _select_each(self, messages: Iterable[bytes], selected: Selected) -> None:
+        for found in messages:
+            self._select_slowly(found, selected)
+
+    def _select_run(self, found: Run, group: list[bytes], selected: Selected) -> None:
+        """Select from the messages of a run, which are also given one by one."""
+        shape = found.shape
+        changing = self._is_changing(shape.protocol)
+        if changing and shape.kind == UPDATE:
+            self._select_each(group, selected)
+            return
+        excluded = self._always_excluded if shape.kind == DESTROY else self._excluded
         if not (
             excluded.isdisjoint(map(shape.source_of, group))
             and excluded.isdisjoint(map(shape.reply_source_of, group))
             and not _has_loopback(found)
         ):
-            group = [m for m in group if not self._ends_here(shape.source_of(m), shape.reply_source_of(m))]
+            group = [m for m in group if not _is_local(excluded, shape.source_of(m), shape.reply_source_of(m))]
         if self._passes is not None and not (changing and shape.kind == DESTROY):
-            group = _passing(self._passes, shape, group)
+            group = self._passes.among(shape, group)
         if len(group) < len(found):
             found = Run(shape, b"".join(group))
         if len(group) >= RUN_MIN:
             selected.parts.append(found)
         elif group:
-            selected.take(group)
-
-    def _ends_here(self, *sources: bytes) -> bool:
-        return any(
-            source in self._excluded or (len(source) == IPV4_SIZE and source[0] == LOOPBACK) for source in sources
-        )
+            selected.add(group)
 
     def _select_slowly(self, found: bytes, selected: Selected, *, ends: bool = False) -> None:
         try:
@@ -218,19 +210,19 @@ class Selector:
     def _select_flow(
         self, found: bytes, parsed: flow_entry.Parsed, selected: Selected, *, ends: bool, asked_for: bool
     ) -> None:
-        attributes = parsed.attributes
+        attributes, destroyed = parsed.attributes, parsed.kind is Kind.DESTROY
         key = flow_entry.key_of(attributes)
         if uapi.CTA_HELP in attributes:
             self._helper_zones.add(flow_entry.zone_of(key))
-        if self._ends_here(_source(key), _source(attributes[uapi.CTA_TUPLE_REPLY])):
+        if self._ends_here(attributes, destroyed=destroyed):
             return
-        changing = self._is_changing(flow_entry.protocol_of(key))
-        if not (changing and parsed.kind is Kind.DESTROY) and not self._is_passed(key, attributes):
+        changing = self._passes is not None and self._is_changing(flow_entry.protocol_of(key))
+        if not (changing and destroyed) and not self._is_passed(attributes):
             if ends or (changing and parsed.kind is Kind.UPDATE):  # it passed once, perhaps: for the peer it ends here
-                selected.take([message(uapi.CT_DELETE, 0, parsed.family, key + attributes[uapi.CTA_TUPLE_REPLY])])
+                selected.add([message(uapi.CT_DELETE, 0, parsed.family, key + attributes[uapi.CTA_TUPLE_REPLY])])
             return
-        selected.take([found])
-        if parsed.kind is Kind.DESTROY:
+        selected.add([found])
+        if destroyed:
             return
         if changing and parsed.kind is Kind.UPDATE:
             selected.hints.add(key)
@@ -239,17 +231,20 @@ class Selector:
         if asked_for and parsed.kind is Kind.UPDATE:  # labels that were taken off are left out (ctnetlink_dump_labels)
             selected.hints.add(key)
 
+    def _ends_here(self, attributes: dict[int, bytes], *, destroyed: bool = False) -> bool:
+        """Return whether the flow of a checked message, which ends it if `destroyed`, is this host's own."""
+        excluded = self._always_excluded if destroyed else self._excluded
+        sources = source_of(attributes[uapi.CTA_TUPLE_ORIG]), source_of(attributes[uapi.CTA_TUPLE_REPLY])
+        return _is_local(excluded, *sources)
+
     def _is_changing(self, protocol: int) -> bool:
         return self._passes is not None and self._passes.may_change(protocol)
 
-    def _is_passed(self, key: bytes, attributes: dict[int, bytes]) -> bool:
-        if self._passes is None:
-            return True
-        value = flow_entry.value_of({k: v for k, v in attributes.items() if k in flow_entry.ORDER}, self._dropped)
-        return self._passes(decode.flow(key, value))
+    def _is_passed(self, attributes: dict[int, bytes]) -> bool:
+        return self._passes is None or self._passes.passes(attributes)
 
     def _hint(self, key: bytes, attributes: dict[int, bytes], selected: Selected) -> None:
-        """A flow that announces another, or whose sequence numbers shift, has changed without an event."""
+        """Note a flow that changed without an event: the master of a new flow, and one whose sequence numbers shift."""
         if uapi.CTA_TUPLE_MASTER in attributes:
             selected.hints.add(flow_entry.master_key(key, attributes[uapi.CTA_TUPLE_MASTER]))
         if flow_entry.status_of(attributes) & uapi.IPS_SEQ_ADJUST:
@@ -258,36 +253,41 @@ class Selector:
     def _select_expectation(self, found: bytes, parsed: flow_entry.Parsed, selected: Selected) -> None:
         key = expectation.key_of(parsed.attributes)
         master = expectation.master_of(key)
-        if self._ends_here(_source(master)) or not self._wanted(parsed.attributes):
+        begins = parsed.kind is Kind.EXPECT_NEW
+        excluded = self._excluded if begins else self._always_excluded
+        if _is_local(excluded, source_of(master)) or not self._wanted(parsed.attributes):
             return
-        if parsed.kind is Kind.EXPECT_NEW:
+        if begins:
             if not self._is_selected(master):
                 return
             selected.hints.update(master + zone for zone in self._helper_zones)
-        selected.take([found])
+        selected.add([found])
 
     def _is_selected(self, master: bytes) -> bool:
-        """Whether the flow that announced an expectation is the peer's; one that cannot be found counts as such.
+        """Return whether the flow that announced an expectation is selected; one that cannot be found counts as such.
 
         The expectation tells the master's original tuple only: not its zone, nor how it is translated.
         """
         if master not in self._masters:
-            answers = self._read([master + zone for zone in sorted(self._helper_zones)])
-            found = [self._attributes(flow_entry.as_full(answer)) for answer in answers]
-            helped = [attributes for attributes in found if uapi.CTA_HELP in attributes]
-            self._masters[master] = not helped or any(map(self._is_peers, helped))
+            self._masters[master] = self._find_master(master)
         return self._masters[master]
+
+    def _find_master(self, master: bytes) -> bool:
+        """Look for the master in every zone that has had helpers: return whether one is selected, or none found."""
+        any_helped = False
+        for keys in _batches([master + zone for zone in sorted(self._helper_zones)]):
+            for answer in self._read(keys):
+                attributes = self._attributes(flow_entry.as_full(answer))
+                if uapi.CTA_HELP in attributes:
+                    any_helped = True
+                    if not self._ends_here(attributes) and self._is_passed(attributes):
+                        return True
+        return not any_helped
 
     def _attributes(self, found: bytes) -> dict[int, bytes]:
         parsed = flow_entry.parse(found)
         self._checker.check(found, parsed)
         return parsed.attributes
-
-    def _is_peers(self, attributes: dict[int, bytes]) -> bool:
-        key = flow_entry.key_of(attributes)
-        if self._ends_here(_source(key), _source(attributes[uapi.CTA_TUPLE_REPLY])):
-            return False
-        return self._is_passed(key, attributes)
 
     def _wanted(self, attributes: dict[int, bytes]) -> bool:
         if isinstance(self._expectations, bool):
@@ -295,26 +295,19 @@ class Selector:
         return expectation.helper_name(expectation.value_of(attributes)) in self._expectations
 
 
-def _passing(passes: Filter, shape: Shape, group: list[bytes]) -> list[bytes]:
-    """Those messages of a shape, which has no zone, that pass."""
-    if (passes.protocol and not passes.protocol(shape.protocol)) or (passes.zone and not passes.zone(0)):
-        return []
-    if (are_wanted := passes.addresses) is not None:
-        addresses_of = shape.addresses_of
-        group = [found for found in group if are_wanted(addresses_of(found))]
-    if (are_wanted := passes.ports) is not None:
-        ports_of = shape.ports_of
-        group = [found for found in group if are_wanted(ports_of(found))]
-    if (is_wanted := passes.mark) is not None:
-        start, end = (0, 0) if shape.mark is None else (shape.mark, shape.mark + 4)
-        group = [found for found in group if is_wanted(int.from_bytes(found[start:end], "big"))]
-    if (is_named := passes.tcp_state) is not None and (place := shape.tcp_state) is not None:
-        group = [found for found in group if is_named(_TCP_STATES[found[place]])]
-    return group
+def _batches(keys: Sequence[bytes]) -> Iterator[list[bytes]]:
+    rest = iter(keys)
+    while batch := list(islice(rest, KEYS_PER_REQUEST)):
+        yield batch
+
+
+def _is_local(excluded: frozenset[bytes], *sources: bytes) -> bool:
+    """Return whether one of the packed source addresses is excluded or in 127.0.0.0/8."""
+    return any(source in excluded or (len(source) == IPV4_SIZE and source[0] == LOOPBACK) for source in sources)
 
 
 def _has_loopback(found: Run) -> bool:
-    """Whether a source in the run is in 127.0.0.0/8, told by two columns of it."""
+    """Return whether a source in the run may be in 127.0.0.0/8: two columns tell its first byte."""
     shape, messages = found.shape, found.messages
     reply = shape.split + PREFIX - BODY
     return messages[MESSAGE_SIZE] == uapi.AF_INET and (
@@ -322,26 +315,21 @@ def _has_loopback(found: Run) -> bool:
     )
 
 
-def _entangled(groups: list[tuple[Shape, list[bytes]]]) -> bool:
-    """Whether putting NEW before UPDATE before DESTROY could turn round what happened to one flow.
+def _entangled(groups: list[tuple[Shapes, list[bytes]]]) -> bool:
+    """Return whether putting NEW before UPDATE before DESTROY could reverse the order of what happened to one flow.
 
-    It does where a tuple was used again at once, and where two shapes (with mark, without) tell the same about it.
-    What begins like a shape may have another protocol; the length of its tuple it has in common with it.
+    It could where a tuple was used again at once, and where messages of two lengths (with mark, without) are of one
+    kind about one flow.  All shapes of a group have tuples of one length and are of one kind.
     """
     for (one, first), (other, second) in combinations(groups, 2):
-        if one.split == other.split and (one.kind == other.kind or {one.kind, other.kind} == {NEW, DESTROY}):
-            keys = {found[BODY : one.split] for found in first}
-            if not keys.isdisjoint([found[BODY : other.split] for found in second]):
+        kinds, split_ = {one[0].kind, other[0].kind}, one[0].split
+        if split_ == other[0].split and (len(kinds) == 1 or kinds == {NEW, DESTROY}):
+            keys = {found[BODY:split_] for found in first}
+            if not keys.isdisjoint([found[BODY:split_] for found in second]):
                 return True
     return False
 
 
-def _source(tuple_: bytes) -> bytes:
-    """The packed source address in a tuple attribute."""
-    addresses = nested(nested(tuple_)[uapi.CTA_TUPLE_IP])
-    return payload(addresses[min(addresses)])
-
-
 def key_in(found: bytes) -> bytes:
-    """The key of the flow that a message is about."""
+    """Return the key of the flow that a message is about.  Raises MalformedError if it tells none."""
     return flow_entry.key_of(split(found, BODY))

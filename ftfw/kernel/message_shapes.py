@@ -1,20 +1,24 @@
-"""Recognising plain event messages by their layout, without walking them.  Pure; on the hot path of both roles.
+"""Recognise plain event messages by their layout, without walking their attributes.  Pure; on both roles' hot path.
 
-The kernel writes the attributes of an event in one order and mostly the same ones (ctnetlink_conntrack_event in
-net/netfilter/nf_conntrack_netlink.c), so that nearly all messages have one of a few shapes.  A shape is known by the
-first 32 bytes, which hold everything up to the first address.  What is left to prove depends on who made the message:
+The kernel writes the attributes of an event in one order and mostly the same ones (ctnetlink_conntrack_event and
+ctnetlink_fill_info in net/netfilter/nf_conntrack_netlink.c), so that nearly all messages have one of a few shapes.  The
+first 32 bytes of a message hold everything up to the first address; they choose the shapes that the message may have.
+How the choice between these is made depends on who wrote the message:
 
 - The kernel lays out tuples in one way only, so that the protocol and the types of the attributes behind the tuples
-  decide (`discriminators`).
-- A message from elsewhere is compared as a whole, as a number under a mask: every attribute header has to be where the
-  shape has it (`mask`, `pattern`), and none may stand behind, where the mask does not reach (`size`).
+  decide (`Shape.discriminators`).
+- A message from elsewhere is compared as a whole, as a number under a mask: every attribute header must be where the
+  shape has it (`mask`, `pattern`), and the message must have the shape's length (`size`).
 
-A message that fits no shape takes the slow way through `entry`, with the same result.
+A message that has no shape takes the slow path through `flow_entry`, with the same result.
 
-A recognised event falls into `message[BODY:split]`, the entry's key, and `message[split:]`, its value.
+A recognised event consists of the entry's key, `message[BODY:split]`, and its value, `message[split:value_end]`.
+Behind the value, or between the attributes of a DESTROY, stand attributes that no other kernel can use: counters
+(nf_conntrack_acct = 1) and timestamps (nf_conntrack_timestamp = 1).  Their payload is neither compared nor sent.
 """
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from operator import itemgetter
@@ -34,48 +38,61 @@ NEW, UPDATE, DESTROY = range(3)  # `Shape.kind`
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """Where things are in a message whose first 32 bytes are those of this shape."""
+    """Say where things are in a message that begins with this shape's first 32 bytes; offsets count from its start."""
 
     size: int  # bytes of a message
-    mask: int
-    pattern: int
-    variable_offsets: tuple[int, ...]  # where messages of this shape may differ
+    mask: int  # of all bytes that are the same in each message, as one big-endian number
+    pattern: int  # these bytes
+    variable_offsets: tuple[int, ...]  # of the bytes that may differ between messages and are sent
     discriminators: tuple[
         tuple[int, bytes], ...
-    ]  # the bytes that tell this shape from others with its prefix: place, byte
-    fields: Struct  # of an event: key and value
+    ]  # offset and value of the bytes that tell apart what the kernel writes
+    fields: Struct  # unpacks key and value of an event
     split: int  # where the original tuple ends and the value begins
-    kind: int  # NEW (also for what a dump tells), UPDATE or DESTROY: what happens to a flow in this order
-    reply_end: int  # in a dump's message the value's attributes follow in another order: see `dumped_value`
-    dump: bool
-    value_end: int  # behind it stands what a dump tells of every injected entry, and says nothing
+    kind: int  # NEW (also for a dumped entry), UPDATE or DESTROY: what happens to one flow has this order
+    reply_end: int  # where the reply tuple ends
+    dump: bool  # a dumped entry, whose attributes have another order than a value's: see `dumped_value`
+    value_end: int  # where the last attribute of the value ends
     protocol: int
-    addresses_of: Callable[[bytes], tuple[bytes, ...]]  # in a message: original source and destination, the reply's
-    ports_of: Callable[[bytes], tuple[bytes, ...]]  # likewise; of ICMP, none
-    source_of: Callable[[bytes], bytes]  # the original source address in a message
+    addresses_of: Callable[[bytes], tuple[bytes, ...]]  # packed: source and destination, original first, then reply
+    ports_of: Callable[[bytes], tuple[bytes, ...]]  # likewise, two bytes each in network order; none for ICMP
+    source_of: Callable[[bytes], bytes]  # the original source address, packed
     reply_source_of: Callable[[bytes], bytes]
-    mark: int | None  # where it stands, behind its header
-    tcp_state: int | None  # likewise
+    mark_of: Callable[[bytes], bytes] | None  # four bytes in network order; None: the mark is 0
+    tcp_state_of: Callable[[bytes], int] | None  # None: the message tells no TCP state
 
     def fits(self, message: bytes) -> bool:
-        """Whether a message from elsewhere that begins like this shape has it."""
+        """Return whether a message from elsewhere, which begins as this shape does, has this shape as a whole."""
         return len(message) == self.size and int.from_bytes(message, "big") & self.mask == self.pattern
 
 
+def recognise(message: bytes) -> Shape | None:
+    """Return the shape of a message from elsewhere; None if it has none and must be parsed."""
+    for shape in SHAPES.get(message[:PREFIX], ()):
+        if shape.fits(message):
+            return shape
+    return None
+
+
 def dumped_value(message: bytes, shape: Shape) -> bytes:
-    """The value of an entry from a dump, in the order that an event has."""
+    """Return the value of a dumped entry, in the order that an event has."""
     end = shape.reply_end  # from here on: status, mark (0), id, use count, timeout, protocol state
     timeout_last = message[end + 16 : end + 24] + message[end : end + 8] + message[end + 32 : shape.value_end]
     return message[shape.split : end] + timeout_last
 
 
 class _Builder:
-    """A message under construction: fixed bytes count in the comparison, open ones do not."""
+    """Build a message of one shape, byte by byte.
+
+    Fixed bytes count in the comparison and open ones do not; ignored ones are open and are not sent either.
+    """
 
     def __init__(self) -> None:
         self.pattern = bytearray()
         self.mask = bytearray()
-        self.zero: list[int] = []  # variable_offsets of payload that has to be zero
+        self.types: list[int] = []  # offsets of the low bytes of attribute types
+        self.zero: list[int] = []  # offsets of payload that has to be zero
+        self.ignored: set[int] = set()  # offsets of payload that no other kernel can use
 
     def fixed(self, data: bytes) -> None:
         self.pattern += data
@@ -86,6 +103,7 @@ class _Builder:
         self.mask += bytes(size)
 
     def header(self, kind: int, payload_size: int) -> None:
+        self.types.append(len(self.pattern) + 2 + _LOW_BYTE)
         self.fixed(HEADER.pack(4 + payload_size, kind))
 
     def plain(self, kind: int, size: int) -> None:
@@ -98,8 +116,25 @@ class _Builder:
         self.zero += range(len(self.pattern), len(self.pattern) + size)
         self.fixed(bytes(size))
 
+    def counts(self, kind: int, *kinds: int) -> None:
+        """Add a nested attribute of 64-bit numbers that no other kernel can use."""
+        self.header(kind | uapi.NLA_F_NESTED, 12 * len(kinds))
+        for each in kinds:
+            self.ignored_number(each)
+
+    def ignored_number(self, kind: int) -> None:
+        """Add a 64-bit number that no other kernel can use."""
+        self.header(kind, 8)
+        self.ignored.update(range(len(self.pattern), len(self.pattern) + 8))
+        self.open(8)
+
+    def counters(self) -> None:
+        """Add what nf_conntrack_acct = 1 adds (ctnetlink_dump_acct)."""
+        self.counts(uapi.CTA_COUNTERS_ORIG, uapi.CTA_COUNTERS_PACKETS, uapi.CTA_COUNTERS_BYTES)
+        self.counts(uapi.CTA_COUNTERS_REPLY, uapi.CTA_COUNTERS_PACKETS, uapi.CTA_COUNTERS_BYTES)
+
     def tuple(self, kind: int, family: int, protocol: int) -> None:
-        """A tuple of a protocol with ports, or of ICMP."""
+        """Add a tuple of a protocol with ports, or of ICMP."""
         address = 4 if family == uapi.AF_INET else 16
         first = uapi.CTA_IP_V4_SRC if family == uapi.AF_INET else uapi.CTA_IP_V6_SRC
         fields = _PROTOCOL_FIELDS.get(protocol, ((uapi.CTA_PROTO_SRC_PORT, 2), (uapi.CTA_PROTO_DST_PORT, 2)))
@@ -115,17 +150,20 @@ class _Builder:
         for field, size in fields:
             self.plain(field, size)
 
-    def tcp_protoinfo(self) -> None:
-        self.header(uapi.CTA_PROTOINFO | uapi.NLA_F_NESTED, 44)
-        self.header(uapi.CTA_PROTOINFO_TCP | uapi.NLA_F_NESTED, 40)
+    def tcp_protoinfo(self, *, whole: bool) -> None:
+        """Add TCP's protocol state; without `whole`, the state alone, as a DESTROY has it."""
+        self.header(uapi.CTA_PROTOINFO | uapi.NLA_F_NESTED, 44 if whole else 12)
+        self.header(uapi.CTA_PROTOINFO_TCP | uapi.NLA_F_NESTED, 40 if whole else 8)
         self.plain(uapi.CTA_PROTOINFO_TCP_STATE, 1)
+        if not whole:
+            return
         self.plain(uapi.CTA_PROTOINFO_TCP_WSCALE_ORIGINAL, 1)
         self.plain(uapi.CTA_PROTOINFO_TCP_WSCALE_REPLY, 1)
         self.plain(uapi.CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, 2)
         self.plain(uapi.CTA_PROTOINFO_TCP_FLAGS_REPLY, 2)
 
     def no_synproxy(self) -> None:
-        """What ctnetlink_create_conntrack gives every entry, and says nothing: CTA_SYNPROXY, all zero."""
+        """Add CTA_SYNPROXY, all zero: ctnetlink_create_conntrack gives it to every entry, where it says nothing."""
         self.header(uapi.CTA_SYNPROXY | uapi.NLA_F_NESTED, 24)
         for kind in (uapi.CTA_SYNPROXY_ISN, uapi.CTA_SYNPROXY_ITS, uapi.CTA_SYNPROXY_TSOFF):
             self.zeros(kind, 4)
@@ -145,9 +183,22 @@ _PROTOCOL_FIELDS: Final = {
 }
 
 
-def _build(
-    family: int, protocol: int, kind: int, flags: int, *, timeout: bool, injected: bool, mark: bool
-) -> tuple[bytes, Shape]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Variant:
+    """A set of attributes with which the kernel writes one kind of message."""
+
+    kind: int  # of nlmsg_type
+    flags: int  # nlmsg_flags
+    timeout: bool = True
+    mark: bool = False
+    injected: bool = False  # dumped, and created by a process
+    counted: bool = False  # counters: DESTROY and dump, nf_conntrack_acct = 1
+    timed: bool = False  # CTA_TIMESTAMP: DESTROY and dump, nf_conntrack_timestamp = 1
+    event_time: bool = False  # CTA_TIMESTAMP_EVENT: events, likewise, from Linux 6.14 on
+
+
+def _build(family: int, protocol: int, variant: _Variant) -> tuple[bytes, Shape]:
+    """Return the prefix and the shape of the messages of a protocol that have these attributes."""
     message = _Builder()
     message.fixed(bytes(MESSAGE.size))  # written at the end, when the length is known
     message.fixed(bytes((family, 0, 0, 0)))
@@ -155,7 +206,38 @@ def _build(
     split = len(message.pattern)
     message.tuple(uapi.CTA_TUPLE_REPLY, family, protocol)
     reply_end = len(message.pattern)
-    dump = flags == uapi.NLM_F_MULTI
+    tcp_state, mark, value_end = _build_attributes(message, protocol, variant)
+    size = len(message.pattern)
+    message.pattern[: MESSAGE.size] = MESSAGE.pack(size, variant.kind, variant.flags, 0, 0)
+    address = 4 if family == uapi.AF_INET else 16
+    discriminators = (PREFIX + 2 * address + 12, *(at for at in message.types if at > reply_end), *message.zero)
+    tuples = (PREFIX, PREFIX + split - BODY)  # where their source addresses stand
+    port = 2 * address + 20  # and, behind these, their source ports
+    return bytes(message.pattern[:PREFIX]), Shape(
+        size=size,
+        mask=int.from_bytes(message.mask, "big"),
+        pattern=int.from_bytes(message.pattern, "big"),
+        variable_offsets=tuple(at for at in range(size) if not message.mask[at] and at not in message.ignored),
+        discriminators=tuple((at, bytes((message.pattern[at],))) for at in discriminators),
+        fields=Struct(f"={BODY}x{split - BODY}s{value_end - split}s{size - value_end}x"),
+        split=split,
+        kind=DESTROY if variant.kind == uapi.CT_DELETE else UPDATE if variant.flags == EVENT_UPDATE else NEW,
+        reply_end=reply_end,
+        dump=variant.flags == uapi.NLM_F_MULTI,
+        value_end=value_end,
+        protocol=protocol,
+        addresses_of=_parts(address, tuples, (0, address + HEADER.size)),
+        ports_of=_parts(2, tuples, (port, port + 8)) if protocol not in _PROTOCOL_FIELDS else _nothing,
+        source_of=itemgetter(slice(tuples[0], tuples[0] + address)),
+        reply_source_of=itemgetter(slice(tuples[1], tuples[1] + address)),
+        mark_of=None if mark is None else itemgetter(slice(mark, mark + 4)),
+        tcp_state_of=None if tcp_state is None else itemgetter(tcp_state),
+    )
+
+
+def _build_attributes(message: _Builder, protocol: int, variant: _Variant) -> tuple[int | None, int | None, int]:
+    """Add the attributes behind the tuples; return the offsets of TCP state and mark, and where the value ends."""
+    destroy, dump = variant.kind == uapi.CT_DELETE, variant.flags == uapi.NLM_F_MULTI
     if dump:
         message.plain(uapi.CTA_STATUS, 4)
         message.zeros(uapi.CTA_MARK, 4)
@@ -164,57 +246,38 @@ def _build(
     else:
         message.plain(uapi.CTA_ID, 4)
         message.plain(uapi.CTA_STATUS, 4)
-    if timeout:
+    if variant.timeout:
         message.plain(uapi.CTA_TIMEOUT, 4)
+    if destroy:
+        _build_use(message, variant, uapi.CTA_TIMESTAMP_START, uapi.CTA_TIMESTAMP_STOP)
     tcp_state = None
     if protocol == uapi.IPPROTO_TCP:
         tcp_state = len(message.pattern) + 3 * HEADER.size
-        if kind == uapi.CT_DELETE:
-            message.header(uapi.CTA_PROTOINFO | uapi.NLA_F_NESTED, 12)
-            message.header(uapi.CTA_PROTOINFO_TCP | uapi.NLA_F_NESTED, 8)
-            message.plain(uapi.CTA_PROTOINFO_TCP_STATE, 1)
-        else:
-            message.tcp_protoinfo()
-    mark_place = None
-    if mark:
-        mark_place = len(message.pattern) + HEADER.size
+        message.tcp_protoinfo(whole=not destroy)
+    mark = None
+    if variant.mark:
+        mark = len(message.pattern) + HEADER.size
         message.plain(uapi.CTA_MARK, 4)
     value_end = len(message.pattern)
-    if injected:
+    if dump:
+        _build_use(message, variant, uapi.CTA_TIMESTAMP_START)
+    if variant.injected:
         message.no_synproxy()
-    message.pattern[: MESSAGE.size] = MESSAGE.pack(len(message.pattern), kind, flags, 0, 0)
-    address = 4 if family == uapi.AF_INET else 16
-    size = len(message.pattern)
-    variable_offsets = tuple(place for place in range(size) if not message.mask[place])
-    # The protocol, and the low bytes of the types behind the tuples, whose headers stand eight bytes apart.
-    types = (place for place in range(reply_end + 2, size, 8) if message.mask[place])
-    discriminators = (PREFIX + 2 * address + 12, *types, *message.zero)
-    tuples = (PREFIX, PREFIX + split - BODY)  # where their source addresses stand
-    port = 2 * address + 20  # and, behind these, their source ports
-    return bytes(message.pattern[:PREFIX]), Shape(
-        size=size,
-        mask=int.from_bytes(message.mask, "big"),
-        pattern=int.from_bytes(message.pattern, "big"),
-        variable_offsets=variable_offsets,
-        discriminators=tuple((place, bytes((message.pattern[place],))) for place in discriminators),
-        fields=Struct(f"{BODY}x{split - BODY}s{size - split}s"),
-        split=split,
-        kind=DESTROY if kind == uapi.CT_DELETE else UPDATE if flags == EVENT_UPDATE else NEW,
-        reply_end=reply_end,
-        dump=dump,
-        value_end=value_end,
-        protocol=protocol,
-        addresses_of=_parts(address, tuples, (0, address + HEADER.size)),
-        ports_of=_parts(2, tuples, (port, port + 8)) if protocol not in _PROTOCOL_FIELDS else _nothing,
-        source_of=itemgetter(slice(tuples[0], tuples[0] + address)),
-        reply_source_of=itemgetter(slice(tuples[1], tuples[1] + address)),
-        mark=mark_place,
-        tcp_state=tcp_state,
-    )
+    if variant.event_time:
+        message.ignored_number(uapi.CTA_TIMESTAMP_EVENT)
+    return tcp_state, mark, value_end
+
+
+def _build_use(message: _Builder, variant: _Variant, *times: int) -> None:
+    """Add what tells how an entry was used: counters and timestamps."""
+    if variant.counted:
+        message.counters()
+    if variant.timed:
+        message.counts(uapi.CTA_TIMESTAMP, *times)
 
 
 def _parts(size: int, starts: tuple[int, int], offsets: tuple[int, int]) -> Callable[[bytes], tuple[bytes, ...]]:
-    """What takes so many bytes behind each of the starts, at each of the offsets."""
+    """Return a function that reads `size` bytes behind each of the starts, at each of the offsets."""
     return itemgetter(*(slice(start + offset, start + offset + size) for start in starts for offset in offsets))
 
 
@@ -222,31 +285,44 @@ def _nothing(_message: bytes) -> tuple[bytes, ...]:
     return ()
 
 
-def _all_shapes() -> dict[bytes, Shape]:
-    """Shapes by prefix.
+def _all_shapes() -> dict[bytes, tuple[Shape, ...]]:
+    """Return the shapes by prefix, in the order of `_VARIANTS`.
 
-    Two may begin alike, as a TCP flow's end and a marked UDP flow's do: the first one stays, the commoner by the order
-    here, and a message of the other takes the slow way.
+    Several may begin alike, as a TCP flow's end and a marked UDP flow's do; they have tuples of one length, are of one
+    kind and are dumped or not alike.
     """
-    shapes: dict[bytes, Shape] = {}
-    for mark, protocol, (kind, flags, timeout, injected) in product((False, True), _PROTOCOLS, _MESSAGES):
-        if mark and flags == uapi.NLM_F_MULTI:
-            continue  # it has its mark in the middle, and 0 there
-        for family in (uapi.AF_INET, uapi.AF_INET6):
-            number = uapi.IPPROTO_ICMPV6 if protocol == uapi.IPPROTO_ICMP and family == uapi.AF_INET6 else protocol
-            prefix, shape = _build(family, number, kind, flags, timeout=timeout, injected=injected, mark=mark)
-            shapes.setdefault(prefix, shape)
+    shapes: dict[bytes, tuple[Shape, ...]] = {}
+    for variant, protocol, family in product(_VARIANTS, _PROTOCOLS, (uapi.AF_INET, uapi.AF_INET6)):
+        number = uapi.IPPROTO_ICMPV6 if protocol == uapi.IPPROTO_ICMP and family == uapi.AF_INET6 else protocol
+        prefix, shape = _build(family, number, variant)
+        shapes[prefix] = (*shapes.get(prefix, ()), shape)
     return shapes
 
 
+def _all_variants() -> Iterator[_Variant]:
+    """Yield the sets of attributes of plain messages: commoner ones first, which are tried first."""
+    for event_time, mark, flags in product((False, True), (False, True), (EVENT_NEW, EVENT_UPDATE)):
+        yield _Variant(kind=uapi.CT_NEW, flags=flags, mark=mark, event_time=event_time)
+    # A dumped entry's mark stands in the middle, and is 0 here.  After a takeover the whole table is injected.
+    for timed, counted, injected in product((False, True), repeat=3):
+        yield _Variant(kind=uapi.CT_NEW, flags=uapi.NLM_F_MULTI, injected=injected, counted=counted, timed=timed)
+    # An entry that ran out has no timeout left to tell.
+    for (timed, event_time), counted, mark, timeout in product(_TIMES, (False, True), (False, True), (False, True)):
+        yield _Variant(
+            kind=uapi.CT_DELETE,
+            flags=0,
+            timeout=timeout,
+            mark=mark,
+            counted=counted,
+            timed=timed,
+            event_time=event_time,
+        )
+
+
+_TIMES: Final = ((False, False), (True, True), (True, False))  # off; from Linux 6.14 on; before
+_LOW_BYTE: Final = 0 if sys.byteorder == "little" else 1  # where the low byte of a 16-bit number stands
 _PROTOCOLS: Final = (uapi.IPPROTO_TCP, uapi.IPPROTO_UDP, uapi.IPPROTO_ICMP)
-_MESSAGES: Final = (
-    (uapi.CT_NEW, EVENT_NEW, True, False),
-    (uapi.CT_NEW, EVENT_UPDATE, True, False),
-    (uapi.CT_NEW, uapi.NLM_F_MULTI, True, False),
-    (uapi.CT_NEW, uapi.NLM_F_MULTI, True, True),  # after a takeover the whole table is injected
-    (uapi.CT_DELETE, 0, False, False),  # an entry that ran out has no time left to tell
-    (uapi.CT_DELETE, 0, True, False),
-)
+_VARIANTS: Final = tuple(_all_variants())
 
 SHAPES: Final = _all_shapes()
+"""The shapes that a message may have, by its first 32 bytes."""

@@ -118,7 +118,11 @@ CTA_SYNPROXY_TSOFF: Final = 3
 CTA_HELP_NAME: Final = 1
 CTA_HELP_INFO: Final = 2
 
+# enum ctattr_counters, ctattr_tstamp
 CTA_COUNTERS_PACKETS: Final = 1
+CTA_COUNTERS_BYTES: Final = 2
+CTA_TIMESTAMP_START: Final = 1
+CTA_TIMESTAMP_STOP: Final = 2
 
 # enum ctattr_expect, ctattr_expect_nat
 CTA_EXPECT_MASTER: Final = 1

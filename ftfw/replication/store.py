@@ -20,7 +20,7 @@ from ftfw.kernel.attributes import BODY, MalformedError
 from ftfw.kernel.flow_entry import Kind
 from ftfw.kernel.flow_model import Expectation, Flow
 from ftfw.kernel.message_run import Run
-from ftfw.kernel.message_shapes import DESTROY, PREFIX, SHAPES, Shape, dumped_value
+from ftfw.kernel.message_shapes import DESTROY, Shape, dumped_value, recognise
 from ftfw.kernel.validate import Checker
 from ftfw.replication import limits
 from ftfw.replication.bucket_digests import Scope
@@ -83,16 +83,9 @@ class Store:
         touched: list[bytes] = []
         touch = touched.append if self._notes() else None
         careful = bool(rich or unconfirmed)
-        shape_of, as_number = SHAPES.get, int.from_bytes
         for message in messages:
-            shape = shape_of(message[:PREFIX])
-            # `shape.fits` without the call
-            if (
-                shape is None
-                or shape.dump
-                or len(message) != shape.size
-                or as_number(message, "big") & shape.mask != shape.pattern
-            ):
+            shape = recognise(message)
+            if shape is None or shape.dump:
                 self._apply_slowly(message, touched)
                 careful = True
                 continue
@@ -105,7 +98,7 @@ class Store:
             if shape.kind == DESTROY:
                 plain.pop(key, None)
             else:
-                plain[key] = message[shape.split :]
+                plain[key] = message[shape.split : shape.value_end]
         self._note(touched)
 
     def _apply_run(self, run: Run) -> bool:
@@ -368,5 +361,5 @@ class Store:
 
 def _dump_shape(message: bytes) -> Shape | None:
     """Return the shape of a plain message from a dump; None if it is not plain."""
-    shape = SHAPES.get(message[:PREFIX])
-    return shape if shape is not None and shape.dump and shape.fits(message) else None
+    shape = recognise(message)
+    return shape if shape is not None and shape.dump else None

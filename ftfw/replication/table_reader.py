@@ -63,7 +63,7 @@ class TableReader:
         selected = self._selector.select(events)
         self._active.offer(selected.parts, now)
         yield
-        for answers in self._selector.follow(selected.hints):
+        for answers in self._selector.read_hinted(selected.hints):
             self._active.offer(answers.parts, now)
             yield
 

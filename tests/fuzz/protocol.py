@@ -13,7 +13,7 @@ from ftfw.kernel import message_run
 from ftfw.kernel.attributes import MalformedError
 from ftfw.kernel.entry_digest import SALT_SIZE
 from ftfw.kernel.message_run import Run
-from ftfw.kernel.message_shapes import PREFIX, SHAPES
+from ftfw.kernel.message_shapes import recognise
 from ftfw.link.framing import FRAME_MAX_BYTES, FramingError, Splitter, framed
 from ftfw.replication import limits, messages
 from ftfw.replication.active import Active, _Kept
@@ -119,7 +119,8 @@ def bodies() -> Iterator[bytes]:
 
 def _parts() -> list[Run | list[bytes]]:
     some = [conn(ident=number, mark=1) for number in range(20)]
-    shape = SHAPES[conn().new()[:PREFIX]]
+    shape = recognise(conn().new())
+    assert shape is not None
     plain = Run(shape, b"".join(conn(ident=number).new() for number in range(20)))
     return [plain, [each.update() for each in some[:3]], [RICH.new(), RICH.full()]]
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ftfw.config.schema import Replicate
 from ftfw.kernel import entry_digest, uapi
@@ -88,7 +89,8 @@ def conns() -> Iterator[Conn]:
 
 def _messages() -> Iterator[tuple[bytes, ...]]:
     for each in conns():
-        yield each.new(), each.update(), each.full(counters=True), each.destroy()
+        measured = replace(each, counters=(3, 2), began=1 << 60, event_time=1 << 60)
+        yield measured.new(), measured.update(), measured.full(), measured.destroy()
         yield (
             each.full(),
             each.update("protoinfo", "labels", "sequence", "synproxy", "mark"),

@@ -98,7 +98,8 @@ class Namespace:
 
     def loop(self, rules: str = "") -> None:
         """Give the loopback all addresses of `entries`, so that packets between them are tracked."""
-        addresses = "".join(f"address add {each} dev lo\n" for each in ADDRESSES)
+        flags = {each: " nodad" if ":" in each else "" for each in ADDRESSES}  # so that they can be used at once
+        addresses = "".join(f"address add {each} dev lo{flags[each]}\n" for each in ADDRESSES)
         self.run("ip", "-batch", "-", stdin="link set lo up\n" + addresses)
         self.nft("table inet tracked { chain c { type filter hook output priority filter; ct state new accept; }; }")
         if rules:
@@ -244,7 +245,7 @@ class Capture:
     def apply(self, events: list[bytes]) -> Store:
         """The store after these events."""
         selected = self.selector.select(events)
-        answers = self.selector.follow(selected.hints)
+        answers = self.selector.read_hinted(selected.hints)
         for part in chain(selected.parts, *(answer.parts for answer in answers)):
             self.store.apply(part)
         assert not self.store.dropped

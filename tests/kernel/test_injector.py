@@ -13,7 +13,7 @@ from ftfw.kernel.create import CREATE, PINNED_S, Timeouts
 from ftfw.kernel.create_bulk import Creator
 from ftfw.kernel.flow_model import Flow
 from ftfw.kernel.injector import InjectionOutcome
-from ftfw.kernel.message_shapes import PREFIX, SHAPES, dumped_value
+from ftfw.kernel.message_shapes import dumped_value, recognise
 from ftfw.kernel.netlink import CutShortError, OverrunError
 from ftfw.replication.injection_plan import in_master_order
 from ftfw.replication.store import Store
@@ -421,14 +421,14 @@ async def test_dumps_of_injected_entries_are_known_by_their_layout(
     active, _ = pair
     active.put(both(rest[0], 1, 53, v6=v6) + alive() + rest[1])
     (dumped,) = await active.dump()
-    shape = SHAPES[dumped[:PREFIX]]
-    assert int.from_bytes(dumped, "big") & shape.mask == shape.pattern
+    shape = recognise(dumped)
+    assert shape is not None
     walked = flow_entry.overlay(None, flow_entry.Kind.FULL, flow_entry.parse(dumped).attributes, Counter())
     key = dumped[BODY : shape.split]
     assert decode.flow(key, dumped_value(dumped, shape)) == decode.flow(key, walked)
     active.change(both(rest[0], 1, 53, v6=v6) + synproxy(1 << 24, 0, 0))
     (dumped,) = await active.dump()
-    assert int.from_bytes(dumped, "big") & shape.mask != shape.pattern
+    assert not shape.fits(dumped)
     assert next((await active.snapshot()).flows()).synproxy == {"isn": 1 << 24, "its": 0, "tsoff": 0}
 
 

@@ -1,22 +1,30 @@
 """What is selected of a real kernel's messages, and what the store of a backup then holds."""
 
+import socket
+from collections import Counter
 from ipaddress import ip_address
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from ftfw.config.schema import Replicate
 from ftfw.kernel import uapi
-from ftfw.kernel.attributes import u16, u32
+from ftfw.kernel.attributes import split, u16, u32
+from ftfw.kernel.event_selector import key_in
 from ftfw.kernel.flow_model import Flow
+from ftfw.kernel.message_shapes import DESTROY, NEW, SHAPES, UPDATE, recognise
+from ftfw.replication.store import Store
 from tests.kernel.entries import (
     CLIENT,
+    CLIENT6,
     CONFIRMED,
     EXPECTED,
     INNER,
     LIVE,
     OUTSIDE,
     SERVER,
+    SERVER6,
     alive,
     both,
     dnat,
@@ -32,7 +40,8 @@ from tests.kernel.entries import (
     tcp,
     zone,
 )
-from tests.kernel.namespaces import Capture, namespaces
+from tests.kernel.namespaces import Capture, namespaces, selector
+from tests.unit.conntrack import MEASURED
 
 pytestmark = pytest.mark.kernel
 
@@ -123,6 +132,59 @@ async def test_expectations_are_selected_by_their_masters(
         assert (len(capture.take().expectations) == 1) is selected
         found = capture.selector.select(await active.dump()).messages
         assert len(found) == (2 if selected else 0), "a snapshot says the same"
+
+
+@pytest.mark.parametrize("timestamp", [0, 1])
+@pytest.mark.parametrize("acct", [0, 1])
+@pytest.mark.parametrize("v6", [False, True])
+async def test_counters_and_timestamps_take_no_message_to_the_slow_path(acct: int, timestamp: int, v6: bool) -> None:
+    """Real traffic: NEW, UPDATE, DESTROY and dump of each have a shape, and give the store that parsing gives."""
+    client, server = (CLIENT6, SERVER6) if v6 else (CLIENT, SERVER)
+    with namespaces(1) as (active,):
+        active.sysctl("nf_conntrack_acct", acct)
+        active.sysctl("nf_conntrack_timestamp", timestamp)
+        active.loop()
+        events = active.listen()
+        with active.tcp_listener(server, 80) as listener, active.tcp(client, 5000, server, 80) as sending:
+            received, _ = listener.accept()
+            with received, active.bound(socket.SOCK_DGRAM, server, 53) as answering:
+                sending.sendall(b"x")
+                with active.bound(socket.SOCK_DGRAM, client, 5000) as asking:
+                    asking.sendto(b"x", (server, 53))
+                    answering.sendto(b"x", (client, 5000))
+                active.run("ping", "-c", "1", server)
+                told = events.drain(100)
+                dumped = await active.dump()
+        for key in {key_in(message) for message in dumped}:
+            active.put(key, kind=uapi.CT_DELETE, flags=0)
+        told += events.drain(100)
+    told = [message[:8] + bytes(8) + message[16:] for message in told]  # as if the entries had run out
+    kinds = Counter(shape.kind for message in told if (shape := recognise(message)))
+    assert kinds.total() == len(told), [message for message in told if recognise(message) is None]
+    assert kinds[DESTROY] == len(dumped) == 3
+    assert kinds[NEW] == 3
+    assert kinds[UPDATE] >= 3
+    assert all(map(recognise, dumped))
+    measured = split(dumped[0], 20).keys() & set(MEASURED)
+    assert measured >= ({uapi.CTA_COUNTERS_ORIG} if acct else set()) | ({uapi.CTA_TIMESTAMP} if timestamp else set())
+    for first, rest in ((dumped, told), ([], told), ([], told[:-3])):
+        fast = held(first, rest)
+        with patch.dict(SHAPES, clear=True):
+            parsed = held(first, rest)
+        assert fast == parsed
+
+
+def held(snapshot: list[bytes], events: list[bytes]) -> dict[bytes, bytes]:
+    """What a backup holds after an active has selected a snapshot and events."""
+    store, chosen = Store(), selector()
+    store.begin_snapshot()
+    for part in chosen.select(snapshot).parts:
+        store.add_snapshot(part)
+    store.end_snapshot()
+    for part in chosen.select(events).parts:
+        store.apply(part)
+    assert not store.dropped
+    return store.plain | store.rich
 
 
 def test_loopback_is_not_selected_whatever_its_addresses() -> None:

@@ -16,6 +16,7 @@ from ftfw.kernel import uapi
 
 NEW, UPDATE, DESTROY, FULL = "new", "update", "destroy", "full"
 NAT_DONE = uapi.IPS_SRC_NAT_DONE | uapi.IPS_DST_NAT_DONE
+MEASURED = (uapi.CTA_COUNTERS_ORIG, uapi.CTA_COUNTERS_REPLY, uapi.CTA_TIMESTAMP, uapi.CTA_TIMESTAMP_EVENT)
 PORTS = frozenset({uapi.IPPROTO_TCP, uapi.IPPROTO_UDP, uapi.IPPROTO_SCTP, uapi.IPPROTO_GRE})
 
 
@@ -33,6 +34,10 @@ def be32(kind: int, value: int) -> bytes:
 
 def be16(kind: int, value: int) -> bytes:
     return attribute(kind, struct.pack(">H", value))
+
+
+def be64(kind: int, value: int) -> bytes:
+    return attribute(kind, struct.pack(">Q", value))
 
 
 def walk(data: bytes) -> dict[int, bytes]:
@@ -118,6 +123,9 @@ class Conn:
     synproxy: bytes = b""
     zone: int | None = None
     offloaded: bool = False
+    counters: tuple[int, int] | None = None  # packets in both directions (nf_conntrack_acct = 1)
+    began: int | None = None  # nanoseconds (nf_conntrack_timestamp = 1)
+    event_time: int | None = None  # likewise, from Linux 6.14 on
 
     @property
     def family(self) -> int:
@@ -147,12 +155,24 @@ class Conn:
     def _labels(self) -> bytes:
         return attribute(uapi.CTA_LABELS, self.labels) if self.labels else b""
 
+    @property
+    def _counters(self) -> bytes:
+        both = zip((uapi.CTA_COUNTERS_ORIG, uapi.CTA_COUNTERS_REPLY), self.counters or (), strict=False)
+        return b"".join(nest(kind, be64(1, packets), be64(2, 60 * packets)) for kind, packets in both)
+
+    def _times(self, *more: bytes) -> bytes:
+        return b"" if self.began is None else nest(uapi.CTA_TIMESTAMP, be64(1, self.began), *more)
+
+    @property
+    def _event_time(self) -> bytes:
+        return b"" if self.event_time is None else be64(uapi.CTA_TIMESTAMP_EVENT, self.event_time)
+
     def _event(self, flags: int, *middle: bytes, marked: bool = False) -> bytes:
         body = self._tuples + be32(uapi.CTA_ID, self.ident) + be32(uapi.CTA_STATUS, self.status)
         body += b"".join(middle)
         if self.mark or marked:
             body += be32(uapi.CTA_MARK, self.mark)
-        return netlink(uapi.CT_NEW, flags, self.family, body)
+        return netlink(uapi.CT_NEW, flags, self.family, body + self._event_time)
 
     def new(self) -> bytes:
         timeout = be32(uapi.CTA_TIMEOUT, self.timeout)
@@ -175,15 +195,15 @@ class Conn:
         body = self._tuples + be32(uapi.CTA_ID, self.ident) + be32(uapi.CTA_STATUS, self.status)
         if timeout:
             body += be32(uapi.CTA_TIMEOUT, self.timeout)
+        body += self._counters + self._times(be64(2, 1 << 60))
         if self.original.protocol == uapi.IPPROTO_TCP and self.protoinfo:
             body += nest(uapi.CTA_PROTOINFO, nest(uapi.CTA_PROTOINFO_TCP, attribute(1, b"\x07")))
         if self.mark:
             body += be32(uapi.CTA_MARK, self.mark)
-        return netlink(uapi.CT_DELETE, 0, self.family, body)
+        return netlink(uapi.CT_DELETE, 0, self.family, body + self._event_time)
 
-    def full(self, *, counters: bool = False) -> bytes:
+    def full(self) -> bytes:
         """As in a dump."""
-        counts = nest(uapi.CTA_COUNTERS_ORIG, attribute(1, bytes(8)), attribute(2, bytes(8))) if counters else b""
         timed = b"" if self.offloaded else be32(uapi.CTA_TIMEOUT, self.timeout)
         body = [
             self._tuples,
@@ -193,7 +213,9 @@ class Conn:
             be32(uapi.CTA_USE, 1),
             self._master,
             timed,
-            b"" if self.offloaded else counts + self.protoinfo,
+            b"" if self.offloaded else self.protoinfo,
+            self._counters,
+            self._times(),
             self._helper,
             self._labels,
             self.sequence,
@@ -204,7 +226,7 @@ class Conn:
     def table_row(self) -> dict[int, bytes]:
         """What a backup should hold of this entry: type → payload; no mark is a mark of 0."""
         row = walk(self.full()[20:])
-        for kind in (uapi.CTA_TUPLE_ORIG, uapi.CTA_ZONE, uapi.CTA_USE, uapi.CTA_COUNTERS_ORIG):
+        for kind in (uapi.CTA_TUPLE_ORIG, uapi.CTA_ZONE, uapi.CTA_USE, *MEASURED):
             row.pop(kind, None)
         if not self.mark:
             del row[uapi.CTA_MARK]
@@ -287,7 +309,19 @@ def connections(draw: st.DrawFn, *, protocols: Iterable[int] = (6, 17, 132, 47, 
         protoinfo=draw(_protoinfo(original.protocol)),
         mark=draw(st.sampled_from((0, 0, 1, 0xDEADBEEF))),
     )
-    return conn if plain else draw(_enriched(conn))
+    return draw(_measured(conn if plain else draw(_enriched(conn))))
+
+
+@st.composite
+def _measured(draw: st.DrawFn, conn: Conn) -> Conn:
+    """As where the administrator has turned on accounting or timestamps, on an old kernel or a new one."""
+    how = draw(st.sampled_from(("", "", "counters", "old times", "times", "counters, times")))
+    if "counters" in how:
+        conn = replace(conn, counters=(draw(st.integers(0, 1 << 32)), draw(st.integers(0, 1 << 32))))
+    if "times" in how:
+        event_time = None if "old" in how else draw(st.integers(0, (1 << 64) - 1))
+        conn = replace(conn, began=draw(st.integers(0, (1 << 64) - 1)), event_time=event_time)
+    return conn
 
 
 def _protoinfo(protocol: int) -> st.SearchStrategy[bytes]:
@@ -334,7 +368,7 @@ def flow_messages(draw: st.DrawFn, conns: st.SearchStrategy[Conn] | None = None)
         return conn.update(*draw(st.sets(st.sampled_from(TOLD))))
     if kind == DESTROY:
         return conn.destroy(timeout=draw(st.booleans()))
-    return conn.full(counters=draw(st.booleans()))
+    return conn.full()
 
 
 @st.composite

@@ -112,5 +112,6 @@ class Dump:
             return False
         row = self._table.rows.get(self._keys.pop())
         if row is not None:
-            self.read.append(row.full(counters=self._table.random.random() < 0.2))
+            counted = self._table.random.random() < 0.2
+            self.read.append(replace(row, counters=(3, 2) if counted else None).full())
         return True

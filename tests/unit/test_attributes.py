@@ -33,7 +33,7 @@ def test_of_a_type_that_occurs_twice_the_last_counts() -> None:
 
 @given(connections())
 def test_split_finds_what_a_plain_walk_finds(each: Connection) -> None:
-    message = each.full(counters=True)
+    message = each.full()
     found = {kind: attributes.payload(data) for kind, data in attributes.split(message, 20).items()}
     assert found == walk(message[20:])
 

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from ftfw.kernel import message_run, uapi
 from ftfw.kernel.message_run import Run
-from ftfw.kernel.message_shapes import SHAPES
+from ftfw.kernel.message_shapes import recognise
 from ftfw.replication.bucket_digests import Scope, bucket_of
 from ftfw.replication.limits import STEP_ENTRIES
 from ftfw.replication.store import Store
 from tests.unit.conntrack import (
+    MEASURED,
     TCP,
     UDP,
     Conn,
@@ -38,7 +39,7 @@ from tests.unit.usable import use_everything
 
 MARK, ID = uapi.CTA_MARK, uapi.CTA_ID
 STATED = {uapi.CTA_STATUS, uapi.CTA_TIMEOUT, uapi.CTA_HELP, MARK}
-NOT_HELD = {uapi.CTA_TUPLE_ORIG, uapi.CTA_ZONE, uapi.CTA_USE, uapi.CTA_COUNTERS_ORIG}
+NOT_HELD = {uapi.CTA_TUPLE_ORIG, uapi.CTA_ZONE, uapi.CTA_USE, *MEASURED}
 
 
 def model_apply(rows: Rows, message: bytes) -> None:
@@ -499,7 +500,8 @@ def test_a_store_tells_what_events_have_touched_while_it_was_compared() -> None:
     store.apply([conn(TCP).new()])
     store.begin_compare()
     runs = [conn(replace(UDP, source_port=port)).new() for port in range(5)]
-    shape = SHAPES[message_run.prefix_of(runs[0])]
+    shape = recognise(runs[0])
+    assert shape is not None
     store.apply([conn(TCP).update("mark")])
     store.apply(Run(shape, b"".join(runs)))
     assert len(store.end_compare()) == 6

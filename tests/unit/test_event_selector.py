@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ftfw.config.schema import Replicate
 from ftfw.kernel import event_selector, flow_entry, uapi
-from ftfw.kernel.event_selector import HINTS_PER_REQUEST, Selected, Selector
+from ftfw.kernel.event_selector import KEYS_PER_REQUEST, Selected, Selector
 from ftfw.kernel.flow_filter import compile_filter
 from ftfw.kernel.message_run import Run
 from ftfw.kernel.message_shapes import SHAPES
@@ -132,6 +132,34 @@ def test_original_and_reply_source_count_and_destinations_do_not(end: End) -> No
     assert selected(dnat.new(), excluded=(inside,)) == []
 
 
+@pytest.mark.parametrize("zone", [None, 3])
+def test_the_end_of_a_flow_is_selected_that_was_before_its_source_became_an_address_of_this_host(
+    zone: int | None,
+) -> None:
+    """Without it a backup would hold the flow for ever."""
+    made, _ = selector("192.0.2.99")
+    flows = [conn(replace(TCP, source_port=port), zone=zone) for port in range(6)]
+    awaited = Expect(TCP, UDP)
+    store = Store()
+    store.apply(made.select([*(each.new() for each in flows), awaited.new()]).messages)
+    assert (store.flow_count(), len(store.expectations)) == (6, 1)
+    made.excluded = frozenset(ip_address(address).packed for address in ("192.0.2.99", TCP.source))
+    assert made.select([each.update("protoinfo") for each in flows]).messages == []
+    store.apply(made.select([*(each.destroy() for each in flows), awaited.destroy()]).messages)
+    assert (store.flow_count(), len(store.expectations)) == (0, 0)
+
+
+def test_the_end_of_a_flow_that_was_always_this_host_s_is_not_selected() -> None:
+    made, _ = selector(TCP.source, "192.0.2.99")
+    flows = [conn(replace(TCP, source_port=port)) for port in range(6)]
+    assert made.select([each.new() for each in flows]).messages == []
+    made.excluded = frozenset({ip_address(TCP.source).packed})
+    assert made.select([each.destroy() for each in flows]).messages == []
+    made.excluded = frozenset()
+    made.excluded = frozenset({ip_address(TCP.source).packed})
+    assert len(made.select([each.destroy() for each in flows]).messages) == 6, "some may have begun meanwhile"
+
+
 LOOPBACK = replace(TCP, source="127.0.0.2", destination="127.0.0.3")
 LOOPBACK6 = replace(SIX, source="::1", destination="::1")
 
@@ -208,8 +236,8 @@ def test_follow_asks_about_so_many_flows_at_a_time() -> None:
         return [conn(replace(TCP, source_port=int.from_bytes(key, "big"))).full() for key in keys]
 
     made = Selector(passes=None, expectations=True, dropped=Counter(), read=read)
-    answers = list(made.follow({number.to_bytes(2, "big") for number in range(HINTS_PER_REQUEST + 1)}))
-    assert asked == [HINTS_PER_REQUEST, 1]
+    answers = list(made.read_hinted({number.to_bytes(2, "big") for number in range(KEYS_PER_REQUEST + 1)}))
+    assert asked == [KEYS_PER_REQUEST, 1]
     assert [len(answer.messages) for answer in answers] == asked
 
 
@@ -280,6 +308,28 @@ def test_the_master_is_the_flow_with_the_helper_whatever_its_zone() -> None:
 
 def test_an_expectation_whose_master_is_not_found_is_selected() -> None:
     assert expected(only=Replicate.model_validate({"zones": [3]}))
+
+
+def test_a_master_is_looked_for_in_so_many_zones_at_a_time() -> None:
+    """One request for all of them would overflow the socket's buffer with answers."""
+    zones = range(1, 3 * KEYS_PER_REQUEST)
+    master = conn(TCP, zone=zones[-1], helper=b"ftp")
+    asked: list[int] = []
+
+    def read(keys: list[bytes]) -> list[bytes]:
+        asked.append(len(keys))
+        return [master.full()] if master.key in keys else []
+
+    made = Selector(
+        passes=compile_filter(Replicate.model_validate({"zones": [1]})),
+        expectations=True,
+        dropped=Counter(),
+        read=read,
+    )
+    made.select([conn(SIX, zone=zone, helper=b"ftp").new() for zone in zones])
+    assert made.select([Expect(TCP, UDP).new()]).messages == []
+    assert sum(asked) == len(zones) + 1
+    assert max(asked) <= KEYS_PER_REQUEST
 
 
 # The filter

@@ -70,7 +70,7 @@ def test_a_master_is_looked_for_in_its_childs_zone() -> None:
 
 @given(connections())
 def test_a_dumped_entry_is_held_whole(each: Conn) -> None:
-    assert after(None, each.full(counters=True)) == each.table_row() | (
+    assert after(None, each.full()) == each.table_row() | (
         {} if each.mark else {k: v for k, v in after(None, each.full()).items() if k == uapi.CTA_MARK}
     )
 
@@ -142,7 +142,7 @@ def test_attributes_of_unknown_type_are_dropped_and_counted() -> None:
 
 def test_known_attributes_of_no_use_are_dropped_without_a_word() -> None:
     dropped: Counter[str] = Counter()
-    parsed = flow_entry.parse(conn().full(counters=True))
+    parsed = flow_entry.parse(conn(counters=(3, 2), began=1, event_time=2).full())
     assert not walk(flow_entry.overlay(None, parsed.kind, parsed.attributes, dropped)).keys() & flow_entry.DROPPED
     assert not dropped
 
@@ -178,7 +178,7 @@ def test_plain_is_what_events_say_whole() -> None:
 
 
 def test_what_an_entry_has() -> None:
-    rich = flow_entry.parse(RICH.full(counters=True)).attributes
+    rich = flow_entry.parse(replace(RICH, counters=(0, 0)).full()).attributes
     assert flow_entry.helper_of(rich) == "ftp"
     assert flow_entry.timeout_of(rich) == 120
     assert flow_entry.packets_of(rich) == 0

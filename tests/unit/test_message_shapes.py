@@ -1,14 +1,16 @@
-import struct
 from dataclasses import replace
 from ipaddress import ip_address
+from itertools import chain
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ftfw.kernel import uapi
-from ftfw.kernel.message_shapes import DESTROY, PREFIX, SHAPES, Shape, dumped_value
+from ftfw.kernel.message_shapes import DESTROY, PREFIX, SHAPES, dumped_value, recognise
 from tests.unit.conntrack import (
+    MEASURED,
     Conn,
     End,
     attribute,
@@ -34,13 +36,6 @@ ENDS = [
 ]
 
 
-def recognise(message: bytes) -> Shape | None:
-    shape = SHAPES.get(message[:PREFIX])
-    if shape is None or not shape.fits(message):
-        return None
-    return shape
-
-
 def payloads(data: bytes) -> list[tuple[int, bytes]]:
     return list(walk(data).items())
 
@@ -51,7 +46,7 @@ def test_plain_messages_are_recognised(end: End, mark: int) -> None:
     each = conn(end, mark=mark)
     assert recognise(each.new())
     assert recognise(each.update("protoinfo"))
-    assert recognise(each.destroy()) or mark
+    assert recognise(each.destroy())
     dumped = recognise(each.full())
     assert (dumped is None) == bool(mark)
     for message in (each.new(), each.update("protoinfo")):
@@ -62,6 +57,38 @@ def test_plain_messages_are_recognised(end: End, mark: int) -> None:
     gone = recognise(conn(end).destroy())
     assert gone
     assert gone.kind == DESTROY
+
+
+@pytest.mark.parametrize(
+    "measured",
+    [
+        {"counters": (3, 2)},
+        {"began": 1 << 60},
+        {"began": 1 << 60, "event_time": 1 << 61},
+        {"counters": (3, 2), "began": 1 << 60},
+        {"counters": (3, 2), "began": 1 << 60, "event_time": 1 << 61},
+    ],
+    ids="+".join,
+)
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("mark", [0, 5])
+def test_counters_and_timestamps_make_no_message_unknown_and_are_no_value(
+    end: End, mark: int, measured: dict[str, Any]
+) -> None:
+    each = conn(end, mark=mark)
+    told = replace(each, **measured)
+    for message, plain in ((told.new(), each.new()), (told.update("protoinfo"), each.update("protoinfo"))):
+        shape, without = recognise(message), recognise(plain)
+        assert shape
+        assert without
+        assert message[20 : shape.value_end] == plain[20 : without.value_end] == plain[20:]
+    for timeout in (False, True):
+        ended = recognise(told.destroy(timeout=timeout))
+        assert ended
+        assert (ended.protocol, ended.kind) == (end.protocol, DESTROY)
+    dumped = recognise(replace(told, mark=0).full())
+    assert dumped
+    assert dumped_value(replace(told, mark=0).full(), dumped) == replace(each, mark=0).held()
 
 
 @pytest.mark.parametrize("mark", [0, 0x01020304])
@@ -81,10 +108,10 @@ def test_a_shape_knows_where_what_filters_go_by_stands(end: End, mark: int) -> N
             assert shape.protocol == end.protocol
             assert list(shape.addresses_of(message)) == addresses
             assert [int.from_bytes(port, "big") for port in shape.ports_of(message)] == ports
-            assert (shape.mark is not None) == bool(mark)
-            assert shape.mark is None or struct.unpack_from(">I", message, shape.mark) == (mark,)
-            assert (shape.tcp_state is not None) == bool(info)
-            assert shape.tcp_state is None or message[shape.tcp_state] == (7 if shape.kind == DESTROY else 4)
+            assert (shape.mark_of is not None) == bool(mark)
+            assert shape.mark_of is None or shape.mark_of(message) == mark.to_bytes(4, "big")
+            assert (shape.tcp_state_of is not None) == bool(info)
+            assert shape.tcp_state_of is None or shape.tcp_state_of(message) == (7 if shape.kind == DESTROY else 4)
 
 
 @given(flow_messages())
@@ -94,7 +121,7 @@ def test_a_recognised_message_is_plain_and_falls_into_key_and_value(message: byt
         return
     attributes = walk(message[20:])
     plain = [uapi.CTA_TUPLE_ORIG, uapi.CTA_TUPLE_REPLY, uapi.CTA_ID, uapi.CTA_STATUS]
-    assert set(attributes) <= {*plain, uapi.CTA_TIMEOUT, uapi.CTA_PROTOINFO, uapi.CTA_MARK, uapi.CTA_USE}
+    assert set(attributes) <= {*plain, uapi.CTA_TIMEOUT, uapi.CTA_PROTOINFO, uapi.CTA_MARK, uapi.CTA_USE, *MEASURED}
     assert payloads(message[20 : shape.split]) == [(uapi.CTA_TUPLE_ORIG, attributes[uapi.CTA_TUPLE_ORIG])]
     assert (shape.kind == DESTROY) == (message[4:6] == b"\x02\x01")
     original, reply = walk(attributes[uapi.CTA_TUPLE_ORIG]), walk(attributes[uapi.CTA_TUPLE_REPLY])
@@ -116,7 +143,7 @@ def test_the_value_of_a_dumped_entry_is_what_an_event_of_it_would_give(each: Con
         return
     assert shape.dump
     value = dumped_value(each.full(), shape)
-    assert value == each.new()[shape.split :]
+    assert value == each.held() == replace(each, event_time=None).new()[shape.split :]
     assert walk(value) == each.table_row()
     assert list(walk(value))[:4] == [uapi.CTA_TUPLE_REPLY, uapi.CTA_ID, uapi.CTA_STATUS, uapi.CTA_TIMEOUT]
 
@@ -132,7 +159,7 @@ def test_no_damage_to_an_attribute_header_is_recognised(message: bytes, data: st
     damaged = bytearray(message)
     damaged[at] ^= 1 << data.draw(st.integers(0, 7))
     # What still is recognised is another kind of message (NEW, UPDATE), not a damaged one.
-    assert recognise(bytes(damaged)) in (None, *SHAPES.values())
+    assert recognise(bytes(damaged)) in (None, *chain.from_iterable(SHAPES.values()))
     if at >= PREFIX:
         assert recognise(bytes(damaged)) is None
 
@@ -174,11 +201,13 @@ def test_a_reply_tuple_of_another_protocol_or_family_is_not_recognised() -> None
 
 def test_every_shape_is_distinct_and_its_pattern_lies_within_its_mask() -> None:
     assert len(SHAPES) >= 24
-    for prefix, shape in SHAPES.items():
+    for prefix, shapes in SHAPES.items():
         assert len(prefix) == PREFIX
-        assert shape.pattern & ~shape.mask == 0
-        size = struct.unpack_from("=I", prefix)[0]
-        assert shape.pattern.to_bytes(size, "big")[:PREFIX] == prefix
+        assert len({(shape.mask, shape.pattern) for shape in shapes}) == len(shapes)
+        assert len({(shape.size, shape.split, shape.kind, shape.dump) for shape in shapes}) == 1
+        for shape in shapes:
+            assert shape.pattern & ~shape.mask == 0
+            assert shape.pattern.to_bytes(shape.size, "big")[:PREFIX] == prefix
 
 
 def test_the_builder_of_these_tests_writes_what_was_captured() -> None:
