@@ -24,7 +24,7 @@ REMEDY: Final = "ftfw needs CAP_NET_ADMIN, Linux 5.12 or newer and nftables 0.9.
 
 
 class Gate:
-    """While shut, drops packets that arrive on `interfaces`, except those the host itself needs.
+    """Drops packets that arrive on `interfaces` while it is shut, except those that the host itself needs.
 
     These are VRRP, neighbour discovery, and packets for its own addresses and its links. The gate stays shut only while
     `run` renews it: when the daemon's loop hangs or ends, the kernel opens the gate. Raises NftError if libnftables is

@@ -18,7 +18,7 @@ from ftfw.daemon.command_handler import CommandHandler
 from ftfw.daemon.gate import Gate
 from ftfw.daemon.keepalived_task import KeepalivedTask, NodeState
 from ftfw.daemon.metrics.metric_families import NodeMetrics
-from ftfw.daemon.metrics.scrape_listener import Scrapes
+from ftfw.daemon.metrics.scrape_listener import ScrapeListener
 from ftfw.daemon.reload import KeyReload
 from ftfw.daemon.role_runner import Roles, first_of
 from ftfw.daemon.status import NodeStatus
@@ -108,7 +108,7 @@ class NodeDaemon:
         self._addresses: frozenset[bytes] = frozenset()  # of this host
         self._metrics = NodeMetrics(lambda: self._status.describe(*self._status.known_counts()))
         listen = config.metrics.listen
-        self._scrapes = Scrapes(listen, self._metrics.exposition) if listen is not None else None
+        self._scrapes = ScrapeListener(listen, self._metrics.exposition) if listen is not None else None
         self.gate = _make_gate(config, self._metrics)
         self.roles = Roles(
             config,
@@ -164,7 +164,7 @@ class NodeDaemon:
             await nursery.start(self.roles.run)
             nursery.start_soon(driver.run)
             nursery.start_soon(self.keepalived.run, self._state)
-            nursery.start_soon(self._tell_facts)
+            nursery.start_soon(self._send_facts)
             if self._scrapes is not None:
                 nursery.start_soon(self._scrapes.run)
             nursery.start_soon(self._systemd.run, self._status.line)
@@ -172,7 +172,7 @@ class NodeDaemon:
             self._systemd.stopping()
             nursery.cancel_scope.cancel()
 
-    async def _tell_facts(self) -> None:
+    async def _send_facts(self) -> None:
         """Send facts about this host to the other nodes, in frames of full length: a path that drops these is found."""
         while True:
             self._transport.send([messages.facts(self._config.node.name, self._facts(), self._transport.body_limit)])

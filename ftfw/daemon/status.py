@@ -15,7 +15,7 @@ from ftfw import __version__
 from ftfw.config.schema import Config
 from ftfw.daemon.gate import Gate
 from ftfw.daemon.keepalived_task import KeepalivedTask
-from ftfw.daemon.metrics.scrape_listener import Scrapes
+from ftfw.daemon.metrics.scrape_listener import ScrapeListener
 from ftfw.daemon.role_runner import Roles
 from ftfw.daemon.systemd import one_line
 from ftfw.daemon.transport import Transport
@@ -37,7 +37,7 @@ class NodeStatus:
     roles: Roles
     keepalived: KeepalivedTask
     gate: Gate | None
-    scrapes: Scrapes | None
+    scrapes: ScrapeListener | None
     selector: Selector
     counts: Counter[str]  # events, overruns
     dropped: Counter[str]  # messages that the selector dropped, by reason

@@ -1,4 +1,4 @@
-"""Links over UDP: a frame is a datagram, and the kernel drops datagrams that are no frames of this group of nodes."""
+"""Sends and receives frames as UDP datagrams; the kernel drops datagrams that are no frames of this group of nodes."""
 
 import logging
 import socket

@@ -1,4 +1,4 @@
-"""The base of all links: counters, and a socket that is opened as soon as it can be, and again after its interface."""
+"""Defines what all links have in common: counters, and a socket that is opened whenever it can be."""
 
 import errno
 import logging
@@ -88,7 +88,7 @@ def socket_address(address: Address, port: int) -> tuple[str, int]:
 
 
 class Link(ABC):
-    """A way to other nodes: sends frames, and hands received frames on.
+    """Sends frames to other nodes, and hands received frames on.
 
     A socket that cannot be opened when the link is made is opened by `run` as soon as it can be.
     """
@@ -122,7 +122,7 @@ class Link(ABC):
 
     @abstractmethod
     def admit(self, key_ids: Iterable[bytes]) -> None:
-        """From now on drop frames under other keys in the kernel, where the kernel can tell them."""
+        """Have the kernel drop frames under other keys from now on, where it can tell them."""
 
     def counts(self) -> dict[str, Any]:
         """Return the counters as `status` shows them."""

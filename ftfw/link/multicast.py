@@ -1,4 +1,4 @@
-"""A link over UDP multicast on one interface, IPv4 or IPv6."""
+"""Connects nodes by UDP multicast on one interface, IPv4 or IPv6."""
 
 import socket
 import struct

@@ -1,4 +1,4 @@
-"""A link over TCP: one connection with each peer, IPv4 or IPv6.
+"""Connects nodes by TCP: one connection with each peer, IPv4 or IPv6.
 
 Both ends listen.  The node with the smaller name dials.  A node that has not yet learnt the peer's name from an
 authentic frame dials as well, so there may be two connections with a peer for a moment.  Of these the connection that

@@ -1,4 +1,4 @@
-"""A link over UDP between addresses, IPv4 or IPv6."""
+"""Connects nodes by UDP between addresses, IPv4 or IPv6."""
 
 import socket
 

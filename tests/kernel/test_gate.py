@@ -1,4 +1,4 @@
-"""The gate, on a real kernel: what waits at it, what does not, and that nothing can leave it shut."""
+"""Tests on a real kernel which packets wait at the gate, which pass, and that nothing can leave the gate shut."""
 
 import json
 import os
@@ -70,7 +70,7 @@ class Site:
         return bool(self.backup.status()["gate"]["shut"])
 
     def passes(self) -> bool:
-        """Whether a datagram of a new flow gets from the client to the server; tried once, by the second way."""
+        """Tell whether a datagram of a new flow gets from the client through the backup to the server."""
         with (
             self.server.socket(socket.SOCK_DGRAM, SERVER, PORT) as receiver,
             self.client.socket(socket.SOCK_DGRAM, CLIENT) as sender,
@@ -83,7 +83,7 @@ class Site:
                 return False
 
     def tracked(self, address: str) -> bool:
-        """Whether the backup's kernel has a flow of the address."""
+        """Tell whether the backup's kernel has a flow of the address."""
         return address in self.backup.exec("conntrack", "-L").stdout
 
     def seen(self, kind: str) -> int:
@@ -97,7 +97,7 @@ class Site:
 def site(
     workdir: Path, *, more: str = GATED, mode: str = "warm", links: Callable[[int], str] = lambda _: MULTICAST
 ) -> Iterator[Site]:
-    """Both daemons run; the ends' ways lead through the backup already."""
+    """Run both daemons, while the routes of the ends already lead through the backup."""
     with ExitStack() as stack:
         nodes = stack.enter_context(pair(workdir, more=more, mode=mode, links=links))
         client, server = stack.enter_context(crossing(nodes, workdir))
@@ -166,7 +166,7 @@ def test_what_is_for_this_host_passes_but_not_what_is_for_an_address_that_comes_
 
 
 def test_an_address_that_has_left_is_taken_for_virtual(tmp_path: Path) -> None:
-    """Whoever demotes before the addresses move has them among its own for a while."""
+    """A node that is demoted before the addresses move has them among its own for a while."""
     with site(tmp_path) as made:
         hold_addresses(made.backup)
         made.backup.kill()
@@ -181,7 +181,7 @@ def test_an_address_that_has_left_is_taken_for_virtual(tmp_path: Path) -> None:
 
 
 def test_a_backup_shuts_it_when_the_virtual_addresses_leave_that_an_earlier_daemon_had(tmp_path: Path) -> None:
-    """As after a crash of keepalived and daemon: they stay until keepalived is back, and takes them away."""
+    """After a crash of keepalived and daemon, the addresses stay until keepalived is back and removes them."""
     with site(tmp_path, more=f'{GATED}[keepalived]\naddresses = ["{VIRTUAL}"]\n') as made:
         until(lambda: made.is_shut, "the gate is shut")
         made.backup.kill()
@@ -248,7 +248,7 @@ def test_nobody_else_can_take_the_table_away(shut: Site) -> None:
 
 
 def test_renewing_it_changes_nothing_in_the_ruleset(shut: Site) -> None:
-    """A listing that the ruleset changes under begins again: one of many elements would never end."""
+    """A listing begins again when the ruleset changes: a listing of many elements would never end."""
     watching = ("ip", "netns", "exec", shut.backup.namespace, "nft", "monitor")
     with subprocess.Popen(watching, stdout=subprocess.PIPE, text=True) as monitor:
         assert monitor.stdout is not None
@@ -282,7 +282,7 @@ def test_a_table_that_cannot_be_made_does_not_keep_a_node_from_taking_over(tmp_p
 
 
 def test_a_backup_that_follows_nobody_stops_nothing(tmp_path: Path) -> None:
-    """As one that is started where the addresses are, after its daemon crashed as active."""
+    """Such a backup is a node whose daemon crashed as active and is started where the addresses are."""
     with site(tmp_path) as made:
         for node in (made.active, made.backup):
             node.kill()
@@ -312,7 +312,7 @@ def test_check_reads_a_ruleset_with_the_table_in_it(shut: Site) -> None:
 
 @asynccontextmanager
 async def alone() -> AsyncIterator[tuple[Gate, Callable[[], bool]]]:
-    """A gate that runs, and whether a datagram passes it."""
+    """Run a gate, and yield it with a function that tells whether a datagram passes it."""
     with ExitStack() as stack:
         made = stack.enter_context(closing(Gate(["lo"], frozenset(), held=lambda _: None)))
         near, far = (stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(2))

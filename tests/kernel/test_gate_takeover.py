@@ -1,4 +1,4 @@
-"""A takeover under constant traffic in both directions, with and without the gate: warm, and hot while it is filled."""
+"""Takes over under constant traffic in both directions, with and without the gate: warm, and hot while it is filled."""
 
 import os
 import socket
@@ -35,7 +35,7 @@ GATE = '[takeover]\ngate_interfaces = ["lan", "wan"]\n'
 
 
 class Talk:
-    """Flows on which both ends speak all the time, in a thread; what is broken stays broken."""
+    """Sends on both ends of many flows all the time, in a thread; a broken flow stays broken."""
 
     def __init__(self, client: End, server: End) -> None:
         self.pairs: list[tuple[socket.socket, socket.socket]] = []
@@ -61,7 +61,7 @@ class Talk:
         self.pairs.append((connecting, listener.accept()[0]))
 
     def _exchange(self, client: End, near: str, answering: socket.socket) -> None:
-        """A UDP flow between connected sockets: they are told of ICMP errors."""
+        """Open a UDP flow between connected sockets, which report ICMP errors."""
         asking = client.socket(socket.SOCK_DGRAM, near)
         asking.connect(answering.getsockname()[:2])
         asking.send(b"x")
@@ -87,7 +87,7 @@ class Talk:
             self.broken.add(f"{end.type.name} {end.family.name}: {error.strerror}")
 
     def goes_on(self) -> bool:
-        """Whether every end hears the other one anew."""
+        """Tell whether every end hears the other end again."""
         before = dict(self.heard)
         deadline = time.monotonic() + LIMIT_S
         while time.monotonic() < deadline and not self.broken:
@@ -122,13 +122,13 @@ def is_in_sync(backup: Node) -> bool:
 
 
 def is_being_filled(backup: Node) -> bool:
-    """Whether a hot node holds everything, and its kernel does not yet."""
+    """Tell whether a hot node holds everything, but its kernel does not yet."""
     why = backup.status()["why_not_synced"] or ""
     return "is being put into this kernel" in why and backup.kernel_count() < CROWD
 
 
 def take_over(workdir: Path, *, more: str, mode: str = "warm", when: Callable[[Node], bool] = is_in_sync) -> Takeover:
-    """The active dies, addresses and traffic come to the backup, and only then somebody promotes it."""
+    """Kill the active, move addresses and traffic to the backup, and only then promote it."""
     with pair(workdir, more=more, mode=mode) as nodes, crossing(nodes, workdir) as ends:
         active, backup = nodes
         active.start("active")

@@ -1,4 +1,4 @@
-"""Two real daemons over a link that loses and dies, and while they are killed.  `./dev soak` runs this in full size."""
+"""Runs two real daemons over a link that loses frames and fails, and kills them.  `./dev soak` runs this longer."""
 
 from collections.abc import Iterator
 from pathlib import Path

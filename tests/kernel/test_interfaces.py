@@ -1,4 +1,4 @@
-"""Interfaces and addresses as the kernel tells them."""
+"""Reads interfaces and addresses that the kernel really has."""
 
 from ipaddress import ip_address
 

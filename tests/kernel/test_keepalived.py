@@ -1,4 +1,4 @@
-"""A real keepalived, and real daemons whose roles it drives."""
+"""Runs a real keepalived, and real daemons whose roles it drives."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def both(tmp_path: Path) -> Iterator[Routers]:
 
 
 def start(*these: Router) -> None:
-    """ftfw as backup first, then keepalived; the first of them becomes active."""
+    """Start ftfw as backup, then keepalived, on each; the first becomes active."""
     for router in these:
         router.node.start("backup")
     for router, role in zip(these, ("active", "backup"), strict=False):
@@ -215,7 +215,7 @@ def test_a_keepalived_that_found_no_fifo_is_told_and_its_node_takes_over_all_the
 
 
 def tracking(file: Path) -> Edit:
-    """With the track_file there."""
+    """Return an edit that puts the track_file there."""
     return lambda text: re.sub(r"\S*/ready ", f"{file} ", text)
 
 
@@ -234,7 +234,7 @@ def test_a_storm_of_notifications_ends_in_the_state_of_the_last(both: Routers) -
 
 
 def ask_at_once(router: Router, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The last lines of the answers to requests that are sent one after the other, without waiting for any answer."""
+    """Send all requests without waiting for an answer, and return the last line of each answer."""
     with ExitStack() as stack:
         connections = []
         for request in requests:

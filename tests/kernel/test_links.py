@@ -1,4 +1,4 @@
-"""Two real daemons over each kind of link, and over two of them, while links and strangers do what they do."""
+"""Runs two real daemons over each kind of link, and over two links, while links fail and strangers send."""
 
 import errno
 import secrets
@@ -240,7 +240,7 @@ def test_a_missing_capability_is_told_with_the_remedy() -> None:
 
 
 def connections(node: Node) -> list[tuple[str, str]]:
-    """Established connections of the link, as (own port, peer's port)."""
+    """Return the established connections of the link, as (own port, peer's port)."""
     listed = node.exec("ss", "-Htn", "state", "established", "( sport = 3780 or dport = 3780 )").stdout
     ends = [line.split()[2:4] for line in listed.splitlines()]
     return [(own.rpartition(":")[2], peer.rpartition(":")[2]) for own, peer in ends]
@@ -281,7 +281,7 @@ def test_a_peer_that_vanishes_without_a_word_is_found_out(tmp_path: Path) -> Non
 
 @contextmanager
 def clients(node: Node, source: str, target: str, count: int = 1) -> Iterator[list[socket.socket]]:
-    """So many connections from a node's address to the other one's link."""
+    """Open `count` connections from a node's address to the other node's link."""
 
     def dial() -> socket.socket:
         made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)

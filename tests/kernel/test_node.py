@@ -1,4 +1,4 @@
-"""The daemon's node in this process, on a real kernel: when a step of a role change fails or is slow."""
+"""Runs the daemon in this process on a real kernel, while a step of a role change fails or is slow."""
 
 import socket
 import sys
@@ -32,7 +32,7 @@ KEY = b"k" * 32
 
 
 class Silence(Link):
-    """A link on which nobody else speaks."""
+    """Keeps the sent frames of a link on which no other node sends."""
 
     trouble = None
 

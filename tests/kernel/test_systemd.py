@@ -1,4 +1,4 @@
-"""The unit of conf/ under a real systemd: installed as docs/systemd.md tells, with all its restrictions."""
+"""Runs the unit of conf/ under a real systemd, installed as docs/systemd.md describes, with all its restrictions."""
 
 import re
 import subprocess
@@ -28,7 +28,7 @@ STRICT = "[Service]\nSystemCallErrorNumber=kill\n"
 
 @pytest.fixture(params=["warm"])
 def installed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Node, Machine]]:
-    """An active daemon as any other, and its backup as docs/systemd.md has it, in sync."""
+    """Yield a plain active daemon, and its backup under the unit, in sync."""
     with pair(tmp_path, mode=request.param) as (active, backup), booted(backup) as machine:
         machine.run("ip", "link", "add", "lan", "up", "type", "bridge")
         machine.write("/etc/systemd/system/ftfw.service.d/strict.conf", STRICT)
@@ -40,7 +40,7 @@ def installed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[
 
 
 def process(machine: Machine) -> dict[str, str]:
-    """What /proc says about the daemon."""
+    """Return /proc/PID/status of the daemon."""
     text = machine.path(f"/proc/{machine.property('MainPID')}/status").read_text()
     return dict(re.findall(r"^(\w+):\s+(.*)$", text, flags=re.MULTILINE))
 

@@ -1,4 +1,4 @@
-"""keepalived's FIFO, hooks, track_file and virtual addresses, as the daemon has them; and no keepalived."""
+"""Tests FIFO, hooks, track_file and virtual addresses without a keepalived."""
 
 import logging
 import os
@@ -23,7 +23,7 @@ ADDRESS = ip_address("192.0.2.1")
 
 
 class Daemon:
-    """The rest of it: what was wanted, and what it is."""
+    """Holds the task, the roles that it wanted, and the state of the node that it sees."""
 
     def __init__(self, path: Path, **more: object) -> None:
         self.path = path
@@ -40,7 +40,7 @@ class Daemon:
             nursery.cancel_scope.cancel()
 
     def write(self, data: bytes) -> None:
-        """As keepalived does."""
+        """Write to the FIFO as keepalived does."""
         descriptor = os.open(self.path, os.O_RDWR | os.O_NONBLOCK)
         os.write(descriptor, data)
         os.close(descriptor)

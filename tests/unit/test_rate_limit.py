@@ -8,7 +8,7 @@ from ftfw.daemon.log.rate_limit import ALWAYS, BURST, KINDS_MAX, WINDOW_S, RateL
 
 
 class Clock:
-    """Time that passes when a test says so."""
+    """Lets time pass when a test says so."""
 
     def __init__(self) -> None:
         self.time = 1000.0
@@ -41,7 +41,7 @@ class Log:
         self.logger.addHandler(handler)
 
     def lines(self) -> list[str]:
-        """What was written since the last look."""
+        """Return the lines that were written since the last call."""
         found = self._written.getvalue().splitlines()
         self._written.truncate(0)
         self._written.seek(0)

@@ -12,7 +12,7 @@ LINK = '[[link]]\ntransport = "multicast"\ninterface = "sync"\ngroup = "225.0.0.
 
 @pytest.fixture
 def directory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Path:
-    """A configuration and two keys."""
+    """Return a directory with a configuration and two keys."""
     caplog.set_level(logging.INFO)
     for name in ("a", "b"):
         key_file.generate(tmp_path / name)

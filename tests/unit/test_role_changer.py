@@ -13,7 +13,7 @@ WANTED = {RoleEvent.PROMOTE: RoleState.ACTIVE, RoleEvent.DEMOTE: RoleState.BACKU
 
 
 class Work:
-    """What a node would do: COMMIT and STOP take until they are let go."""
+    """Performs the actions of a node: COMMIT and STOP last until `let_go`."""
 
     def __init__(self) -> None:
         self.done: list[Action] = []
@@ -42,7 +42,7 @@ async def changes(role: str) -> AsyncIterator[tuple[Changes, Work, trio.Nursery]
 
 
 class Asked:
-    """Somebody who wants a role, and waits for it."""
+    """Wants a role, and waits for it."""
 
     def __init__(self, made: Changes, nursery: trio.Nursery, event: RoleEvent) -> None:
         self.reached: bool | None = None

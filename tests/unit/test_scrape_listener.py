@@ -32,7 +32,7 @@ GET = b"GET /metrics HTTP/1.1\r\nHost: fw1\r\n\r\n"
 
 
 async def serving(nursery: trio.Nursery, tell: Any = lambda: b"x 1\n", host: str = "127.0.0.1") -> int:
-    listeners = await nursery.start(scrape_listener.Scrapes(Endpoint(host, 0), tell).run)
+    listeners = await nursery.start(scrape_listener.ScrapeListener(Endpoint(host, 0), tell).run)
     port: int = listeners[0].socket.getsockname()[1]
     return port
 
@@ -102,7 +102,7 @@ async def test_clients_that_say_nothing_are_dropped_and_more_than_a_few_are_not_
 
 async def test_ipv6() -> None:
     async with trio.open_nursery() as nursery:
-        listeners = await nursery.start(scrape_listener.Scrapes(Endpoint("::1", 0), lambda: b"x 1\n").run)
+        listeners = await nursery.start(scrape_listener.ScrapeListener(Endpoint("::1", 0), lambda: b"x 1\n").run)
         host, port = listeners[0].socket.getsockname()[:2]
         assert (len(listeners), host) == (1, "::1")
         async with await trio.open_tcp_stream(host, port) as stream:
@@ -125,7 +125,7 @@ async def test_a_place_where_nobody_can_listen_is_told_once_and_tried_again(
 ) -> None:
     async with trio.open_nursery() as nursery:
         port = await serving(nursery)
-        trying = scrape_listener.Scrapes(Endpoint(host, port), bytes)
+        trying = scrape_listener.ScrapeListener(Endpoint(host, port), bytes)
         nursery.start_soon(trying.run)
         autojump_clock.autojump_threshold = 0.05  # s; a name is asked for in a thread
         await until(lambda: trying.status()["failed"].get(reason, 0) >= 3)
@@ -140,7 +140,7 @@ async def test_it_listens_when_the_port_is_free_again(autojump_clock: MockClock)
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         port = other.getsockname()[1]
-        trying = scrape_listener.Scrapes(Endpoint("127.0.0.1", port), lambda: b"x 1\n")
+        trying = scrape_listener.ScrapeListener(Endpoint("127.0.0.1", port), lambda: b"x 1\n")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trying.run)
             await until(lambda: trying.status()["failed"])

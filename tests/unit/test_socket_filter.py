@@ -1,4 +1,4 @@
-"""The filter in the kernel itself: it needs no privileges."""
+"""Runs the filter in the kernel itself, which needs no privileges."""
 
 import secrets
 import socket

@@ -23,7 +23,7 @@ def listen(address: str) -> socket.socket:
 
 
 def all_of(listener: socket.socket) -> list[str]:
-    """Every datagram that is there."""
+    """Return every datagram that is there."""
     found = []
     while True:
         try:

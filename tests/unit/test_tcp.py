@@ -1,4 +1,4 @@
-"""A TCP link against sockets on the loopback, and against another one."""
+"""Tests a TCP link against sockets on the loopback, and against another link."""
 
 import contextlib
 import resource
@@ -30,7 +30,7 @@ def free_port() -> int:
 
 
 class End:
-    """A link, and what it has received; whatever comes from the peer is authentic."""
+    """Holds a link and the frames that it has received; every frame from the peer is authentic."""
 
     def __init__(self, own: str, other: str, port: int, *, node: str, peer: str) -> None:
         config = {"transport": "tcp", "bind": own, "peers": [other], "port": port}
@@ -78,7 +78,7 @@ async def running(*ends: End) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def alone() -> AsyncIterator[End]:
-    """A running link whose peer does not listen."""
+    """Run a link whose peer does not listen."""
     end = End(FIRST, SECOND, free_port(), node="fw1", peer="fw2")
     async with running(end):
         yield end

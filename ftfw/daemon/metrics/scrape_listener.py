@@ -29,7 +29,7 @@ REMEDY: Final = "name an address of this host, and a port that nobody else has"
 TEXT: Final = "text/plain; charset=utf-8"
 
 
-class Scrapes:
+class ScrapeListener:
     """Answers scrapes.  What goes wrong with that is told and tried again, and never keeps the daemon from its work."""
 
     def __init__(self, listen: Endpoint, exposition: Callable[[], bytes]) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 
 
 class RoleState(Enum):
-    """A role, or a change of role under way."""
+    """Names a role, or a change of role under way."""
 
     BACKUP = "backup"
     PROMOTING = "promoting"
@@ -20,7 +20,7 @@ class RoleState(Enum):
 
 
 class RoleEvent(Enum):
-    """An event of the table: a command or keepalived wants a role, or the action under way is done."""
+    """Names what happens: a command or keepalived wants a role, or the action under way is done."""
 
     PROMOTE = "promote"
     DEMOTE = "demote"
@@ -28,7 +28,7 @@ class RoleEvent(Enum):
 
 
 class Action(Enum):
-    """An action of the table; the event DONE follows COMMIT and STOP, and ends a change."""
+    """Names what the node does; the event DONE follows COMMIT and STOP, and ends a change."""
 
     COMMIT = "commit"  # end a backup's work, put its store into the kernel
     STREAM = "stream"  # begin an active's work
