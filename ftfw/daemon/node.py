@@ -97,7 +97,7 @@ class NodeDaemon:
         self._transport = transport
         self._counts: Counter[str] = Counter()  # events, overruns
         self._dropped: Counter[str] = Counter()
-        self._requests = RequestSocket()
+        self._requests = RequestSocket(self._dropped)
         self._injector = Injector(self._requests, local_host.timeouts)
         self._selector = Selector(
             passes=compile_filter(config.replicate),

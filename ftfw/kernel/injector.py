@@ -391,8 +391,8 @@ def _helper_kind(flow: HeldFlow) -> tuple[str | None, int, int]:
     return helper_of(split(value)), family_of(key), protocol_of(key)
 
 
-def _gets(keys: list[bytes]) -> bytes:
-    return b"".join(message(uapi.CT_GET, uapi.NLM_F_REQUEST, family_of(key), key, i) for i, key in enumerate(keys))
+def _gets(keys: list[bytes]) -> list[bytes]:
+    return [message(uapi.CT_GET, uapi.NLM_F_REQUEST, family_of(key), key) for key in keys]
 
 
 def _update(key: bytes, body: bytes, sequence: int = 0) -> bytes:

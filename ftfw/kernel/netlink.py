@@ -7,8 +7,10 @@ batches to about a millisecond, or make the call in a thread.
 import errno
 import socket
 import struct
-from collections.abc import AsyncGenerator, Iterable
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 
 import trio
 
@@ -24,6 +26,7 @@ SLOT_USUAL = 320  # one without helper and labels has at most so many
 REQUEST_BUFFER = 4 << 20  # bytes: room for a batch on its way in, and for an error for each of its messages
 CT_GET_STATS = 0x105  # IPCTNL_MSG_CT_GET_STATS: changes nothing, and its answer is short
 GET_STATS_TIMEOUT_S = 2.0
+GETS_MAX = 128  # requests of `get` sent at once: their answers take a small part of REQUEST_BUFFER
 CHECKPOINT_EVERY = 8  # datagrams of a dump read between two checkpoints
 
 
@@ -47,7 +50,7 @@ def slices(datagram: bytes) -> list[bytes]:
     found = []
     start, end = 0, len(datagram)
     while start + 4 <= end:
-        length = _LENGTH(datagram, start)[0]
+        length = _U32.unpack_from(datagram, start)[0]
         if length < MESSAGE_SIZE or start + length > end:
             raise MalformedError(f"a netlink message says {length} of {end - start} bytes")
         found.append(datagram[start : start + length])
@@ -55,7 +58,7 @@ def slices(datagram: bytes) -> list[bytes]:
     return found
 
 
-_LENGTH = struct.Struct("=I").unpack_from
+_U32 = struct.Struct("=I")
 
 
 class EventSocket:
@@ -78,6 +81,7 @@ class EventSocket:
         self._socket = _open()
         self._socket.setblocking(False)
         self._reader = BatchReader(slots=SLOTS, size=SLOT_SIZE, usual=SLOT_USUAL)
+        self._has_overrun = False  # behind the events that `drain` returned last
         self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, buffer_bytes)
         self.most = 2 * buffer_bytes // EVENT_MEMORY  # events that fit; the kernel doubles what is asked
         self._attach(own_port)
@@ -96,22 +100,33 @@ class EventSocket:
         await trio.lowlevel.wait_readable(self._socket)
 
     def drain(self, most: int) -> list[bytes]:
-        """At least `most` messages if so many are there.  Raises OverrunError when the kernel has lost some."""
+        """Return at least `most` messages if so many are there.
+
+        Raises OverrunError where the kernel has lost some; what was read before that has been returned by then.
+        """
         found: list[bytes] = []
-        truncated = self._reader.truncated
-        while len(found) < most:
-            try:
-                batch = self._reader.read(self._socket.fileno())
-            except OSError as error:
-                if error.errno == errno.ENOBUFS:
-                    raise OverrunError from None
-                raise
-            if self._reader.truncated != truncated:
-                raise OverrunError  # a part of an event says nothing of the rest
+        while len(found) < most and not self._has_overrun:
+            batch = self._read()
             found += batch
             if len(batch) < SLOTS:
                 break
+        if self._has_overrun and not found:
+            self._has_overrun = False
+            raise OverrunError
         return found
+
+    def _read(self) -> list[bytes]:
+        """Return the messages of one system call; note an overrun, of which `drain` tells behind them."""
+        truncated = self._reader.truncated
+        try:
+            batch = self._reader.read(self._socket.fileno())
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            self._has_overrun = True
+            return []
+        self._has_overrun = self._reader.truncated != truncated  # a part of an event says nothing of the rest
+        return batch
 
     def close(self) -> None:
         """Unsubscribe."""
@@ -180,7 +195,9 @@ class RequestSocket:
     `get` has a socket of its own, so that it may be called while a thread is in `send`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, dropped: Counter[str] | None = None) -> None:
+        self._dropped: Counter[str] = Counter() if dropped is None else dropped  # answers to `get`, by reason
+        self._sequence = 0  # of the next request of `get`
         self._socket, self._reader = _open(), _open()
         for each in (self._socket, self._reader):
             each.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, REQUEST_BUFFER)
@@ -208,7 +225,7 @@ class RequestSocket:
             answers = list(_answers(self._socket))
         except OSError:
             with suppress(OSError):  # what is left is no answer to the next batch
-                list(_answers(self._socket))
+                list(_remaining_answers(self._socket))
             raise
         errors = [(sequence, _error(answer)) for sequence, answer in answers if _kind(answer) == uapi.NLMSG_ERROR]
         last = errors.pop() if errors else None
@@ -218,12 +235,42 @@ class RequestSocket:
             raise PermissionError(errno.EPERM, "the kernel takes no requests: CAP_NET_ADMIN is missing")
         raise CutShortError
 
-    def get(self, requests: bytes) -> dict[int, bytes]:
-        """The answers to GET requests by sequence; what does not exist is left out."""
-        if not requests:
-            return {}
-        self._reader.send(requests)
-        return {sequence: answer for sequence, answer in _answers(self._reader) if _kind(answer) != uapi.NLMSG_ERROR}
+    def get(self, requests: Sequence[bytes]) -> dict[int, bytes]:
+        """Return the answers to GET requests by the index of the request; what does not exist is left out.
+
+        At most GETS_MAX are sent at once.  Each gets a sequence number of its own, so that an answer to an earlier
+        request is not taken for another's: it is dropped and counted.  If the buffer does not hold all answers, the
+        rest is asked for again; raises OSError (ENOBUFS) if it does not hold a single one.
+        """
+        found: dict[int, bytes] = {}
+        unanswered = dict(enumerate(requests))
+        while unanswered:
+            asked = list(islice(unanswered, GETS_MAX))
+            answers = self._exchange([unanswered[index] for index in asked])
+            if not answers:
+                raise OSError(errno.ENOBUFS, "the kernel's answers do not reach this process")
+            if len(answers) < len(asked):
+                self._dropped["answers_lost"] += len(asked) - len(answers)
+            for place, answer in answers.items():
+                del unanswered[asked[place]]
+                if _kind(answer) != uapi.NLMSG_ERROR:
+                    found[asked[place]] = answer
+        return found
+
+    def _exchange(self, requests: list[bytes]) -> dict[int, bytes]:
+        """Send requests and return the answers that have come, errors as well, by the place of the request."""
+        if self._sequence + len(requests) > SEQUENCES:
+            self._sequence = 0
+        first = self._sequence
+        self._sequence += len(requests)
+        self._reader.send(b"".join(_numbered(request, first + place) for place, request in enumerate(requests)))
+        answers: dict[int, bytes] = {}
+        for sequence, answer in _remaining_answers(self._reader):
+            if first <= sequence < first + len(requests):
+                answers[sequence - first] = answer
+            else:
+                self._dropped["answers_stale"] += 1
+        return answers
 
     def close(self) -> None:
         """Close the sockets."""
@@ -232,11 +279,30 @@ class RequestSocket:
 
 
 # Does nothing, and has that acknowledged.
-_END_SEQUENCE = 0xFFFFFFFF
+SEQUENCES = 0xFFFFFFFF  # numbers for requests: from 0 to the one before this
+_END_SEQUENCE = SEQUENCES
 _END = MESSAGE.pack(MESSAGE_SIZE, uapi.NLMSG_NOOP, uapi.NLM_F_REQUEST | uapi.NLM_F_ACK, _END_SEQUENCE, 0)
 
 
-def _answers(asked: socket.socket) -> Iterable[tuple[int, bytes]]:
+def _numbered(request: bytes, sequence: int) -> bytes:
+    """Return a request with this sequence number in its header."""
+    return request[:8] + _U32.pack(sequence) + request[12:]
+
+
+def _remaining_answers(asked: socket.socket) -> Iterator[tuple[int, bytes]]:
+    """Yield all answers that are there, also behind a place where the buffer was full (ENOBUFS)."""
+    while True:
+        try:
+            yield from _answers(asked)
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+        else:
+            return
+
+
+def _answers(asked: socket.socket) -> Iterator[tuple[int, bytes]]:
+    """Yield sequence number and message of each answer that is there.  Raises OSError (ENOBUFS) if some are lost."""
     while True:
         try:
             datagram = asked.recv(RECEIVE_SIZE, socket.MSG_DONTWAIT)
