@@ -34,7 +34,7 @@ Receive = Callable[[bytes, Message, float], None]
 
 # What whoever has no key of ours can bring about; under all other reasons, what is refused is authentic.
 STRANGE: Final = frozenset({"short", "foreign", "version", "own_name", "own_frame", "unknown_key", "forged"})
-UNHEARD = "no node is heard on it, and one is on another link; look at the path, and at packet filters on both nodes"
+UNHEARD: Final = "no node is heard on it, but on another link; look at the path, and at packet filters on both nodes"
 
 
 class Transport:

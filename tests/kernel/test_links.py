@@ -19,6 +19,7 @@ from ftfw.link.datagram import BATCH
 from ftfw.link.link_base import REMEDIES, BatchOrigin
 from ftfw.link.udp import Udp
 from ftfw.security.frames import MAGIC, VERSION
+from tests.kernel.crowd import inject_many
 from tests.kernel.namespaces import namespaces
 from tests.kernel.pair import MULTICAST, Node, address, connect, flow_arguments, pair, run, unicast, until
 
@@ -188,6 +189,20 @@ def test_a_daemon_whose_only_link_has_no_interface_serves_commands_and_is_in_syn
         assert (status["synced"], status["links"][0]["up"]) == (False, False)
         connect((active, backup), "sync")
         replicates(active, backup, 1)
+
+
+@pytest.mark.parametrize("links", [MULTICAST, MULTICAST_6, "udp"])
+def test_an_interface_that_comes_with_a_smaller_mtu_carries_a_snapshot(tmp_path: Path, links: str) -> None:
+    with pair(tmp_path, links=lambda n: links if "[[" in links else unicast(links, n)) as (active, backup):
+        without_interface(active)
+        active.start("active")
+        backup.start("backup")
+        active.inside(lambda: trio.run(inject_many, 3000))
+        connect((active, backup), "sync")
+        for node in (active, backup):
+            node.exec("ip", "link", "set", "sync", "mtu", "1280")
+        until(lambda: backup.status()["synced"] and backup.status()["flows"] == 3000, "the snapshot")
+        assert "send_emsgsize" not in active.status()["link"]["dropped"]
 
 
 @pytest.mark.parametrize("transport", ["udp", "tcp"])

@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from ftfw import __version__
-from ftfw.daemon.transport import Transport
+from ftfw.daemon.transport import UNHEARD, Transport
 from ftfw.link.link_base import BatchOrigin, Link, Received
 from ftfw.replication import messages
 from ftfw.replication.limits import PEER_LOST_S
@@ -21,7 +21,7 @@ KEY, OTHER = b"k" * 32, b"o" * 32
 class Pipe(Link):
     """A link that carries to nobody, and brings what a test gives it."""
 
-    trouble = None
+    trouble: str | None = None
 
     def __init__(self, name: str) -> None:
         super().__init__(name=name, port=0, pinned_to=None, version=4)
@@ -151,6 +151,15 @@ def test_a_silent_link_is_down_if_another_one_is_not(ages: tuple[float | None, f
             link.heard_at = 100.0 - age
     _, told = Transport(links, [KEY], name="fw1").status(100.0)
     assert [link["up"] for link in told] == up
+    assert [link["trouble"] for link in told] == [None if each else UNHEARD for each in up]
+
+
+def test_a_link_s_own_trouble_is_told_first() -> None:
+    links = [Pipe("one"), Pipe("two")]
+    links[0].heard_at = 100.0
+    links[1].trouble = "there is no interface two; create it"
+    _, told = Transport(links, [KEY], name="fw1").status(100.0)
+    assert [(link["up"], link["trouble"]) for link in told] == [(True, None), (False, links[1].trouble)]
 
 
 def test_all_links_counters_are_added_up() -> None:
