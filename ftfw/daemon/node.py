@@ -15,6 +15,7 @@ from ftfw.control import server
 from ftfw.control.server import ControlError
 from ftfw.daemon import local_host, requirements
 from ftfw.daemon.command_handler import CommandHandler
+from ftfw.daemon.facts_sender import FactsSender
 from ftfw.daemon.gate import Gate
 from ftfw.daemon.keepalived_task import KeepalivedTask, NodeState
 from ftfw.daemon.metrics.metric_families import NodeMetrics
@@ -24,7 +25,6 @@ from ftfw.daemon.role_runner import Roles, first_of
 from ftfw.daemon.status import NodeStatus
 from ftfw.daemon.systemd import SystemdNotifier
 from ftfw.daemon.transport import Transport
-from ftfw.kernel import helpers
 from ftfw.kernel.event_selector import Selector
 from ftfw.kernel.flow_filter import compile_filter
 from ftfw.kernel.injector import Injector
@@ -33,11 +33,7 @@ from ftfw.link.link_base import Link
 from ftfw.link.multicast import Multicast
 from ftfw.link.tcp import Tcp
 from ftfw.link.udp import Udp
-from ftfw.replication import messages
-from ftfw.replication.host_facts import Fact
-from ftfw.replication.limits import FACTS_S
 from ftfw.security import key_file
-from ftfw.security.frames import OVERHEAD
 from ftfw.system import interfaces
 
 log = logging.getLogger(__name__)
@@ -125,7 +121,7 @@ class NodeDaemon:
         )
         self.keepalived = KeepalivedTask(config.keepalived, role, want=self.roles.changes.take)
         self._systemd = SystemdNotifier(os.environ)
-        self._helpers = helpers.installed_helpers()
+        self._facts = FactsSender(config, transport)
         self._status = NodeStatus(
             config=config,
             transport=transport,
@@ -136,7 +132,7 @@ class NodeDaemon:
             selector=self._selector,
             counts=self._counts,
             dropped=self._dropped,
-            facts=self._facts,
+            facts=self._facts.facts,
         )
         self._commands = CommandHandler(
             roles=self.roles, keepalived=self.keepalived, status=self._status, selector=self._selector
@@ -164,22 +160,13 @@ class NodeDaemon:
             await nursery.start(self.roles.run)
             nursery.start_soon(driver.run)
             nursery.start_soon(self.keepalived.run, self._state)
-            nursery.start_soon(self._send_facts)
+            nursery.start_soon(self._facts.run)
             if self._scrapes is not None:
                 nursery.start_soon(self._scrapes.run)
             nursery.start_soon(self._systemd.run, self._status.line)
             await self._reload.reload_until_end(self._transport, self._systemd)
             self._systemd.stopping()
             nursery.cancel_scope.cancel()
-
-    async def _send_facts(self) -> None:
-        """Send facts about this host to the other nodes, in frames of full length: a path that drops these is found."""
-        while True:
-            self._transport.send([messages.facts(self._config.node.name, self._facts(), self._transport.body_limit)])
-            await trio.sleep(FACTS_S)
-
-    def _facts(self) -> dict[str, Fact]:
-        return local_host.facts(self._config.standby.mode, self._transport.body_limit + OVERHEAD, self._helpers)
 
     def _learn_addresses(self, own: frozenset[bytes]) -> None:
         groups = frozenset(link.group.packed for link in self._config.link if isinstance(link, MulticastLink))
