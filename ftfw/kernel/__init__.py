@@ -1,10 +1,13 @@
-"""Everything that knows netlink attributes; nothing outside of this package sees an attribute number.
+"""Know netlink attributes; nothing outside of this package sees an attribute number.
 
-Pure parts (no socket, no clock): `uapi` the kernel's numbers, `attributes` reading and writing attributes, `wellformed`
-whether they are as the kernel writes them, `entry` the form in which flows are held and how deltas are laid over them,
-`layout` recognising plain messages without walking them, `rewrite` the bodies that put flows into a kernel, `bulk` the
-same for many, `expectation` all that for expectations, `select` which messages concern the peer, `decode` typed objects
-for people.
+Pure parts (no socket, no clock): `uapi` names the kernel's numbers; `attributes` reads and writes attributes;
+`validate` checks that they are as the kernel writes them; `flow_entry` defines the form in which flows are held, and
+how an UPDATE is laid over a held value; `expectation` does both for expectations; `message_shapes` recognises plain
+messages without parsing, and `message_run` handles many of one shape; `event_selector` selects the messages that
+concern the peer, with the filter of `flow_filter`; `entry_digest` makes the numbers by which tables are compared;
+`create` makes the requests that put flows into a kernel, and `create_bulk` makes many; `decode` makes the typed objects
+of `flow_model` for people.
 
-Parts that touch the world: `netlink` sockets and dumps, `inject` writing this kernel's table.
+Parts that touch the world: `netlink` has sockets and dumps, `injector` writes this kernel's table, `helpers` tells
+which helpers this kernel has.
 """

@@ -1,7 +1,7 @@
-"""Netlink attributes as bytes: split, find, pack.  Pure.
+"""Split, find and pack netlink attributes as bytes.  Pure.
 
-An attribute is u16 length (header included), u16 type (NLA_F_NESTED may be set), payload, padding to four bytes; the
-numbers are in host byte order, conntrack's payloads in network byte order.
+An attribute is u16 length (header included), u16 type (NLA_F_NESTED may be set), payload, padding to four bytes.
+Length and type are in host byte order, conntrack's payloads in network byte order.
 """
 
 from collections.abc import Iterable
@@ -17,13 +17,14 @@ BODY = MESSAGE_SIZE + FAMILY_SIZE  # where the attributes of a conntrack message
 
 
 class MalformedError(ValueError):
-    """Bytes that are no netlink attributes: a length that is too small or leaves its container."""
+    """Bytes are no netlink attributes: a length is too small or leaves its container."""
 
 
 def split(data: bytes, start: int = 0) -> dict[int, bytes]:
-    """The attributes in `data` from `start` on: type without flags → the whole attribute, padded to four bytes.
+    """Return the attributes in `data` from `start` on: type without flags → the whole attribute, padded to four bytes.
 
-    A type that occurs twice keeps its last occurrence, as in the kernel (nla_parse).  Raises MalformedError.
+    Of a type that occurs twice, the last occurrence counts, as in the kernel (nla_parse).  Raises MalformedError if a
+    length is too small or leaves `data`.
     """
     found: dict[int, bytes] = {}
     end = len(data)
@@ -40,53 +41,53 @@ def split(data: bytes, start: int = 0) -> dict[int, bytes]:
 
 
 def payload(attribute: bytes) -> bytes:
-    """What an attribute carries, without header and padding."""
+    """Return the payload of an attribute, without header and padding."""
     length: int = HEADER.unpack_from(attribute)[0]
     return attribute[4:length]
 
 
 def nested(attribute: bytes) -> dict[int, bytes]:
-    """The attributes inside a nested attribute."""
+    """Return the attributes inside a nested attribute, as `split` does.  Raises MalformedError."""
     return split(payload(attribute))
 
 
 def number(attribute: bytes) -> int:
-    """The unsigned number in network byte order that an attribute carries, whatever its width."""
+    """Return the unsigned number in network byte order that an attribute carries, of any width."""
     return int.from_bytes(payload(attribute), "big")
 
 
 def pack(kind: int, data: bytes) -> bytes:
-    """One attribute with its header and padding."""
+    """Return one attribute with its header and padding."""
     length = 4 + len(data)
     return HEADER.pack(length, kind) + data + b"\0" * (-length % 4)
 
 
 def nest(kind: int, attributes: Iterable[bytes]) -> bytes:
-    """A nested attribute around attributes that are padded already."""
+    """Return a nested attribute around attributes that are padded already."""
     return pack(kind | uapi.NLA_F_NESTED, b"".join(attributes))
 
 
 def u8(kind: int, value: int) -> bytes:
-    """An attribute that carries one byte."""
+    """Return an attribute that carries one byte."""
     return pack(kind, value.to_bytes(1, "big"))
 
 
 def u16(kind: int, value: int) -> bytes:
-    """An attribute that carries a 16-bit number in network byte order."""
+    """Return an attribute that carries a 16-bit number in network byte order."""
     return pack(kind, value.to_bytes(2, "big"))
 
 
 def u32(kind: int, value: int) -> bytes:
-    """An attribute that carries a 32-bit number in network byte order."""
+    """Return an attribute that carries a 32-bit number in network byte order."""
     return pack(kind, value.to_bytes(4, "big"))
 
 
 def text(attribute: bytes) -> str:
-    """A NUL-terminated string attribute; bytes that are no ASCII are shown escaped."""
+    """Return the text of a NUL-terminated string attribute; bytes that are not ASCII are escaped."""
     return payload(attribute).rstrip(b"\0").decode("ascii", "backslashreplace")
 
 
 def message(kind: int, flags: int, family: int, attributes: bytes, sequence: int = 0) -> bytes:
-    """A conntrack message: nlmsghdr, nfgenmsg (version 0), attributes."""
+    """Return a conntrack message: nlmsghdr with port id 0, nfgenmsg with version 0, attributes."""
     header = MESSAGE.pack(BODY + len(attributes), kind, flags, sequence, 0)
     return header + bytes((family, 0, 0, 0)) + attributes

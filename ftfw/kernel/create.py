@@ -1,4 +1,4 @@
-"""The bodies that put held flows into a kernel.  Pure.
+"""Make the bodies of requests that put held flows into a kernel.  Pure.
 
 What the kernel accepts differs from what it reports (facts tried on 6.18; ctnetlink_create_conntrack and
 ctnetlink_change_conntrack in net/netfilter/nf_conntrack_netlink.c):
@@ -6,16 +6,16 @@ ctnetlink_change_conntrack in net/netfilter/nf_conntrack_netlink.c):
 - NAT: a created entry gets the reply tuple as the plain inverse of the original, and the translation as CTA_NAT_SRC
   and CTA_NAT_DST; an already translated reply tuple is accepted and then leaves packets untranslated.
 - TCP flags are reported with mask 0 and would be ignored; the mask becomes 0xff.  Window tracking cannot be restored,
-  so both directions get IP_CT_TCP_FLAG_BE_LIBERAL.  MAXACK_SET goes: it vouches for td_maxack, which is 0 in a created
-  entry, and half of all RSTs would count as invalid (nf_conntrack_tcp_packet, TCP_CONNTRACK_CLOSE).
+  so both directions get IP_CT_TCP_FLAG_BE_LIBERAL.  MAXACK_SET is removed: it says that td_maxack is valid, which is 0
+  in a created entry, and half of all RSTs would count as invalid (nf_conntrack_tcp_packet, TCP_CONNTRACK_CLOSE).
 - Status: EXPECTED only on updates of entries whose master was found; never DYING or an offload bit; always CONFIRMED.
 - GRE: its timeouts are zero in a created entry, so that only FIXED_TIMEOUT keeps it alive.
-- pptp: a NATed control entry with its helper makes the kernel drop every control message; it goes without.  One that
-  traffic made keeps the helper it has.
-- An update takes nothing away but the mark: an entry with labels, sequence adjustment, SYNPROXY or a master that the
-  flow does not have is created anew.
-- Timeouts: an entry that the active still has is alive, and a refresh makes no event; it gets at least what its state
-  gives after a packet.  One so long that it may be a hot backup's is not believed.
+- pptp: a NATed control entry that is created with its helper makes the kernel drop every control message; it is created
+  without.  An entry that traffic made keeps its helper.
+- An update can remove the mark and nothing else: an entry with labels, sequence adjustment, SYNPROXY or a master that
+  the flow does not have is deleted and created.
+- Timeouts: an entry that the active still has is alive, and a refresh makes no event; it gets at least the timeout that
+  a packet would set in its state.  A timeout so long that it may be a hot backup's is ignored.
 """
 
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ UPDATE: Final = uapi.NLM_F_REQUEST
 NAT: Final = uapi.IPS_SRC_NAT | uapi.IPS_DST_NAT
 NOT_CREATED: Final = uapi.IPS_EXPECTED | uapi.IPS_DYING | uapi.IPS_OFFLOAD | uapi.IPS_HW_OFFLOAD
 PPTP: Final = "pptp"
-# What goes into a kernel as it came, into new entries and existing ones alike; an update does not take it away.
+# Attributes that are put into new entries and existing ones as they came; an update cannot remove them.
 LASTING: Final = (
     uapi.CTA_LABELS,
     uapi.CTA_SEQ_ADJ_ORIG,
@@ -41,16 +41,16 @@ LASTING: Final = (
 )
 
 PINNED_S: Final = 14 * 86400  # below INT_MAX jiffies at any HZ, so the kernel keeps it as it is
-# From here on (7.6 days) a timeout may be what is left of a pinned one, and is not believed.  No state has more than 5
-# days by default.  Two bytes tell it: see `bulk`.
+# From here on (7.6 days) a timeout may be the rest of a pinned one, and is ignored.  No state has more than 5 days by
+# default.  The first two bytes of the number tell it: see `create_bulk`.
 DOUBTED_S: Final = 10 << 16
-ENDING_S: Final = 120  # instead of a doubted one where `Timeouts` has none: the most that TCP gives a state that ends
+ENDING_S: Final = 120  # instead of a doubted one where `Timeouts` has none: TCP's longest for a state that ends
 FALLBACK_TIMEOUT_S: Final = 600  # the generic protocol's own default (nf_conntrack_generic_timeout)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """A host's timeouts in seconds for the states whose entries are refreshed without an event."""
+    """A host's timeouts in seconds, for the states whose entries are refreshed without an event."""
 
     tcp_established: int = 432000
     udp: int = 30
@@ -63,7 +63,7 @@ class Timeouts:
     generic: int = 600
 
     def least(self, protocol: int, status: int, protoinfo: bytes) -> int:
-        """What a packet would set the timer of a flow in this state to; 0 where events tell."""
+        """Return the seconds to which a packet would set the timer of a flow in this state; 0 if events tell of it."""
         if protocol == uapi.IPPROTO_TCP:
             return self.tcp_established if tcp_state(protoinfo) == uapi.TCP_ESTABLISHED else 0
         if protocol in (uapi.IPPROTO_UDP, uapi.IPPROTO_UDPLITE):
@@ -77,21 +77,21 @@ class Timeouts:
 
 
 def tcp_state(protoinfo: bytes) -> int:
-    """The state in a CTA_PROTOINFO attribute; ESTABLISHED for a TCP entry that has none (it is offloaded)."""
+    """Return the state in a CTA_PROTOINFO attribute; ESTABLISHED for a TCP entry without one (it is offloaded)."""
     tcp = nested(protoinfo).get(uapi.CTA_PROTOINFO_TCP) if protoinfo else None
     state = nested(tcp).get(uapi.CTA_PROTOINFO_TCP_STATE) if tcp else None
     return uapi.TCP_ESTABLISHED if state is None else number(state)
 
 
 def _sctp_state(protoinfo: bytes) -> int:
-    """The state in a CTA_PROTOINFO attribute; 0 if it tells none."""
+    """Return the state in a CTA_PROTOINFO attribute; 0 if it has none."""
     sctp = nested(protoinfo).get(uapi.CTA_PROTOINFO_SCTP) if protoinfo else None
     state = nested(sctp).get(uapi.CTA_PROTOINFO_SCTP_STATE) if sctp else None
     return 0 if state is None else number(state)
 
 
 def create(key: bytes, value: bytes, *, timeouts: Timeouts, pinned: bool = False) -> bytes:
-    """The attributes that create the flow."""
+    """Return the attributes that create the flow; `pinned`: with a timeout that does not run out."""
     attributes = split(value)
     ends = _Ends(key, attributes)
     status = status_of(attributes) & ~NOT_CREATED | uapi.IPS_CONFIRMED
@@ -109,15 +109,15 @@ def create(key: bytes, value: bytes, *, timeouts: Timeouts, pinned: bool = False
 
 
 def created_helper(attributes: dict[int, bytes]) -> str | None:
-    """The name of the helper with which `create` makes the flow that has these attributes."""
+    """Return the name of the helper with which `create` makes the flow that has these attributes; None without one."""
     helper = helper_of(attributes)
     return None if helper == PPTP and status_of(attributes) & NAT else helper
 
 
 def update(key: bytes, value: bytes, found: Mapping[int, bytes], *, timeouts: Timeouts, pinned: bool = False) -> bytes:
-    """The attributes that make `found`, the kernel's entry of this flow, equal to `value`.
+    """Return the attributes that make `found`, the kernel's entry of this flow, equal to `value`.
 
-    EXPECTED must be sent as the entry has it, and a helper that it does not have is refused.
+    EXPECTED must be sent as the entry has it, and a helper that the entry does not have is refused.
     """
     attributes = split(value)
     status = status_of(attributes) & ~NOT_CREATED | uapi.IPS_CONFIRMED | status_of(found) & uapi.IPS_EXPECTED
@@ -134,27 +134,28 @@ def update(key: bytes, value: bytes, found: Mapping[int, bytes], *, timeouts: Ti
 
 
 def set_timeout(key: bytes, value: bytes, timeouts: Timeouts, *, pinned: bool) -> bytes:
-    """The attributes that set only the timer of an entry."""
+    """Return the attributes that set only the timer of an entry."""
     attributes = split(value)
     return key + _timeout(attributes, protocol_of(key), status_of(attributes), timeouts, pinned=pinned)
 
 
 def disable_window_tracking(key: bytes) -> bytes:
-    """The attributes that take window tracking off an existing TCP entry, and change nothing else."""
+    """Return the attributes that disable window tracking for an existing TCP entry, and change nothing else."""
     flags = bytes((uapi.IP_CT_TCP_FLAG_BE_LIBERAL, uapi.IP_CT_TCP_FLAG_BE_LIBERAL))
     kinds = (uapi.CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, uapi.CTA_PROTOINFO_TCP_FLAGS_REPLY)
     return key + nest(uapi.CTA_PROTOINFO, [nest(uapi.CTA_PROTOINFO_TCP, [pack(kind, flags) for kind in kinds])])
 
 
 def without(attributes: bytes, lacking: int) -> bytes:
-    """Attributes without the one whose object this kernel lacks: the helper, the master, room for labels."""
+    """Return attributes without the one whose object this kernel lacks: the helper, the master, room for labels."""
     return b"".join(data for kind, data in split(attributes).items() if kind != lacking)
 
 
 def updatable(value: bytes, found: dict[int, bytes]) -> bool:
-    """Whether an update can make the kernel's entry `found` equal to `value`.
+    """Return whether an update can make the kernel's entry `found` equal to `value`.
 
-    It can where the translation is the same, the helper is the one that it should have, and nothing has to go.
+    It can where the translation is the same, the helper is the one that the entry should have, and nothing must be
+    removed.
     """
     attributes = split(value)
     return (
@@ -166,13 +167,13 @@ def updatable(value: bytes, found: dict[int, bytes]) -> bool:
 
 
 def _says_something(kind: int, attribute: bytes) -> bool:
-    """Whether anything in an attribute is not zero."""
+    """Return whether any payload byte of an attribute is not zero."""
     parts = [attribute] if kind == uapi.CTA_LABELS else nested(attribute).values()
     return any(any(payload(part)) for part in parts)
 
 
 class _Ends:
-    """The two tuples of a flow, and the translation between them."""
+    """Hold the two tuples of a flow, and derive the translation between them."""
 
     def __init__(self, key: bytes, attributes: dict[int, bytes]) -> None:
         original = nested(key)
@@ -187,7 +188,7 @@ class _Ends:
         self.protocol = number(protocol[uapi.CTA_PROTO_NUM])
 
     def _ports(self, protocol: dict[int, bytes]) -> tuple[bytes, bytes]:
-        """Source and destination port of a tuple; ICMP's id stands for both, as in the kernel's tuples."""
+        """Return source and destination port of a tuple; ICMP's id stands for both, as in the kernel's tuples."""
         for kind in (uapi.CTA_PROTO_ICMP_ID, uapi.CTA_PROTO_ICMPV6_ID):
             if kind in protocol:
                 return payload(protocol[kind]), payload(protocol[kind])
@@ -198,7 +199,7 @@ class _Ends:
         )
 
     def plain_reply(self) -> bytes:
-        """The reply tuple as if nothing were translated, its zone kept."""
+        """Return the reply tuple as if nothing were translated, its zone kept."""
         source, destination = self._addresses
         addresses = [pack(kind, a) for kind, a in zip(self._ip_kinds, (destination, source), strict=True)]
         fields = dict(self._reply_protocol)
@@ -213,7 +214,7 @@ class _Ends:
         return nest(uapi.CTA_TUPLE_REPLY, parts)
 
     def nat(self) -> list[bytes]:
-        """CTA_NAT_SRC and CTA_NAT_DST, derived from how the reply tuple differs from the plain inverse."""
+        """Return CTA_NAT_SRC and CTA_NAT_DST, derived from how the reply tuple differs from the plain inverse."""
         source, destination = self._addresses
         reply_source, reply_destination = self._reply_addresses
         source_port, destination_port = self._ports(self._original_protocol)
@@ -250,7 +251,7 @@ def _timeout(attributes: dict[int, bytes], protocol: int, status: int, timeouts:
 
 
 def _protoinfo(attributes: dict[int, bytes], protocol: int) -> bytes:
-    """CTA_PROTOINFO for injection; an offloaded TCP entry, which reports none, is established."""
+    """Return CTA_PROTOINFO for injection; an offloaded TCP entry, which reports none, is established."""
     held = attributes.get(uapi.CTA_PROTOINFO, b"")
     if protocol != uapi.IPPROTO_TCP:
         return held

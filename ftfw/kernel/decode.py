@@ -1,4 +1,4 @@
-"""Held entries and kernel messages as typed objects for people.  Pure."""
+"""Decode held entries and kernel messages into typed objects for people.  Pure."""
 
 from ipaddress import ip_address
 
@@ -25,7 +25,7 @@ _PROTOCOL_FIELDS = {
 
 
 def flow(key: bytes, value: bytes) -> Flow:
-    """A held flow, decoded."""
+    """Return a held flow, decoded."""
     attributes = split(key) | split(value)
     original = nested(attributes[uapi.CTA_TUPLE_ORIG])
     reply = nested(attributes[uapi.CTA_TUPLE_REPLY])
@@ -54,7 +54,7 @@ def flow(key: bytes, value: bytes) -> Flow:
 
 
 def expectation(key: bytes, value: bytes, zone: bytes = b"") -> Expectation:
-    """A held expectation, decoded; `zone` is the CTA_ZONE attribute of its master."""
+    """Return a held expectation, decoded; `zone` is the CTA_ZONE attribute of its master, or nothing."""
     attributes = split(key) | split(value)
     expected = nested(attributes[uapi.CTA_EXPECT_TUPLE])
     flags = _optional(attributes, uapi.CTA_EXPECT_FLAGS) or 0

@@ -1,7 +1,7 @@
-"""What of an entry is compared with another node's, as a number.  Pure.
+"""Make numbers by which entries are compared with another node's.  Pure.
 
 Left out is what changes without an event: timeouts, the flag bits of TCP that come and go with each packet, and the
-protocol's state of a flow that a flowtable handles.  A mark of 0 is none: dumps tell it, events do not.
+protocol state of a flow that a flowtable handles.  A mark of 0 counts as none: dumps tell it, events do not.
 """
 
 import sys
@@ -23,21 +23,24 @@ Entry = tuple[bytes, bytes]
 
 
 class Keys(Protocol):
-    """A set of keys that is told by a test, such as the keys in some buckets of a table."""
+    """A set of keys that is defined by a test, such as the keys in some buckets of a table."""
 
     def __contains__(self, key: bytes, /) -> bool:
         """Return whether the set has this key."""
 
 
 def digests(found: Iterable[Entry], salt: bytes) -> Iterator[tuple[bytes, int]]:
-    """Key and digest of each.  Under another salt, two entries whose digests happen to be alike have others."""
+    """Yield key and digest (32 bits) of each entry.
+
+    `salt` has SALT_SIZE bytes.  Two different entries that have one digest by chance have two under another salt.
+    """
     for key, value in found:
         digest = blake2b(key + compared(value), digest_size=SIZE, salt=salt).digest()
         yield key, int.from_bytes(digest, sys.byteorder)
 
 
 def dumped(parts: Iterable[Part]) -> Iterator[Entry]:
-    """The entries in parts of a dump."""
+    """Yield the entries in parts of a dump."""
     for part in parts:
         if isinstance(part, Run):
             shape = part.shape
@@ -58,7 +61,7 @@ def within(keys: Keys, messages: Iterable[bytes], parts: Iterable[Part]) -> list
 
 
 def compared(value: bytes) -> bytes:
-    """The part of a value that must be alike."""
+    """Return the part of a value that must be equal on both nodes."""
     length, kind = HEADER.unpack_from(value) if value else (0, 0)
     if kind != uapi.CTA_TUPLE_REPLY | uapi.NLA_F_NESTED:
         return b"".join([data for kind, data in split(value).items() if kind != uapi.CTA_EXPECT_TIMEOUT])
@@ -73,9 +76,9 @@ def compared(value: bytes) -> bytes:
 
 
 def alike(one: bytes, other: bytes) -> bool:
-    """Whether two values of an entry are alike, but for what a flowtable makes of them.
+    """Return whether two values of an entry are equal, apart from what a flowtable makes of them.
 
-    A flow gets into a flowtable, and out of it, without an event; while it is there, it has no state.
+    A flow gets into a flowtable, and out of it, without an event; while it is there, it has no protocol state.
     """
     first, second = split(one), split(other)
     if not (_is_offloaded(first) or _is_offloaded(second)):

@@ -1,4 +1,4 @@
-"""Expectations: the form in which they are held, and the messages that put them into a kernel.  Pure.
+"""Define the form in which expectations are held, and make the messages that put them into a kernel.  Pure.
 
 key    CTA_EXPECT_TUPLE, CTA_EXPECT_MASK and CTA_EXPECT_MASTER
 value  the other attributes that can be restored
@@ -25,13 +25,13 @@ HeldExpectation = tuple[bytes, bytes, bytes]
 """Key and value of an expectation, and the CTA_ZONE attribute of its master (or nothing)."""
 
 CREATE: Final = uapi.NLM_F_REQUEST | uapi.NLM_F_CREATE
-FALLBACK_TIMEOUT_S: Final = 300  # instead of a doubted one: the longest that a helper's policy gives by itself
-# Helpers whose expectations must name the helper of the flow to come (kernels that heed it: before 6.18).
+FALLBACK_TIMEOUT_S: Final = 300  # instead of a doubted one: the longest timeout of a helper's policy
+# Helpers whose expectations must name the helper of the expected flow (kernels before 6.18 use it).
 NAMES_CHILD_HELPER: Final = frozenset({"sip", "RAS", "Q.931", "H.245"})
 
 
 def key_of(attributes: dict[int, bytes]) -> bytes:
-    """The key of the expectation with these attributes.  Raises MalformedError if one is missing."""
+    """Return the key of the expectation with these attributes.  Raises MalformedError if one is missing."""
     try:
         return b"".join([attributes[kind] for kind in KEY])
     except KeyError as missing:
@@ -39,35 +39,36 @@ def key_of(attributes: dict[int, bytes]) -> bytes:
 
 
 def is_key(key: bytes) -> bool:
-    """Whether a key is an expectation's, and not a flow's."""
+    """Return whether a key is an expectation's, and not a flow's."""
     return int(HEADER.unpack_from(key)[1]) & uapi.NLA_TYPE_MASK == uapi.CTA_EXPECT_TUPLE
 
 
 def value_of(attributes: dict[int, bytes]) -> bytes:
-    """The value made of these attributes."""
+    """Return the value made of these attributes."""
     return b"".join([attributes[kind] for kind in VALUE if kind in attributes])
 
 
 def master_of(key: bytes) -> bytes:
-    """The master's original tuple as CTA_TUPLE_ORIG, which has the number that CTA_EXPECT_MASTER has."""
+    """Return the master's original tuple as CTA_TUPLE_ORIG, which has the number of CTA_EXPECT_MASTER."""
     return split(key)[uapi.CTA_EXPECT_MASTER]
 
 
 def helper_name(value: bytes) -> str | None:
-    """The helper that the expectation says it is of."""
+    """Return the name of the helper that made the expectation; None if the value does not tell it."""
     name = split(value).get(uapi.CTA_EXPECT_HELP_NAME)
     return None if name is None else text(name)
 
 
 def timeout_of(attributes: dict[int, bytes]) -> int:
-    """Seconds until the expectation runs out; 0 if that is not told."""
+    """Return the seconds until the expectation runs out; 0 if the attributes do not tell them."""
     return number(attributes[uapi.CTA_EXPECT_TIMEOUT]) if uapi.CTA_EXPECT_TIMEOUT in attributes else 0
 
 
 def create(key: bytes, value: bytes, zone: bytes, *, sequence: int, pinned: bool) -> tuple[bytes, bytes]:
-    """Two messages: the first creates the expectation, the second sets its timeout, which creation ignores.
+    """Return two messages: the first creates the expectation, the second sets its timeout, which creation ignores.
 
-    `zone`: the master's CTA_ZONE attribute, or nothing.  `pinned`: the timeout does not run out.
+    `zone` is the master's CTA_ZONE attribute, or nothing.  `pinned`: the timeout does not run out.  The messages have
+    the numbers `sequence` and `sequence + 1`.
     """
     body = _body(key, value, zone, pinned=pinned)
     return (
@@ -77,7 +78,7 @@ def create(key: bytes, value: bytes, zone: bytes, *, sequence: int, pinned: bool
 
 
 def set_timeout(key: bytes, value: bytes, zone: bytes) -> bytes:
-    """The message that gives an expectation the timeout in its value, and creates none that is gone."""
+    """Return the message that gives an expectation the timeout in its value, and creates none that is gone."""
     return message(uapi.EXP_NEW, uapi.NLM_F_REQUEST, _family(key), _body(key, value, zone, pinned=False))
 
 
@@ -93,12 +94,12 @@ def _body(key: bytes, value: bytes, zone: bytes, *, pinned: bool) -> bytes:
     if name is not None and text(name) not in NAMES_CHILD_HELPER:
         del attributes[uapi.CTA_EXPECT_HELP_NAME]
     if uapi.CTA_EXPECT_FN not in attributes:
-        attributes.pop(uapi.CTA_EXPECT_NAT, None)  # a translation without the function that does it fails the flow
+        attributes.pop(uapi.CTA_EXPECT_NAT, None)  # with a translation but without its function, the flow would fail
     return key + b"".join(attributes.values()) + _zone(zone)
 
 
 def delete(key: bytes, zone: bytes, *, sequence: int) -> bytes:
-    """The message that removes the expectation."""
+    """Return the message that removes the expectation."""
     return message(uapi.EXP_DELETE, uapi.NLM_F_REQUEST, _family(key), key + _zone(zone), sequence)
 
 

@@ -1,10 +1,11 @@
-"""The form in which flows are held: key and value, both netlink attributes as they came.  Pure.
+"""Define the form in which flows are held: key and value, both netlink attributes as they came.  Pure.
 
 key    CTA_TUPLE_ORIG, followed by CTA_ZONE if the flow has one
 value  the other attributes that can be put into a kernel again, in the order of `ORDER`
 
-What an event leaves out is decided here (facts: ctnetlink_conntrack_event; NEW, UPDATE and dumps each carry another
-subset): an UPDATE is a delta for everything but STATUS, TIMEOUT, HELP and MARK, which it states in full.
+`overlay` decides what becomes of the attributes that a message leaves out (ctnetlink_conntrack_event; NEW, UPDATE and
+dumps each carry another subset): an UPDATE replaces only the attributes that it has, apart from STATUS, TIMEOUT, HELP
+and MARK, which it states in full.
 """
 
 from collections import Counter
@@ -31,7 +32,7 @@ from ftfw.kernel.attributes import (
 )
 from ftfw.kernel.message_shapes import EVENT_NEW
 
-# The first five stand as an event of a plain flow has them, so that its bytes are a value as they are.
+# The first six are in the order of a plain flow's event, so that the bytes of the event are a value.
 ORDER: Final = (
     uapi.CTA_TUPLE_REPLY,
     uapi.CTA_ID,
@@ -46,7 +47,7 @@ ORDER: Final = (
     uapi.CTA_SEQ_ADJ_REPLY,
     uapi.CTA_SYNPROXY,
 )
-# Known, and of no use in another kernel.
+# Known attributes that no other kernel can use.
 DROPPED: Final = frozenset(
     {
         uapi.CTA_USE,
@@ -59,7 +60,7 @@ DROPPED: Final = frozenset(
 )
 KEY: Final = frozenset({uapi.CTA_TUPLE_ORIG, uapi.CTA_ZONE})
 FULL_STATE: Final = frozenset({uapi.CTA_STATUS, uapi.CTA_TIMEOUT, uapi.CTA_HELP, uapi.CTA_MARK})
-# What an entry that was offloaded to a flowtable lacks even in a dump (ctnetlink_dump_info).
+# Attributes that an entry offloaded to a flowtable lacks even in a dump (ctnetlink_dump_info).
 OFFLOAD_LACKS: Final = (uapi.CTA_TIMEOUT, uapi.CTA_PROTOINFO)
 
 
@@ -68,11 +69,11 @@ HeldFlow = tuple[bytes, bytes]
 
 
 class Kind(Enum):
-    """What a message says of an entry."""
+    """Tell what a message does to an entry."""
 
     NEW = auto()  # begins an entry: replaces whatever was held under its key
-    UPDATE = auto()  # a delta
-    FULL = auto()  # the answer to a GET or a dump: everything there is
+    UPDATE = auto()  # changes some attributes of an entry
+    FULL = auto()  # answers a GET or a dump: tells everything of an entry
     DESTROY = auto()
     EXPECT_NEW = auto()
     EXPECT_DESTROY = auto()
@@ -92,7 +93,7 @@ _KINDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """A message taken apart: attributes by type, each with its header and padding."""
+    """Hold a parsed message: attributes by type, each with its header and padding."""
 
     kind: Kind
     family: int
@@ -100,7 +101,7 @@ class Parsed:
 
 
 def parse(message: bytes) -> Parsed:
-    """Take a conntrack message apart.  Raises MalformedError for anything that is none."""
+    """Parse a conntrack message.  Raises MalformedError if it is none."""
     if len(message) < BODY:
         raise MalformedError(f"a message of {len(message)} bytes")
     length, kind, flags, _, _ = MESSAGE.unpack_from(message)
@@ -113,13 +114,13 @@ def parse(message: bytes) -> Parsed:
 
 
 def as_full(message: bytes) -> bytes:
-    """The answer to a GET or a dump with the header under which it travels: sequence and port id mean nothing there."""
+    """Return the answer to a GET or a dump with the header under which it travels: without sequence and port id."""
     kind = MESSAGE.unpack_from(message)[1]
     return MESSAGE.pack(len(message), kind, uapi.NLM_F_MULTI, 0, 0) + message[MESSAGE_SIZE:]
 
 
 def key_of(attributes: dict[int, bytes]) -> bytes:
-    """The key of the flow with these attributes.  Raises MalformedError without an original tuple."""
+    """Return the key of the flow with these attributes.  Raises MalformedError without an original tuple."""
     original = attributes.get(uapi.CTA_TUPLE_ORIG)
     if original is None:
         raise MalformedError("a flow without original tuple")
@@ -127,7 +128,7 @@ def key_of(attributes: dict[int, bytes]) -> bytes:
 
 
 def family_of(key: bytes) -> int:
-    """AF_INET or AF_INET6, told by the first address in a key (or in an expectation's)."""
+    """Return AF_INET or AF_INET6, by the type of the first address in a key (or in an expectation's)."""
     return uapi.AF_INET if HEADER.unpack_from(key, 8)[1] <= uapi.CTA_IP_V4_DST else uapi.AF_INET6
 
 
@@ -141,7 +142,7 @@ def source_of(tuple_: bytes) -> bytes:
 
 
 def value_of(attributes: dict[int, bytes], dropped: Counter[str]) -> bytes:
-    """The value made of these attributes; those of unknown type are dropped and counted in `dropped`."""
+    """Return the value made of these attributes; those of unknown type are dropped and counted in `dropped`."""
     unknown = attributes.keys() - _KNOWN
     if unknown:
         dropped["unknown_attribute"] += len(unknown)
@@ -150,7 +151,7 @@ def value_of(attributes: dict[int, bytes], dropped: Counter[str]) -> bytes:
     return b"".join([attributes[kind] for kind in ORDER if kind in attributes])
 
 
-# What every entry has that a process created (ctnetlink_create_conntrack adds the extension): it says nothing.
+# Every entry that a process created has this (ctnetlink_create_conntrack adds the extension); it says nothing.
 _NO_SYNPROXY: Final = nest(
     uapi.CTA_SYNPROXY,
     [u32(kind, 0) for kind in (uapi.CTA_SYNPROXY_ISN, uapi.CTA_SYNPROXY_ITS, uapi.CTA_SYNPROXY_TSOFF)],
@@ -159,9 +160,9 @@ _KNOWN: Final = frozenset(ORDER) | DROPPED | KEY
 
 
 def overlay(old: bytes | None, kind: Kind, attributes: dict[int, bytes], dropped: Counter[str]) -> bytes:
-    """The value of an entry after a message of `kind` with these `attributes`, where `old` was held before.
+    """Return the value of an entry after a message of `kind` with these `attributes`, where `old` was held before.
 
-    If `old` is of another entry, told by CTA_ID, nothing of it stays: the message that began the new one was lost.
+    If `old` is of another entry, as CTA_ID tells, nothing of it stays: the message that began the new entry was lost.
     """
     merged = {} if old is None or kind is Kind.NEW else split(old)
     if merged.get(uapi.CTA_ID) != attributes.get(uapi.CTA_ID):
@@ -176,20 +177,20 @@ def overlay(old: bytes | None, kind: Kind, attributes: dict[int, bytes], dropped
 
 
 def full_value(attributes: dict[int, bytes]) -> bytes:
-    """The value of a flow of which the kernel has told everything."""
+    """Return the value of a flow of which the kernel has told everything."""
     return value_of({kind: data for kind, data in attributes.items() if kind in ORDER}, Counter())
 
 
 def unsaid(value: bytes, attributes: dict[int, bytes]) -> frozenset[int]:
-    """The attributes of a value that an UPDATE with these `attributes` does not speak of."""
+    """Return the types of a value's attributes that an UPDATE with these `attributes` says nothing about."""
     return frozenset(split(value).keys() - attributes.keys() - FULL_STATE)
 
 
 def under(snapshot: bytes, live: bytes, doubtful: frozenset[int]) -> bytes:
-    """A snapshot's value below what live events have said since: attributes the live ones lack are taken over.
+    """Return a snapshot's value with what live events have said since laid over it.
 
-    `doubtful` are the attributes in `live` that were held before; they are the snapshot's.  All this only of the same
-    entry, told by CTA_ID; another entry's snapshot is older than the live events and says nothing.
+    `doubtful` are the types of attributes in `live` that were held before the snapshot; for these the snapshot counts.
+    If CTA_ID tells that the snapshot's entry is another one, it is older than the live events, and `live` is returned.
     """
     base, above = split(snapshot), split(live)
     if base.get(uapi.CTA_ID) != above.get(uapi.CTA_ID):
@@ -201,17 +202,17 @@ def under(snapshot: bytes, live: bytes, doubtful: frozenset[int]) -> bytes:
 
 
 def is_plain(key: bytes, value: bytes) -> bool:
-    """Whether a plain event of this flow says everything that `value` says: its bytes may replace it."""
+    """Return whether a plain event of this flow says everything that `value` says, so that its bytes may replace it."""
     return split(value).keys() <= _PLAIN and not is_gre(key)
 
 
 def is_gre(key: bytes) -> bool:
-    """Whether the flow is GRE, which takes some care to keep alive."""
+    """Return whether the flow is GRE, whose entries need to be kept alive after an injection."""
     return protocol_of(key) == uapi.IPPROTO_GRE
 
 
 def protocol_of(key: bytes) -> int:
-    """The protocol number in a key."""
+    """Return the protocol number in a key."""
     protocol = nested(nested(key)[uapi.CTA_TUPLE_PROTO])
     return number(protocol[uapi.CTA_PROTO_NUM])
 
@@ -220,37 +221,37 @@ _PLAIN: Final = frozenset(ORDER[:6])
 
 
 def same_instance(value: bytes, attributes: dict[int, bytes]) -> bool:
-    """Whether a held value and attributes read later are of one entry, and not of two that had one tuple in turn."""
+    """Return whether a held value and attributes read later are of one entry, not of two with one tuple in turn."""
     return split(value).get(uapi.CTA_ID) == attributes.get(uapi.CTA_ID)
 
 
 def has_helper(value: bytes) -> bool:
-    """Whether the flow has a helper, so that expectations may be its."""
+    """Return whether the flow has a helper, so that it may have expectations."""
     return uapi.CTA_HELP in split(value)
 
 
 def has_master(value: bytes) -> bool:
-    """Whether the flow was expected by another."""
+    """Return whether the flow was expected by another."""
     return uapi.CTA_TUPLE_MASTER in split(value)
 
 
 def status_of(attributes: Mapping[int, bytes]) -> int:
-    """The status bits; none if the entry does not tell them."""
+    """Return the status bits; 0 if the entry does not tell them."""
     return number(attributes[uapi.CTA_STATUS]) if uapi.CTA_STATUS in attributes else 0
 
 
 def is_fixed(attributes: Mapping[int, bytes]) -> bool:
-    """Whether the entry's timer is what it is: traffic does not renew it, and it cannot be set."""
+    """Return whether the entry's timer is fixed (IPS_FIXED_TIMEOUT): neither traffic nor a request can set it."""
     return bool(status_of(attributes) & uapi.IPS_FIXED_TIMEOUT)
 
 
 def timeout_of(attributes: dict[int, bytes]) -> int:
-    """Seconds until the entry runs out; 0 if that is not told."""
+    """Return the seconds until the entry runs out; 0 if the attributes do not tell them."""
     return number(attributes[uapi.CTA_TIMEOUT]) if uapi.CTA_TIMEOUT in attributes else 0
 
 
 def has_window_tracking(attributes: dict[int, bytes]) -> bool:
-    """Tell whether the kernel checks the windows of a TCP flow in one direction at least."""
+    """Return whether the kernel checks the windows of a TCP flow in at least one direction."""
     protoinfo = attributes.get(uapi.CTA_PROTOINFO)
     tcp = nested(nested(protoinfo).get(uapi.CTA_PROTOINFO_TCP, _NO_TCP)) if protoinfo else {}
     kinds = (uapi.CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, uapi.CTA_PROTOINFO_TCP_FLAGS_REPLY)
@@ -261,19 +262,19 @@ _NO_TCP: Final = pack(uapi.CTA_PROTOINFO_TCP, b"")
 
 
 def packets_of(attributes: dict[int, bytes]) -> int:
-    """Packets of both directions; 0 if the entry does not count."""
+    """Return the number of packets of both directions; 0 if the entry does not count."""
     counters = [attributes[kind] for kind in (uapi.CTA_COUNTERS_ORIG, uapi.CTA_COUNTERS_REPLY) if kind in attributes]
     return sum(number(nested(each)[uapi.CTA_COUNTERS_PACKETS]) for each in counters)
 
 
 def tuple_of(key: bytes) -> bytes:
-    """The original tuple of a key as expectations name their master by: without any zone."""
+    """Return the original tuple of a key without any zone: expectations name their master by it."""
     original = nested(split(key)[uapi.CTA_TUPLE_ORIG])
     return nest(uapi.CTA_TUPLE_ORIG, [data for kind, data in original.items() if kind != uapi.CTA_TUPLE_ZONE])
 
 
 def zone_of(key: bytes) -> bytes:
-    """The CTA_ZONE attribute of a key, or nothing; a zone in the original direction only counts as the zone."""
+    """Return the CTA_ZONE attribute of a key, or nothing; a zone of the original direction counts as the zone."""
     attributes = split(key)
     if uapi.CTA_ZONE in attributes:
         return attributes[uapi.CTA_ZONE]
@@ -282,22 +283,22 @@ def zone_of(key: bytes) -> bytes:
 
 
 def master_key(key: bytes, master: bytes) -> bytes:
-    """What `found_by` gives for the master that CTA_TUPLE_MASTER names: ctnetlink looks in its child's zone only."""
+    """Return what `found_by` returns for the master in CTA_TUPLE_MASTER; ctnetlink looks in the child's zone only."""
     return pack(uapi.CTA_TUPLE_ORIG | uapi.NLA_F_NESTED, payload(master)) + zone_of(key)
 
 
 def found_by_master(key: bytes, value: bytes) -> bytes:
-    """Return what `found_by` gives for the master of a flow that has one."""
+    """Return what `found_by` returns for the master of a flow that has one."""
     return master_key(key, split(value)[uapi.CTA_TUPLE_MASTER])
 
 
 def found_by(key: bytes) -> bytes:
-    """Attributes by which the kernel finds a flow: its key, with a zone in the original direction told as the zone."""
+    """Return the attributes by which the kernel finds a flow: its tuple without a zone, and its zone as CTA_ZONE."""
     return tuple_of(key) + zone_of(key)
 
 
 def helper_of(attributes: dict[int, bytes]) -> str | None:
-    """The name of the helper that a value's attributes name."""
+    """Return the name of the helper in a value's attributes; None without one."""
     helper = attributes.get(uapi.CTA_HELP)
     if helper is None:
         return None

@@ -1,4 +1,4 @@
-"""Flows and expectations as typed objects, for people: `show`, tests, messages.  The hot path makes none of these."""
+"""Model flows and expectations as typed objects for people: `show`, tests, log.  The hot path makes none of these."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -9,7 +9,7 @@ Tuple = dict[str, str | int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flow:
-    """A conntrack entry.  None: the entry has no such attribute."""
+    """A conntrack entry, decoded.  A field is None if the entry has no such attribute."""
 
     family: str
     protocol: str
@@ -31,13 +31,13 @@ class Flow:
     synproxy: dict[str, int] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """What is there, ready for JSON."""
+        """Return the fields that are not None, ready for JSON."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expectation:
-    """An expectation: which flow is awaited, and what it will get."""
+    """An expectation, decoded: which flow is expected, and what that flow will get."""
 
     family: str
     protocol: str
@@ -53,7 +53,7 @@ class Expectation:
     zone: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """What is there, ready for JSON."""
+        """Return the fields that are not None, ready for JSON."""
         return {
             "class" if name == "class_" else name: value for name, value in asdict(self).items() if value is not None
         }

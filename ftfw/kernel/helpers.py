@@ -1,4 +1,4 @@
-"""Connection tracking helpers of this kernel: their names, and which of them it has or can load."""
+"""Name the connection tracking helpers, and tell which of them this kernel has or can load."""
 
 import os
 import re
@@ -28,7 +28,7 @@ HELPER_MODULES = {"Q.931": "nf_conntrack_h323", "RAS": "nf_conntrack_h323", "net
 
 
 def installed_helpers() -> list[str] | None:
-    """Return the helpers that the kernel has or can load, without having it load any; None if that cannot be told."""
+    """Return the helpers that the kernel has or can load, without loading any; None if the list cannot be read."""
     directory = MODULES / os.uname().release
     try:
         listed = "".join((directory / name).read_text() for name in ("modules.builtin", "modules.dep"))
@@ -39,10 +39,10 @@ def installed_helpers() -> list[str] | None:
 
 
 def helper_works(name: str) -> bool:
-    """Tell whether the kernel has the helper, built in or as a module that it can load.
+    """Return whether the kernel has the helper, built in or as a module that it can load.
 
-    The kernel is asked to check, and not to make, a `ct helper` object: it looks the helper up, and loads its
-    module, just as when an entry with that helper is injected.
+    `nft -c` has the kernel check a `ct helper` object without making it: the kernel looks the helper up and loads its
+    module, as it does when an entry with that helper is injected.
     """
     helper = f'{{ type "{name}" protocol {HELPERS[name]}; }}'
     rules = f"add table ip ftfw-check\nadd ct helper ip ftfw-check it {helper}\n"

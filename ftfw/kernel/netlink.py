@@ -1,7 +1,7 @@
-"""Sockets of the netfilter netlink family: events, dumps, requests.  Thin: bytes in, bytes out.
+"""Open sockets of the netfilter netlink family for events, dumps and requests.  Thin: bytes in, bytes out.
 
-Dumps and requests answer while they are being made, so a call takes as long as the kernel works on it.  Callers keep
-batches to about a millisecond, or make the call in a thread.
+The kernel makes the answers to dumps and requests during the system call, which takes as long.  Callers keep batches to
+about a millisecond, or call in a thread.
 """
 
 import errno
@@ -31,11 +31,11 @@ CHECKPOINT_EVERY = 8  # datagrams of a dump read between two checkpoints
 
 
 class OverrunError(Exception):
-    """The kernel had more events than the socket's buffer: some are lost (ENOBUFS)."""
+    """The kernel had more events than the socket's buffer holds, and some are lost (ENOBUFS)."""
 
 
 class CutShortError(Exception):
-    """The kernel has stopped at a message that says a wrong length: those behind it are not carried out."""
+    """The kernel has stopped at a message that says a wrong length; those behind it are not carried out."""
 
     def __init__(self) -> None:
         super().__init__("the kernel did not come to the end of a batch of requests: one of them says a wrong length")
@@ -46,7 +46,7 @@ def _open() -> socket.socket:
 
 
 def slices(datagram: bytes) -> list[bytes]:
-    """The messages in a datagram.  Raises MalformedError for a length that leaves it."""
+    """Return the messages in a datagram.  Raises MalformedError for a length that leaves it."""
     found = []
     start, end = 0, len(datagram)
     while start + 4 <= end:
@@ -62,10 +62,10 @@ _U32 = struct.Struct("=I")
 
 
 class EventSocket:
-    """Events of conntrack entries and expectations, but for those that `own_port` causes.
+    """Receives events of conntrack entries and expectations, except those that `own_port` causes.
 
-    The kernel drops those before they cost anything (a socket filter on nlmsg_pid), and only those: what an
-    administrator's `conntrack -D` does carries a port id, too.
+    The kernel drops the excepted ones before they cost anything (a socket filter on nlmsg_pid).  It drops only those:
+    an administrator's `conntrack -D` has a port id as well.
     """
 
     GROUPS = (
@@ -83,20 +83,20 @@ class EventSocket:
         self._reader = BatchReader(slots=SLOTS, size=SLOT_SIZE, usual=SLOT_USUAL)
         self._has_overrun = False  # behind the events that `drain` returned last
         self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, buffer_bytes)
-        self.most = 2 * buffer_bytes // EVENT_MEMORY  # events that fit; the kernel doubles what is asked
+        self.most = 2 * buffer_bytes // EVENT_MEMORY  # events that fit: the kernel doubles the size asked for
         self._attach(own_port)
         self._socket.bind((0, 0))
         for group in self.GROUPS:
             self._socket.setsockopt(uapi.SOL_NETLINK, uapi.NETLINK_ADD_MEMBERSHIP, group)
 
     def _attach(self, own_port: int) -> None:
-        """Classic BPF: load nlmsg_pid (in network order, as BPF loads), drop what equals `own_port`, pass the rest."""
+        """Attach classic BPF: load nlmsg_pid (in network order), drop what equals `own_port`, pass the rest."""
         port = struct.unpack(">I", struct.pack("=I", own_port))[0]
         program = ((0x20, 0, 0, 12), (0x15, 0, 1, port), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
         attach_filter(self._socket, program)
 
     async def wait(self) -> None:
-        """Return when there is something to `drain`."""
+        """Wait until there is something to `drain`."""
         await trio.lowlevel.wait_readable(self._socket)
 
     def drain(self, most: int) -> list[bytes]:
@@ -116,7 +116,7 @@ class EventSocket:
         return found
 
     def _read(self) -> list[bytes]:
-        """Return the messages of one system call; note an overrun, of which `drain` tells behind them."""
+        """Return the messages of one system call; note an overrun, which `drain` raises after them."""
         truncated = self._reader.truncated
         try:
             batch = self._reader.read(self._socket.fileno())
@@ -129,26 +129,26 @@ class EventSocket:
         return batch
 
     def close(self) -> None:
-        """Unsubscribe."""
+        """Close the sockets."""
         self._socket.close()
 
 
 def dump_flows() -> AsyncGenerator[list[bytes], None]:
-    """The kernel's conntrack entries, a list for each datagram.
+    """Yield the kernel's conntrack entries, a list for each datagram.
 
-    Consistent per hash bucket only: subscribe to events first, then dump.
+    The dump is consistent within one hash bucket only: subscribe to events first, then dump.  Raises OSError.
     """
     return _dump(uapi.CT_GET)
 
 
 def dump_fixed_flows() -> AsyncGenerator[list[bytes], None]:
-    """Likewise those with FIXED_TIMEOUT; on a kernel that cannot choose by status, all of them."""
+    """Yield likewise the entries with FIXED_TIMEOUT; all entries on a kernel that cannot select by status."""
     bit = uapi.IPS_FIXED_TIMEOUT
     return _dump(uapi.CT_GET, u32(uapi.CTA_STATUS, bit) + u32(uapi.CTA_STATUS_MASK, bit))
 
 
 def dump_expectations() -> AsyncGenerator[list[bytes], None]:
-    """The kernel's expectations, likewise."""
+    """Yield the kernel's expectations likewise."""
     return _dump(uapi.EXP_GET)
 
 
@@ -184,15 +184,16 @@ def _raise_error(found: bytes) -> None:
 
 
 def _error(found: bytes) -> int:
-    """The errno in an NLMSG_ERROR or NLMSG_DONE message."""
+    """Return the errno in an NLMSG_ERROR or NLMSG_DONE message."""
     code: int = struct.unpack_from("=i", found, MESSAGE_SIZE)[0] if len(found) >= MESSAGE_SIZE + 4 else 0
     return -code
 
 
 class RequestSocket:
-    """Requests to the kernel, many in a datagram.  Its port id is the one whose events nobody streams.
+    """Sends requests to the kernel, many in a datagram.  The events that they cause have `port` as port id.
 
-    `get` has a socket of its own, so that it may be called while a thread is in `send`.
+    `get` has a socket of its own, so that it may be called while a thread is in `send`.  `dropped` counts by reason
+    answers that did not reach `get`.
     """
 
     def __init__(self, dropped: Counter[str] | None = None) -> None:
@@ -207,15 +208,15 @@ class RequestSocket:
 
     @property
     def port(self) -> int:
-        """The socket's netlink port id."""
+        """Return the netlink port id of the socket of `send`."""
         port: int = self._socket.getsockname()[0]
         return port
 
     def send(self, requests: bytes) -> list[tuple[int, int]]:
-        """Have the kernel carry out all of `requests`; (sequence, errno) of those that failed.
+        """Have the kernel carry out all of `requests`; return sequence and errno of each that failed.
 
         One error does not stop the rest.  All have been tried when this returns.  Raises CutShortError if the kernel
-        has not come to the end, which it does not tell by itself (netlink_rcv_skb), and PermissionError without
+        has not come to the end, which it does not report by itself (netlink_rcv_skb), and PermissionError without
         CAP_NET_ADMIN.
         """
         if not requests:
@@ -231,7 +232,9 @@ class RequestSocket:
         last = errors.pop() if errors else None
         if last == (_END_SEQUENCE, 0):
             return errors
-        if last is not None and last[1] == errno.EPERM and not errors:  # nfnetlink_rcv says it once for all of it
+        if (
+            last is not None and last[1] == errno.EPERM and not errors
+        ):  # nfnetlink_rcv reports it once for a whole datagram
             raise PermissionError(errno.EPERM, "the kernel takes no requests: CAP_NET_ADMIN is missing")
         raise CutShortError
 
@@ -278,8 +281,8 @@ class RequestSocket:
         self._reader.close()
 
 
-# Does nothing, and has that acknowledged.
-SEQUENCES = 0xFFFFFFFF  # numbers for requests: from 0 to the one before this
+SEQUENCES = 0xFFFFFFFF  # requests are numbered from 0 to the number before this
+# A request that does nothing and is acknowledged.
 _END_SEQUENCE = SEQUENCES
 _END = MESSAGE.pack(MESSAGE_SIZE, uapi.NLMSG_NOOP, uapi.NLM_F_REQUEST | uapi.NLM_F_ACK, _END_SEQUENCE, 0)
 
@@ -315,7 +318,7 @@ def _answers(asked: socket.socket) -> Iterator[tuple[int, bytes]]:
 
 
 def errno_name(code: int) -> str:
-    """An errno as the reason under which injections are counted."""
+    """Return the reason under which injections that fail with this errno are counted."""
     return _REASONS.get(code, errno.errorcode.get(code, str(code)).lower())
 
 

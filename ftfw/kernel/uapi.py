@@ -1,4 +1,4 @@
-"""The kernel's numbers, under the names of its headers (linux/netfilter/nfnetlink_conntrack.h and friends)."""
+"""Name the kernel's numbers as its headers do (linux/netfilter/nfnetlink_conntrack.h and others)."""
 
 from typing import Final
 

@@ -1,8 +1,8 @@
-"""Whether attributes are as the kernel writes them, down to the innermost.  Pure.
+"""Check that attributes are as the kernel writes them, down to the innermost.  Pure.
 
-What passes here can be decoded and rewritten without looking again; what does not is dropped where it comes in, whole:
-an entry with a damaged attribute would be restored as another one.  Attributes of unknown type pass, but not in a
-tuple, which is what entries are told apart by.
+What passes can be decoded and rewritten without another check.  A message that does not pass is dropped as a whole
+where it comes in: an entry with a damaged attribute would be restored as another one.  Attributes of unknown type pass,
+but not in a tuple, by which entries are told apart.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,8 +13,10 @@ from ftfw.kernel.attributes import BODY, HEADER, MalformedError, nested
 from ftfw.kernel.flow_entry import Kind, Parsed
 
 ANY: Final = -1  # any size
+SKELETONS_MAX: Final = 1024  # that a checker remembers; cleared when full
+SKELETON_MAX_BYTES: Final = 2048  # longer messages, which no kernel makes, are walked each time
 
-# An attribute's form is the size of what it carries, or the forms of what is nested in it.
+# An attribute's form is the size of its payload, or the forms of the attributes nested in it.
 Form = int | Mapping[int, "Form"]
 
 _TUPLE_IP: Final[Mapping[int, Form]] = {
@@ -89,7 +91,7 @@ _FAMILIES: Final = (
 
 _KEY_OF_EXPECTATION: Final = (uapi.CTA_EXPECT_TUPLE, uapi.CTA_EXPECT_MASK, uapi.CTA_EXPECT_MASTER)
 _TUPLES: Final = (uapi.CTA_TUPLE_ORIG, uapi.CTA_TUPLE_REPLY)
-# What a message may carry, and what it must.
+# The attributes that a message may have, and those that it must have.
 _WHOLE: Final = {
     Kind.NEW: (_FLOW, _TUPLES),
     Kind.UPDATE: (_FLOW, _TUPLES),
@@ -103,18 +105,18 @@ _WHOLE: Final = {
 class Checker:
     """Checks messages of flows and expectations.
 
-    Most messages have the skeleton of one that was checked before: the same headers at the same places.  One masked
-    comparison tells, as in `layout`.
+    Most messages have the skeleton of one that was checked before: the same headers at the same offsets.  One masked
+    comparison tells, as in `message_shapes`.
     """
-
-    _KEPT_MAX = 1024  # skeletons; cleared when full
-    _KEPT_SIZE_MAX = 2048  # bytes; longer messages, which no kernel makes, are looked through each time
 
     def __init__(self) -> None:
         self._kept: dict[tuple[int, ...], tuple[int, int]] = {}
 
     def check(self, message: bytes, parsed: Parsed) -> None:
-        """Raise MalformedError unless `message`, taken apart as `parsed`, says whole what its kind must."""
+        """Check a message, which was parsed as `parsed`.
+
+        Raises MalformedError if it lacks an attribute that its kind must have, or one of its attributes is damaged.
+        """
         forms, required = _WHOLE[parsed.kind]
         body, attributes = message[BODY:], parsed.attributes
         signature = (len(body), parsed.kind.value, *attributes)
@@ -124,10 +126,10 @@ class Checker:
         _require(attributes, required)
         skeleton = _skeleton(attributes, forms)
         if len(skeleton) != len(body):
-            return  # a type that occurs twice: what counts has been checked, but places tell nothing
-        if len(body) > self._KEPT_SIZE_MAX:
+            return  # a type occurs twice: the last has been checked, but the offsets of headers tell nothing
+        if len(body) > SKELETON_MAX_BYTES:
             return
-        if len(self._kept) >= self._KEPT_MAX:
+        if len(self._kept) >= SKELETONS_MAX:
             self._kept.clear()
         mask = int.from_bytes(skeleton, "big")
         self._kept[signature] = (mask, int.from_bytes(body, "big") & mask)
@@ -140,7 +142,7 @@ def _require(attributes: Mapping[int, bytes], kinds: Iterable[int]) -> None:
 
 
 def _skeleton(attributes: Mapping[int, bytes], forms: Mapping[int, Form]) -> bytes:
-    """A mask of the headers of these attributes, which are found whole; else MalformedError."""
+    """Return a mask of the headers of these attributes.  Raises MalformedError if one of them is damaged."""
     return b"".join([_one_skeleton(kind, each, forms.get(kind, ANY)) for kind, each in attributes.items()])
 
 
@@ -167,7 +169,11 @@ def _check_tuple(attribute: bytes) -> None:
 
 
 def _in_order(attribute: bytes, forms: Mapping[int, Form]) -> Mapping[int, bytes]:
-    """What is nested in a part of a tuple: by type, each once, so that there is one way only to write a tuple."""
+    """Return what is nested in a part of a tuple.
+
+    Raises MalformedError unless each type stands there once, in ascending order, so that there is one way to write a
+    tuple.
+    """
     inside = nested(attribute)
     if list(inside) != sorted(inside) or sum(map(len, inside.values())) != len(attribute) - HEADER.size:
         raise MalformedError("a tuple whose attributes are in no kernel's order")

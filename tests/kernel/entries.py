@@ -1,4 +1,4 @@
-"""Prepared conntrack messages, written down attribute by attribute: the tests' own hand, not ftfw.kernel.rewrite's."""
+"""Prepared conntrack messages, written down attribute by attribute: by the tests, not by ftfw.kernel.create."""
 
 from ipaddress import ip_address
 

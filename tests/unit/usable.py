@@ -35,7 +35,7 @@ def use_everything(store: Store) -> None:
 
 
 def _create(creator: Creator, key: bytes, value: bytes) -> None:
-    """In bulk as one by one, as far as it is told by attributes that are rewritten; test_rewrite looks at all of it."""
+    """Create in bulk and one by one; compare what is rewritten (test_create_bulk compares all of it)."""
     fast, slow = (b"".join(parts(key, value, 1)) for parts in (creator.message_parts, creator.slow_parts))
     assert fast[4:BODY] == slow[4:BODY]
     told, expected = split(fast, BODY), split(slow, BODY)
