@@ -286,6 +286,10 @@ def test_a_hook_that_comes_too_late_is_told_and_settled_by_the_next_word(tmp_pat
         for router in (first, second):
             router.configure(without_fifo, in_group(STYLES["notify"]))
         start(first, second)
+        until(
+            lambda: (second.node.status()["keepalived"] or {}).get("instances") == {"GROUP FW": "BACKUP"},
+            "its own hook",
+        )
         path = f"{second.node.workdir}/bin:{os.environ['PATH']}"
         second.node.exec("env", f"PATH={path}", str(CONF / "notify"), "GROUP", "FW", "MASTER", "0")
         told = f"this node is active without {', '.join(VIRTUAL.values())}"
