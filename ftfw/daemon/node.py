@@ -152,7 +152,7 @@ class NodeDaemon:
             nursery.start_soon(local_host.watch_addresses, self._learn_addresses)
             if self.gate is not None:
                 nursery.start_soon(self.gate.run)
-            # Commands wait for the first role.  If another daemon has the socket, this one ends before it sends any.
+            # Commands wait for the first role.  If another daemon has the socket, this one sends no frame and ends.
             await nursery.start(server.serve, self._config.control.socket, self._commands.execute)
             member, driver = self.roles.member, self.roles.driver
             for link in self._transport.links:
