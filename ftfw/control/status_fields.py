@@ -295,6 +295,11 @@ FIELDS: Final = (
     ),
     StatusField("stream.responses", "responses sent to challenges of other nodes", metric=_counter("ftfw_responses")),
     StatusField("stream.proofs", "epochs of other nodes accepted after a response", metric=_counter("ftfw_proofs")),
+    StatusField(
+        "stream.resumed",
+        "times when another node went on from a snapshot of its memory, and was told to begin a new epoch",
+        metric=_counter("ftfw_resumed"),
+    ),
     StatusField("kernel.entries", "flows in this kernel, replicated or not", metric=_gauge("ftfw_conntrack_entries")),
     StatusField(
         "kernel.entries_max",

@@ -156,7 +156,7 @@ class NodeDaemon:
             await nursery.start(server.serve, self._config.control.socket, self._commands.execute)
             member, driver = self.roles.member, self.roles.driver
             for link in self._transport.links:
-                nursery.start_soon(self._transport.receive_all, link, member.receive, driver.after_batch)
+                nursery.start_soon(self._transport.receive_all, link, member, driver.after_batch)
             await nursery.start(self.roles.run)
             nursery.start_soon(driver.run)
             nursery.start_soon(self.keepalived.run, self._state)

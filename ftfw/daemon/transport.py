@@ -13,9 +13,10 @@ from ftfw import __version__
 from ftfw.link.link_base import BatchOrigin, Link
 from ftfw.replication import messages
 from ftfw.replication.limits import PEER_LOST_S
-from ftfw.replication.messages import BodyError, Message
-from ftfw.security.frames import OVERHEAD, VERSION, RefusedError, key_id
-from ftfw.security.freshness import Freshness
+from ftfw.replication.member import Member
+from ftfw.replication.messages import BodyError
+from ftfw.security.frames import OVERHEAD, VERSION, RefusedError, key_id, sender_id
+from ftfw.security.freshness import Freshness, FreshnessEvent, PeerResumed
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +29,6 @@ SHOUTED = {
     ),
     "unknown_key": "frames under a key that this node does not have; compare security.key_files on both nodes",
 }
-
-Receive = Callable[[bytes, Message, float], None]
-"""Told the epoch and the message of an authentic frame, and the time."""
 
 # What whoever has no key of ours can bring about; under all other reasons, what is refused is authentic.
 STRANGE: Final = frozenset({"short", "foreign", "version", "own_name", "own_frame", "unknown_key", "forged"})
@@ -68,13 +66,13 @@ class Transport:
             for link in self.links:
                 link.send(frame)
 
-    async def receive_all(self, link: Link, receive: Receive, after: Callable[[], None]) -> None:
-        """Hand every authentic message of a link to `receive`; call `after` when a batch is through."""
+    async def receive_all(self, link: Link, member: Member, after: Callable[[], None]) -> None:
+        """Hand every message that comes over a link, and is fresh, to `member`; call `after` behind each batch."""
         number = self.links.index(link)
-        await link.run(partial(self._take, link, number, receive, after))
+        await link.run(partial(self._receive, link, number, member, after))
 
-    def _take(
-        self, link: Link, number: int, receive: Receive, after: Callable[[], None], frames: list[bytes]
+    def _receive(
+        self, link: Link, number: int, member: Member, after: Callable[[], None], frames: list[bytes]
     ) -> BatchOrigin:
         now = trio.current_time()
         authentic = len(frames)
@@ -90,11 +88,22 @@ class Transport:
                 continue
             if heard is not None and message is not None:
                 name = getattr(message, "name", name)
-                receive(heard.epoch, message, now)
+                member.receive(heard.epoch, message, now)
+            while (event := self.freshness.next_event()) is not None:
+                self._handle_event(event, member, now)
         if authentic:
             link.heard_at = now
         after()
         return BatchOrigin(authentic, name)
+
+    def _handle_event(self, event: FreshnessEvent, member: Member, now: float) -> None:
+        if isinstance(event, PeerResumed):
+            names = {sender_id(name): name for name in member.peers.known}
+            name = names.get(event.sender, f"the node with the id {event.sender.hex()}")
+            log.warning("%s was resumed from a snapshot of its memory; it is told to begin a new epoch", name)
+        else:
+            log.warning("this node was resumed from a snapshot of its memory, as a peer says; a new epoch begins")
+            member.begin_epoch(self.freshness.epoch, now)
 
     def _shout(self, refused: RefusedError | BodyError, link: Link, now: float) -> None:
         """Tell of what will not mend itself, once in a while."""

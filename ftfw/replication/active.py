@@ -131,6 +131,19 @@ class Active:
 
     # The stream
 
+    def restart(self, epoch: bytes, now: float) -> None:
+        """Begin a new stream, sealed in `epoch`: its numbers begin at 1, and no backup is known.
+
+        A reading that is under way may go on; the backups of the new stream take nothing from the rest of it.
+        """
+        self.epoch, self.sequence = epoch, 0
+        self.backups.clear()
+        self._kept.clear()
+        self._kept_bytes = 0
+        self._bodies.clear()
+        self._wanted = _Wanted()
+        self._heartbeat_at = now
+
     def offer(self, parts: Sequence[Part], now: float) -> None:
         """Stream live messages."""
         self._stream(messages.EVENTS, parts, now)

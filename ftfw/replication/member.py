@@ -41,6 +41,11 @@ class Member:
         self.active = self.backup = None
         self._heartbeat_at = now
 
+    def begin_epoch(self, epoch: bytes, now: float) -> None:
+        """Speak in `epoch` from now on, in the same role: an active begins a new stream."""
+        if self.active is not None:
+            self.active.restart(epoch, now)
+
     def bodies_to_send(self) -> list[bytes]:
         """Return the bodies to send, in their order, and forget them."""
         engine = self.active or self.backup

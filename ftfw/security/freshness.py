@@ -1,14 +1,19 @@
-"""Whom a node believes.  Seals what it says, opens what it hears, and lets nothing old through.  Sans-I/O.
+"""Freshness of frames: seals this node's bodies, opens those of others, and lets nothing old through.  Sans-I/O.
 
-An authentic frame may be a recording.  Within an epoch a window of counters tells (`window`).  A new epoch is believed
-only after its sender has sealed a challenge of ours in it: a recording cannot know a number that was drawn today.  Its
-frames are dropped until then, but for what proves freshness itself.  A challenge goes to a sender, not to an epoch, so
-that recordings cannot get in the way of the live one's proof.
+An authentic frame may be a recording.  Within an epoch a window of counters tells (`replay_window`).  A new epoch is
+believed only after its sender has sealed a challenge of this node in it: a recording cannot contain bytes that were
+drawn today.  Until then its frames are dropped, except those that prove freshness.  A challenge goes to a sender, not
+to an epoch, so recordings cannot get in the way of the live epoch's proof.
+
+A virtual machine that is resumed from a snapshot of its memory goes on in its epoch with counters of the past.  Its
+frames look replayed.  After some of them it is challenged, and told so if it answers under such a counter; then it
+begins a new epoch.  Its window is never reset: recordings from between snapshot and resumption would be fresh again.
 """
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import NamedTuple
 
 from ftfw.security import security_limits as limits
@@ -18,45 +23,79 @@ from ftfw.security.freshness_messages import (
     Challenge,
     Proof,
     Response,
+    Rewound,
     challenge,
     response,
+    rewound,
     unpack_proof,
 )
 from ftfw.security.replay_window import ReplayWindow
 
 
 class Heard(NamedTuple):
-    """An authentic body that was not heard before, from a live sender."""
+    """Holds the body of an authentic frame that was not heard before, from a live sender."""
 
     epoch: bytes
     body: bytes
 
 
+class PeerResumed(NamedTuple):
+    """Tells that a sender was resumed from a snapshot of its memory."""
+
+    sender: bytes
+
+
+class SelfResumed(NamedTuple):
+    """Tells that this node was resumed from a snapshot of its memory, and has begun a new epoch."""
+
+
+FreshnessEvent = PeerResumed | SelfResumed
+
+
 @dataclass(slots=True)
 class _Sender:
-    """What is known of a sender."""
+    """Holds what is known of one sender.  Times are seconds, monotonic."""
 
-    epoch: bytes | None = None  # the one that is proved
+    epoch: bytes | None = None
+    """The sender's one proved epoch."""
     window: ReplayWindow = field(default_factory=ReplayWindow)
+    """The counters of `epoch` that were accepted, over all links together."""
     by_link: dict[int, ReplayWindow] = field(default_factory=dict)
-    nonce: bytes = b""  # of the challenge that is under way
-    drawn_at: float = float("-inf")
-    challenged_at: float = float("-inf")
+    """The same for each link, if there are several: a counter comes once over each of them."""
+    replays: int = 0
+    """Frames of `epoch` refused as replayed since one was accepted."""
+    nonce: bytes = b""
+    """The bytes of the challenge under way; empty if there is none."""
+    drawn_at: float = -inf
+    """When `nonce` was drawn."""
+    highest_at_draw: int = -1
+    """The highest counter accepted before `nonce` was drawn: a live sender answers under a higher one."""
+    challenged_at: float = -inf
+    """When the last challenge was sent."""
 
-    def answered_by(self, nonce: bytes, now: float) -> bool:
-        """Whether this is the nonce of the challenge that is under way, and not too late."""
-        return bool(self.nonce) and nonce == self.nonce and now - self.drawn_at < limits.ANSWER_S
+    def is_answered_by(self, proof: Proof | None, now: float) -> bool:
+        """Return True if this is a response to the challenge under way that does not come too late."""
+        if not isinstance(proof, Response) or not self.nonce or proof.nonce != self.nonce:
+            return False
+        return now - self.drawn_at < limits.ANSWER_S
+
+    def begin(self, epoch: bytes, counter: int) -> None:
+        """Take `epoch` for proved, by the frame with this counter; frames from before it may be recordings."""
+        self.epoch, self.nonce, self.replays = epoch, b"", 0
+        self.window, self.by_link = ReplayWindow.behind(counter), {}
 
 
 class Freshness:
-    """Proves that senders are live, and to them that this node is; `random` returns so many random bytes.
+    """Proves that senders are live, and to them that this node is.
 
-    `links`: over how many of them a frame is sent.
+    `keys`: the first one seals, all of them open.  `links`: over how many of them each frame is sent.  `random` returns
+    so many random bytes.
     """
 
     def __init__(self, keys: Sequence[bytes], *, name: str, links: int, random: Callable[[int], bytes]) -> None:
+        self.counts: Counter[str] = Counter()  # challenges, responses, proofs, resumed
         self._bodies: list[bytes] = []
-        self.counts: Counter[str] = Counter()  # challenges, responses, proofs
+        self._events: deque[FreshnessEvent] = deque()
         self._name = name
         self._links = links
         self._id = sender_id(name)
@@ -64,16 +103,16 @@ class Freshness:
         self._opener = Opener(keys)
         self._keys = keys
         self._senders: dict[bytes, _Sender] = {}
-        self._responded_at = float("-inf")
+        self._responded_at = -inf
         self.begin_epoch()
 
     def begin_epoch(self) -> None:
-        """Speak under a new key from now on: a new stream begins."""
+        """Seal in a new epoch from now on."""
         self.epoch = self._random(EPOCH_SIZE)
         self._sealer = Sealer(self._keys[0], name=self._name, epoch=self.epoch)
 
     def rekey(self, keys: Sequence[bytes]) -> None:
-        """The first of `keys` seals from now on, all of them open.  Epochs, counters and proofs go on."""
+        """Seal with the first of `keys` from now on, and open with all.  Epochs, counters and proofs go on."""
         self._keys = keys
         self._opener.rekey(keys)
         self._sealer.rekey(keys[0])
@@ -83,14 +122,18 @@ class Freshness:
         bodies, self._bodies = self._bodies, []
         return bodies
 
+    def next_event(self) -> FreshnessEvent | None:
+        """Return the next event, and forget it; None if there is none."""
+        return self._events.popleft() if self._events else None
+
     def get_timer(self) -> None:
-        """Return None: all that is said answers a frame."""
+        """Return None: everything that is said answers a frame, at once."""
 
     def handle_timer(self, now: float) -> None:
         """Do nothing: no timer is ever due."""
 
     def seal(self, bodies: Sequence[bytes]) -> list[bytes]:
-        """The frames that carry these."""
+        """Return the frames that carry `bodies`."""
         return list(map(self._sealer.seal, bodies))
 
     def receive(self, frame: bytes, link: int, now: float) -> Heard | None:
@@ -103,9 +146,13 @@ class Freshness:
             raise RefusedError("own_frame" if opened.epoch == self.epoch else "own_name")
         sender = self._sender(opened.sender)
         if opened.epoch != sender.epoch:
-            self._prove(sender, opened, len(frame), now)
+            self._receive_unproved(sender, opened, len(frame), now)
             return None
-        self._check_replay(sender, opened, link)
+        if (reason := self._replay(sender, opened, link)) is not None:
+            if reason == "replayed" and self._receive_replayed(sender, opened, len(frame), now):
+                return None
+            raise RefusedError(reason)
+        sender.replays = 0
         if (proof := unpack_proof(opened.body)) is not None:
             self._answer(proof, now)
             return None
@@ -118,47 +165,70 @@ class Freshness:
             del self._senders[next(iter(self._senders))]
         return known
 
-    def _check_replay(self, sender: _Sender, opened: Opened, link: int) -> None:
-        """A frame comes once over each link: over another it is a duplicate, over the same one a replay."""
+    def _replay(self, sender: _Sender, opened: Opened, link: int) -> str | None:
+        """Return why a frame of a proved epoch is refused, or None; a counter that is fresh counts as accepted then.
+
+        A frame comes once over each link.  Over another link it is a duplicate, over the same one it was replayed.
+        """
         if self._links > 1:
             window = sender.by_link.setdefault(link, ReplayWindow())
             if not window.is_fresh(opened.counter):
-                raise RefusedError("replayed")
+                return "replayed"
             window.accept(opened.counter)
         if not sender.window.is_fresh(opened.counter):
-            raise RefusedError("duplicate" if self._links > 1 else "replayed")
+            return "duplicate" if self._links > 1 else "replayed"
         sender.window.accept(opened.counter)
+        return None
 
-    def _prove(self, sender: _Sender, opened: Opened, size: int, now: float) -> None:
-        """Of an epoch that is not proved, only what proves freshness is looked at."""
-        message = unpack_proof(opened.body)
-        if isinstance(message, Response) and sender.answered_by(message.nonce, now):
-            sender.epoch, sender.nonce = opened.epoch, b""
-            sender.window, sender.by_link = ReplayWindow(), {}
-            sender.window.accept(opened.counter)
+    def _receive_replayed(self, sender: _Sender, opened: Opened, size: int, now: float) -> bool:
+        """Find out whether the sender was resumed from a snapshot; return True if this frame shows that it was."""
+        proof = unpack_proof(opened.body)
+        if sender.is_answered_by(proof, now) and opened.counter <= sender.highest_at_draw:
+            sender.nonce, sender.replays = b"", 0
+            self.counts["resumed"] += 1
+            self._events.append(PeerResumed(opened.sender))
+            self._bodies.append(rewound(opened.epoch))
+            return True
+        sender.replays += 1
+        if sender.replays >= limits.REPLAYS_MAX:
+            self._challenge(sender, opened.sender, size, now)
+        return False
+
+    def _receive_unproved(self, sender: _Sender, opened: Opened, size: int, now: float) -> None:
+        """Take in a frame of an epoch that is not proved: nothing is looked at except what is about freshness."""
+        proof = unpack_proof(opened.body)
+        if sender.is_answered_by(proof, now):
+            sender.begin(opened.epoch, opened.counter)
             self.counts["proofs"] += 1
             return
-        if isinstance(message, Challenge):
-            self._answer(message, now)
-        # No larger than what caused it, and seldom: nobody can have other nodes flooded by this one.
-        if now - sender.challenged_at >= limits.CHALLENGE_S and size >= OVERHEAD + CHALLENGE_BYTES:
-            self._challenge(sender, opened.sender, now)
-        if message is None:
+        if proof is not None:
+            self._answer(proof, now)
+        self._challenge(sender, opened.sender, size, now)
+        if proof is None:
             raise RefusedError("unproved")
 
-    def _challenge(self, sender: _Sender, identity: bytes, now: float) -> None:
+    def _challenge(self, sender: _Sender, identity: bytes, size: int, now: float) -> None:
+        """Challenge a sender, unless it was just challenged, or its frame of `size` bytes is shorter than a challenge.
+
+        So nobody can have other nodes flooded by this one.
+        """
+        if now - sender.challenged_at < limits.CHALLENGE_S or size < OVERHEAD + CHALLENGE_BYTES:
+            return
         if not sender.nonce or now - sender.drawn_at >= limits.NONCE_S:
             sender.nonce, sender.drawn_at = self._random(limits.NONCE_BYTES), now
+            sender.highest_at_draw = sender.window.highest
         sender.challenged_at = now
         self.counts["challenges"] += 1
         self._bodies.append(challenge(identity, sender.nonce))
 
-    def _answer(self, message: Proof, now: float) -> None:
-        if (
-            isinstance(message, Challenge)
-            and message.target == self._id
-            and now - self._responded_at >= limits.RESPONSE_S
-        ):
-            self._responded_at = now
-            self.counts["responses"] += 1
-            self._bodies.append(response(message.nonce))
+    def _answer(self, proof: Proof, now: float) -> None:
+        """Answer a challenge of this node, and begin a new epoch if this one's counters have gone back."""
+        if isinstance(proof, Challenge) and proof.target == self._id:
+            if now - self._responded_at >= limits.RESPONSE_S:
+                self._responded_at = now
+                self.counts["responses"] += 1
+                self._bodies.append(response(proof.nonce))
+        elif isinstance(proof, Rewound) and proof.epoch == self.epoch:
+            self.begin_epoch()
+            self._senders.clear()  # what this node has heard since the snapshot could be played to it again
+            self._events.append(SelfResumed())

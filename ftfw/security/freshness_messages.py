@@ -1,6 +1,6 @@
-"""CHALLENGE and RESPONSE: the two bodies that prove that an epoch is live.  Pure.
+"""CHALLENGE, RESPONSE and REWOUND: the bodies that tell live epochs from others.  Pure.
 
-All bodies of the protocol are msgpack arrays whose first element is the kind, out of one space of numbers.  These two
+All bodies of the protocol are msgpack arrays whose first element is the kind, out of one space of numbers.  These
 kinds belong to this package, all others to `ftfw.replication.messages`.
 """
 
@@ -13,7 +13,8 @@ from ftfw.security.security_limits import NONCE_BYTES
 
 CHALLENGE: Final = 9
 RESPONSE: Final = 10
-_KINDS: Final = (bytes((CHALLENGE,)), bytes((RESPONSE,)))
+REWOUND: Final = 17
+_KINDS: Final = (bytes((CHALLENGE,)), bytes((RESPONSE,)), bytes((REWOUND,)))
 
 
 class Challenge(NamedTuple):
@@ -29,7 +30,17 @@ class Response(NamedTuple):
     nonce: bytes
 
 
-Proof = Challenge | Response
+class Rewound(NamedTuple):
+    """Tells the sender of `epoch` that its counters have gone back, so that it must begin another epoch.
+
+    The sender of this body has had a fresh nonce answered in that epoch under a counter of the past.  The statement is
+    true for ever, so a recording of it says nothing wrong.
+    """
+
+    epoch: bytes
+
+
+Proof = Challenge | Response | Rewound
 
 
 def challenge(target: bytes, nonce: bytes) -> bytes:
@@ -41,6 +52,12 @@ def challenge(target: bytes, nonce: bytes) -> bytes:
 def response(nonce: bytes) -> bytes:
     """Pack the response to a challenge."""
     packed: bytes = msgpack.packb([RESPONSE, nonce])
+    return packed
+
+
+def rewound(epoch: bytes) -> bytes:
+    """Pack the statement that the counters of `epoch` have gone back."""
+    packed: bytes = msgpack.packb([REWOUND, epoch])
     return packed
 
 
@@ -63,4 +80,6 @@ def unpack_proof(body: bytes) -> Proof | None:
             return Challenge(target, nonce)
         case [10, bytes(nonce)]:
             return Response(nonce)
+        case [17, bytes(epoch)]:
+            return Rewound(epoch)
     raise RefusedError("malformed")

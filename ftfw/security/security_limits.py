@@ -13,5 +13,6 @@ WINDOW_COUNTERS: Final = 4096  # counters behind the highest that may still arri
 
 CHALLENGE_S: Final = 0.2  # between two challenges to one sender
 RESPONSE_S: Final = 0.02  # between two responses, whoever asks
+REPLAYS_MAX: Final = 10  # replayed frames of a sender in a row, none accepted; then it is challenged in its epoch
 SENDERS_MAX: Final = 64  # senders that are known or challenged at a time; the one unheard for longest goes first
 EPOCHS_MAX: Final = 256  # epochs whose derived keys are kept; the one unheard for longest goes first

@@ -14,6 +14,7 @@ from tests.simulation.kernel import Kernel, held
 from tests.simulation.network import Network, Weather
 from tests.simulation.node import History, Node
 from tests.unit.conntrack import Conn
+from tests.unit.snapshots import snapshot
 from tests.unit.table import alike
 from tests.unit.table import held as rows_held
 
@@ -177,6 +178,19 @@ class Run:
                 self.traffic()
                 self.step()
 
+    def _resumed(self) -> None:
+        """A node goes on with the counters and proofs of a moment ago, as a resumed virtual machine does."""
+        node = self.random.choice(list(self.nodes.values()))
+        if not node.up:
+            return
+        kept, accepted = snapshot(node.freshness, self.random), set(node.accepted)
+        for _ in range(self.random.randrange(5, 200)):
+            self.traffic()
+            self.step()
+        if node.up and node.freshness.epoch == kept.epoch:
+            node.freshness, node.accepted = kept, accepted
+            self.tell(f"{node.name} is resumed")
+
     def _resync(self) -> None:
         if (node := self._pick()) is not None and node.member.backup is not None:
             node.member.backup.request_snapshot(self.now)
@@ -306,7 +320,7 @@ FAULT_KINDS = tuple(
     sorted(
         (
             *("partition", "restart_backup", "restart_active", "overrun", "slow_reader", "recordings", "forgeries"),
-            *("rotation", "resync", "takeover", "switch", "tamper"),
+            *("rotation", "resumed", "resync", "takeover", "switch", "tamper"),
         )
     )
 )

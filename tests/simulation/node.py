@@ -13,7 +13,7 @@ from ftfw.replication.member import Member
 from ftfw.replication.messages import Ack, BodyError
 from ftfw.replication.store import Store
 from ftfw.security.frames import RefusedError
-from ftfw.security.freshness import Freshness
+from ftfw.security.freshness import Freshness, SelfResumed
 from tests.simulation.kernel import Kernel, View, held
 from tests.unit.reading import Reader
 
@@ -126,12 +126,19 @@ class Node:
             except (RefusedError, BodyError) as refused:
                 self.reasons[refused.reason] += 1
                 continue
+            self._look_at_events(now)
             if heard is None or message is None:
                 continue
             self._check_heard(frame, heard.epoch)
             if isinstance(message, Ack):
                 self._check_ack(message)
             self.member.receive(heard.epoch, message, now)
+
+    def _look_at_events(self, now: float) -> None:
+        while (event := self.freshness.next_event()) is not None:
+            if isinstance(event, SelfResumed):
+                self._kept_for.clear()
+                self.member.begin_epoch(self.freshness.epoch, now)
 
     def _check_heard(self, frame: bytes, epoch: bytes) -> None:
         assert self._history.sealed.get(frame) == epoch, "a frame was accepted that nobody has sealed"

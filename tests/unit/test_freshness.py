@@ -1,13 +1,15 @@
 import contextlib
+from math import inf
 from random import Random
 
 import pytest
 
 from ftfw.replication import messages
-from ftfw.security.frames import RefusedError
-from ftfw.security.freshness import Freshness, Heard
-from ftfw.security.freshness_messages import challenge, response
+from ftfw.security.frames import RefusedError, sender_id
+from ftfw.security.freshness import Freshness, FreshnessEvent, Heard, PeerResumed, SelfResumed
+from ftfw.security.freshness_messages import challenge, response, rewound
 from ftfw.security.security_limits import ANSWER_S, CHALLENGE_S, SENDERS_MAX
+from tests.unit.snapshots import snapshot
 
 KEY, OTHER = b"k" * 32, b"o" * 32
 BODY = messages.heartbeat("fw1", "active", 1, 1)
@@ -114,7 +116,7 @@ def test_a_heartbeat_of_the_shortest_name_is_long_enough_to_be_challenged() -> N
 
 def test_responses_are_seldom_too() -> None:
     speaker, listener = talker("fw1"), talker("fw2")
-    challenges = [challenge(listener._id, bytes((number,)) * 8) for number in range(50)]
+    challenges = [challenge(sender_id("fw2"), bytes((number,)) * 8) for number in range(50)]
     for frame in speaker.seal(challenges):
         assert listener.receive(frame, 0, 0.0) is None
     assert listener.counts["responses"] == 1
@@ -190,3 +192,100 @@ def test_a_bounded_number_of_senders_is_remembered() -> None:
     for number in range(2 * SENDERS_MAX):
         reason(listener, talker(f"node{number}").seal([BODY])[0])
     assert len(listener._senders) == SENDERS_MAX
+
+
+def test_frames_from_before_the_proof_are_not_believed_after_it() -> None:
+    one, two = talker("fw1"), talker("fw2")
+    before = one.seal([BODY] * 20)
+    introduce(one, two)
+    assert hear_all(two, before) == []
+    assert len(hear_all(two, one.seal([BODY]))) == 1
+
+
+# Virtual machines that are resumed from a snapshot of their memory
+
+
+def heartbeats(speaker: Freshness, listener: Freshness, seconds: float, begun: float) -> float:
+    """Let one speak every tenth of a second, and both answer, until the other one hears it; return when it does."""
+    for tenth in range(int(seconds * 10)):
+        now = begun + tenth / 10
+        if hear_all(listener, speaker.seal([BODY]), now):
+            return now - begun
+        for _ in range(2):
+            hear_all(speaker, say(listener), now)
+            hear_all(listener, say(speaker), now)
+    return inf
+
+
+def events(node: Freshness) -> list[FreshnessEvent]:
+    return list(iter(node.next_event, None))
+
+
+@pytest.mark.parametrize("spoken", [15, 100, 20000])
+def test_a_node_that_is_resumed_from_a_snapshot_is_heard_again_within_two_seconds(spoken: int) -> None:
+    random = Random(1)
+    one, two = Freshness([KEY], name="fw1", links=1, random=random.randbytes), talker("fw2")
+    introduce(one, two)
+    introduce(two, one)
+    resumed = snapshot(one, random)
+    recorded = one.seal([BODY] * spoken)
+    assert len(hear_all(two, recorded, 1.0)) == spoken
+    before = resumed.epoch
+    assert heartbeats(resumed, two, 5.0, begun=2.0) < 2.0
+    assert resumed.epoch != before
+    assert events(resumed) == [SelfResumed()]
+    assert events(two) == [PeerResumed(sender_id("fw1"))]
+    assert two.counts["resumed"] == 1
+    assert hear_all(two, recorded, 5.0) == []
+    assert len(hear_all(two, resumed.seal([BODY]), 5.0)) == 1
+
+
+def test_a_resumed_node_forgets_what_was_proved_to_it() -> None:
+    random = Random(1)
+    one, two = Freshness([KEY], name="fw1", links=1, random=random.randbytes), talker("fw2")
+    introduce(one, two)
+    introduce(two, one)
+    resumed = snapshot(one, random)
+    hear_all(two, one.seal([BODY] * 50), 1.0)
+    recorded = two.seal([BODY] * 20)
+    heartbeats(resumed, two, 5.0, begun=2.0)
+    assert hear_all(resumed, recorded, 5.0) == []
+
+
+def test_recordings_of_a_live_node_cause_a_challenge_and_nothing_else() -> None:
+    one, two = talker("fw1"), talker("fw2")
+    introduce(one, two)
+    introduce(two, one)
+    recorded = one.seal([BODY] * 30)
+    hear_all(two, recorded, 1.0)
+    for tenth in range(30):
+        assert hear_all(two, recorded, 2.0 + tenth / 10) == []
+        asked = say(two)
+        assert len(asked) <= 1
+        hear_all(one, asked, 2.0 + tenth / 10)
+        recorded += say(one)  # the answers arrive with the recordings, again and again
+    assert two.counts["challenges"] > 2
+    assert [hear_all(two, recorded, 5.0 + later) for later in (0.0, 7.0)] == [[], []]
+    assert (events(one), events(two), two.counts["resumed"]) == ([], [], 0)
+
+
+def test_an_answer_that_is_late_on_its_way_is_no_sign_of_a_resumption() -> None:
+    """It comes behind 5,000 later frames, so that its counter is no longer in the window."""
+    one, two = talker("fw1"), talker("fw2")
+    introduce(one, two)
+    recorded = one.seal([BODY] * 20)
+    hear_all(two, recorded * 2, 1.0)
+    hear_all(one, say(two), 1.0)
+    answer = say(one)
+    assert len(answer) == 1
+    hear_all(two, one.seal([BODY] * 5000), 1.1)
+    assert reason(two, answer[0], 1.2) == "replayed"
+    assert events(two) == []
+
+
+def test_a_recorded_rewound_ends_no_other_epoch() -> None:
+    one, two = talker("fw1"), talker("fw2")
+    introduce(two, one)
+    epoch = one.epoch
+    assert one.receive(two.seal([rewound(bytes(32))])[0], 0, 0.0) is None
+    assert (one.epoch, events(one)) == (epoch, [])

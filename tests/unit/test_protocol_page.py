@@ -59,7 +59,20 @@ def test_the_types_are_the_codes() -> None:
     told = {name: int(number) for number, name, _ in rows("Messages")}
     names = (
         *("HEARTBEAT", "EVENTS", "SNAPSHOT_BEGIN", "SNAPSHOT_PART", "SNAPSHOT_END"),
-        *("ACK", "RESYNC", "LOST", "CHALLENGE", "RESPONSE", "COMPARE", "DIGESTS", "SCOPE", "WANT", "RENEW", "FACTS"),
+        *(
+            "ACK",
+            "RESYNC",
+            "LOST",
+            "CHALLENGE",
+            "RESPONSE",
+            "COMPARE",
+            "DIGESTS",
+            "SCOPE",
+            "WANT",
+            "RENEW",
+            "FACTS",
+            "REWOUND",
+        ),
     )
     assert told == {name: vars(messages).get(name) or vars(freshness_messages)[name] for name in names}
 

@@ -11,6 +11,7 @@ from ftfw.daemon.transport import UNHEARD, Transport
 from ftfw.link.link_base import BatchOrigin, Link, Received
 from ftfw.replication import messages
 from ftfw.replication.limits import PEER_LOST_S
+from ftfw.replication.member import Member
 from ftfw.replication.messages import Heartbeat, Message
 from ftfw.security.frames import RefusedError
 from ftfw.security.freshness import Freshness
@@ -45,14 +46,16 @@ class Pipe(Link):
         raise NotImplementedError
 
 
-class Heard:
-    """What a wire has handed on."""
+class Heard(Member):
+    """Keeps what a transport has handed on."""
 
     def __init__(self) -> None:
+        super().__init__("fw1")
         self.messages: list[Message] = []
         self.batches = 0
 
-    def receive(self, _epoch: bytes, message: Message, _now: float) -> None:
+    def receive(self, epoch: bytes, message: Message, now: float) -> None:
+        super().receive(epoch, message, now)
         self.messages.append(message)
 
     def after(self) -> None:
@@ -75,7 +78,7 @@ async def introduced(wire: Transport) -> Freshness:
     assert isinstance(link, Pipe)
     for _ in range(2):
         link.batches = [peer.seal([BEAT, *peer.bodies_to_send()])]
-        await wire.receive_all(link, heard.receive, heard.after)
+        await wire.receive_all(link, heard, heard.after)
         wire.send(wire.freshness.bodies_to_send())
         for frame in link.frames:
             with contextlib.suppress(RefusedError):
@@ -108,7 +111,7 @@ async def test_a_link_learns_what_was_authentic_and_who_spoke() -> None:
     first.batches = [[frame, *sealed(BEAT, key=OTHER), b"x"], peer.seal([b"\xc1"])]
     second.batches = [[frame], sealed(BEAT, name="fw1"), sealed(BEAT, name="fw3")]
     for link in (first, second):
-        await wire.receive_all(link, heard.receive, heard.after)
+        await wire.receive_all(link, heard, heard.after)
     assert first.taken == [
         BatchOrigin(1, "fw2"),
         BatchOrigin(1, None),
@@ -126,7 +129,7 @@ async def test_another_protocol_version_is_refused_naming_both(caplog: pytest.Lo
     (frame,) = sealed(BEAT)
     link.batches = [[frame[:2] + bytes((9,)) + frame[3:]] * 2]
     heard = Heard()
-    await Transport([link], [KEY], name="fw1").receive_all(link, heard.receive, heard.after)
+    await Transport([link], [KEY], name="fw1").receive_all(link, heard, heard.after)
     assert link.dropped["version"] == 2
     (told,) = caplog.messages  # once
     assert told.startswith(
