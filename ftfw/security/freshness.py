@@ -148,10 +148,12 @@ class Freshness:
         if opened.epoch != sender.epoch:
             self._receive_unproved(sender, opened, len(frame), now)
             return None
-        if (reason := self._replay(sender, opened, link)) is not None:
-            if reason == "replayed" and self._receive_replayed(sender, opened, len(frame), now):
+        try:
+            self._check_replay(sender, opened, link)
+        except RefusedError as refused:
+            if refused.reason == "replayed" and self._receive_replayed(sender, opened, len(frame), now):
                 return None
-            raise RefusedError(reason)
+            raise
         sender.replays = 0
         if (proof := unpack_proof(opened.body)) is not None:
             self._answer(proof, now)
@@ -165,20 +167,19 @@ class Freshness:
             del self._senders[next(iter(self._senders))]
         return known
 
-    def _replay(self, sender: _Sender, opened: Opened, link: int) -> str | None:
-        """Return why a frame of a proved epoch is refused, or None; a counter that is fresh counts as accepted then.
+    def _check_replay(self, sender: _Sender, opened: Opened, link: int) -> None:
+        """Accept the counter of a frame of the proved epoch.  Raises RefusedError if it is not fresh.
 
         A frame comes once over each link.  Over another link it is a duplicate, over the same one it was replayed.
         """
         if self._links > 1:
             window = sender.by_link.setdefault(link, ReplayWindow())
             if not window.is_fresh(opened.counter):
-                return "replayed"
+                raise RefusedError("replayed")
             window.accept(opened.counter)
         if not sender.window.is_fresh(opened.counter):
-            return "duplicate" if self._links > 1 else "replayed"
+            raise RefusedError("duplicate" if self._links > 1 else "replayed")
         sender.window.accept(opened.counter)
-        return None
 
     def _receive_replayed(self, sender: _Sender, opened: Opened, size: int, now: float) -> bool:
         """Find out whether the sender was resumed from a snapshot; return True if this frame shows that it was."""
