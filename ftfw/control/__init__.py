@@ -1,1 +1,1 @@
-"""The control socket: the server in the daemon, and the client, which imports nothing heavy."""
+"""Holds the control socket's client and server, and the vocabulary that commands and daemon share."""

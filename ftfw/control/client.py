@@ -1,6 +1,7 @@
-"""The control socket's protocol, seen from a command: one request line, progress lines, one closing line.
+"""Sends commands to the daemon through its control socket.
 
-Nothing heavy is imported here: `ftfw notify` and `ftfw promote` are on the failover path.
+The protocol is lines of JSON: the client sends one request, the server sends progress and one closing line, which is a
+result or an error.  This module imports nothing heavy: `ftfw notify` and `ftfw promote` are on the failover path.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CONNECT_TIMEOUT_S = 5.0
-SILENCE_MAX_S = 60.0  # a daemon that has nothing to say for so long is taken for dead
+SILENCE_MAX_S = 60.0  # a daemon that sends nothing for so long is regarded as dead
 
 
 class ControlError(Exception):
-    """A command could not be carried out; the message says why, and what to do about it."""
+    """A command could not be executed; the message says why, and names the remedy."""
 
 
 class SilentError(ControlError):
-    """There is a daemon, and it says nothing."""
+    """The daemon is there, but does not answer."""
 
 
 def call(
@@ -38,10 +39,10 @@ def call(
     silence_max_s: float = SILENCE_MAX_S,
     **arguments: Any,
 ) -> dict[str, Any]:
-    """Have the daemon behind the socket at `path` carry out `command`, and return its result.
+    """Have the daemon that listens at `path` execute `command`, and return its result.
 
-    `on_progress` sees what the daemon reports on the way. Raises ControlError if there is no daemon, if it
-    refuses, or if it goes away or silent before the end.
+    `on_progress` gets what the daemon reports meanwhile.  Raises ControlError if no daemon listens, if it refuses, or
+    if it disconnects before the end; SilentError if it sends nothing for `silence_max_s` seconds.
     """
     with _connected(path, silence_max_s) as connection:
         try:
@@ -50,7 +51,7 @@ def call(
                 for line in lines:
                     if not line.endswith(b"\n"):
                         break  # cut off within a line
-                    kind, content = _parse(path, line)
+                    kind, content = parse_reply(path, line)
                     if kind == "result":
                         return content
                     if on_progress is not None:
@@ -63,8 +64,11 @@ def call(
     raise ControlError(f"{path}: the daemon closed the connection before it was done; see its log")
 
 
-def _parse(path: Path, line: bytes) -> tuple[str, dict[str, Any]]:
-    """Return a line's kind, "progress" or "result", and its content; ControlError for anything else."""
+def parse_reply(path: Path, line: bytes) -> tuple[str, dict[str, Any]]:
+    """Return the kind of a server's line, "progress" or "result", and its content.
+
+    Raises ControlError for an error line, and for anything that is not a line of this protocol.
+    """
     try:
         reply = json.loads(line)
     except (ValueError, RecursionError):
@@ -75,7 +79,7 @@ def _parse(path: Path, line: bytes) -> tuple[str, dict[str, Any]]:
         for kind in ("progress", "result"):
             if isinstance(reply.get(kind), dict):
                 return kind, reply[kind]
-    raise ControlError(f"{path}: this is not an answer of ftfw; does the socket belong to another program?")
+    raise ControlError(f"{path}: found something that is not an answer of ftfw; set control.socket to ftfw's socket")
 
 
 def _connected(path: Path, silence_max_s: float) -> socket.socket:
@@ -96,22 +100,22 @@ def _why_not_connected(path: Path, error: OSError) -> str:
         case FileNotFoundError():
             return f"{path}: no such socket: ftfw is not running, or its control.socket is another path"
         case ConnectionRefusedError():
-            return f"{path}: nobody answers: ftfw is not running; start it with `ftfw --role active|backup`"
+            return f"{path}: no process listens: ftfw is not running; start it with `ftfw --role active|backup`"
         case PermissionError():
             return f"{path}: permission denied; run this as root, or as the user that ftfw runs as"
         case BlockingIOError() | TimeoutError():
-            return f"{path}: the daemon does not take connections; it hangs: see its log, restart it"
+            return f"{path}: the daemon does not accept connections; it hangs: see its log, restart it"
     if error.errno == errno.EPROTOTYPE:
-        return f"{path}: another program's socket, of another kind; set control.socket to another path"
+        return f"{path}: another program uses it as a socket of another kind; set control.socket to another path"
     return f"{path}: {error.strerror or error}"
 
 
 def socket_of(config: Path | None) -> tuple[Path, str | None]:
-    """Return the control socket that the file at `config` (None: the default file) names, and any warning.
+    """Return the control socket that the file at `config` (None: the default file) names, and a warning or None.
 
-    Nothing but that one key is looked at, and a file that is no TOML is gone over line by line: no slip, made while the
-    daemon runs, shall keep a takeover from it. Where no socket is to be found it is the default one. Without `config`,
-    the file may be missing.
+    No mistake in the file, made while the daemon runs, may prevent a takeover: only this key is read, and a file that
+    is not TOML is searched line by line.  Without a valid key the default socket is returned.  Without `config`, the
+    file may be missing.
     """
     file = config or DEFAULT_CONFIG
     try:
@@ -132,7 +136,7 @@ def socket_of(config: Path | None) -> tuple[Path, str | None]:
 
 
 def _socket_by_line(text: str) -> Path:
-    """Return the control socket that a line of a file names which is no TOML."""
+    """Return the control socket that a line of a file that is not TOML names, or the default one."""
     section = ""
     for line in text.splitlines():
         if header := re.match(r"\s*\[+\s*([^\]\s]*)", line):

@@ -1,19 +1,15 @@
-"""The control socket's server. `ftfw.control_client` tells the protocol; its names are offered here too.
+"""Serves commands on the control socket; `ftfw.control.client` describes the protocol.
 
-A client that hangs, sends garbage, reads slowly or goes away costs the daemon a bounded amount of memory and
-no time; its command, once read, is carried out to the end whoever listens.
+A client that hangs, sends garbage, reads slowly or disconnects costs the daemon a bounded amount of memory and no time.
+A command that has been read is executed to its end, whether or not its client still waits.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import logging
-import os
-import socket
-import stat
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import count, islice
 from pathlib import Path
@@ -21,57 +17,54 @@ from typing import Any
 
 import trio
 
-from ftfw.control.client import ControlError, call
-
-__all__ = ["ControlError", "Handler", "Progress", "call", "serve"]
+from ftfw.control.client import ControlError
+from ftfw.control.socket_file import identity, open_listener, remove_own
 
 log = logging.getLogger(__name__)
 
 Progress = Callable[[dict[str, Any]], Awaitable[None]]
 Handler = Callable[[dict[str, Any], Progress], Awaitable[dict[str, Any]]]
 
-REQUEST_LENGTH_MAX = 4096  # bytes; more is an error
+REQUEST_LENGTH_MAX = 4096  # bytes; a longer request is an error
 REQUEST_DEADLINE_S = 5.0  # from the connection to the end of the request line
-WRITE_DEADLINE_S = 5.0  # a client that takes nothing for so long is dropped
-# However many come, what a failover wants is never turned away: `role_changer` bounds how many of them wait.
+WRITE_DEADLINE_S = 5.0  # a client that reads nothing for so long is dropped
+# Commands of a failover are never refused, however many come: `role_changer` bounds how many of them wait.
 ROLE_COMMANDS = frozenset({"promote", "demote", "notify"})
-CLIENTS_MAX = 16  # with other commands, at once; more are told so and closed
-CONNECTIONS_MAX = 512  # at once, with a command or without one yet; more are not accepted until one of them ends
-QUEUE_MAX = 512  # connections that the kernel holds until they are accepted; more are refused by it
-PROGRESS_QUEUE_MAX = 64  # lines; what a slow client has no room for is left out
+CLIENTS_MAX = 16  # at once, with other commands; more get an error
+CONNECTIONS_MAX = 512  # at once, whether or not their command has come; more are not accepted until one ends
+PROGRESS_QUEUE_MAX = 64  # lines; those that a slow client leaves no room for are dropped
 ENTRIES_PER_CHUNK = 64  # encoded between two checkpoints
 
 
 async def serve(path: Path, handler: Handler, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
     """Answer commands at `path` with `handler` until cancelled; started once clients can connect.
 
-    The socket file has mode 0600 from its first instant. A file that nobody answers on is replaced;
-    ControlError is raised if somebody does, or if the file cannot be made. In a result the handler may put
-    iterators for lists: they are read in small chunks. ControlError from the handler is the client's error
-    line; any other exception is logged, and the client told so.
+    The handler gets a request as soon as it has been read.  The request's `arrival` numbers the connections: of two
+    requests read at the same time, the one with the higher number came later.  The handler's result may have iterators
+    in place of lists: they are read in small chunks.  ControlError from the handler becomes the client's error line;
+    any other exception is logged, and the client gets an error that says so.
 
-    A request is handed over as soon as it is read. `arrival` in it numbers the connections: of two requests that are
-    read at the same time the one with the higher number is the later one.
+    Raises ControlError if another process listens at `path`, or if the file cannot be created.
     """
-    listener = _listen(path)
-    identity = _identity(path)
+    listener = open_listener(path)
+    own = identity(path)
     try:
         with trio.socket.from_stdlib_socket(listener) as listening:
             async with trio.open_nursery() as nursery:
                 task_status.started()
                 await _Server(handler, nursery).accept_all(listening)
     finally:
-        _remove_own(path, identity)
+        remove_own(path, own)
 
 
 class _Server:
-    """The clients of one socket."""
+    """Serves the clients of one socket."""
 
     def __init__(self, handler: Handler, nursery: trio.Nursery) -> None:
         self._handler = handler
         self._nursery = nursery
         self._connections = trio.Semaphore(CONNECTIONS_MAX)
-        self._served = 0  # of those that CLIENTS_MAX is for
+        self._served = 0  # clients that count towards CLIENTS_MAX
 
     async def accept_all(self, listening: trio.socket.SocketType) -> None:
         for arrival in count():
@@ -80,7 +73,7 @@ class _Server:
             self._nursery.start_soon(self._attend, stream, arrival)
 
     async def _attend(self, stream: trio.SocketStream, arrival: int) -> None:
-        """One client: read the request, carry it out, write what comes of it."""
+        """Read one client's request, execute it, and write the result."""
         try:
             async with stream:
                 try:
@@ -89,11 +82,11 @@ class _Server:
                     await _write(stream, _line({"error": str(error)}))
                     return
                 if request is not None:
-                    await self._find_place(stream, {**request, "arrival": arrival})
+                    await self._admit(stream, {**request, "arrival": arrival})
         finally:
             self._connections.release()
 
-    async def _find_place(self, stream: trio.SocketStream, request: dict[str, Any]) -> None:
+    async def _admit(self, stream: trio.SocketStream, request: dict[str, Any]) -> None:
         if request["command"] in ROLE_COMMANDS:
             await self._answer(stream, request)
         elif self._served < CLIENTS_MAX:
@@ -116,7 +109,7 @@ class _Server:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_write_lines, stream, lines)
             with progress:
-                reply = await _carry_out(self._handler, request, report)
+                reply = await _execute(self._handler, request, report)
         await _write_reply(stream, reply)
 
 
@@ -140,7 +133,7 @@ async def _accept(listening: trio.socket.SocketType) -> trio.socket.SocketType:
 
 
 async def _read_request(stream: trio.SocketStream) -> dict[str, Any] | None:
-    """Return the request, or None if the client went away; ControlError if it is not one."""
+    """Return the request, or None if the client disconnected.  Raises ControlError if it is not a request."""
     received = bytearray()
     with trio.move_on_after(REQUEST_DEADLINE_S) as deadline, contextlib.suppress(trio.BrokenResourceError):
         while b"\n" not in received and len(received) < REQUEST_LENGTH_MAX:
@@ -154,7 +147,7 @@ async def _read_request(stream: trio.SocketStream) -> dict[str, Any] | None:
 
 
 def parse_request(received: bytes) -> dict[str, Any]:
-    """The request in what a client has sent; ControlError if there is none."""
+    """Return the request in the bytes that a client has sent.  Raises ControlError if there is none."""
     line, end, _ = received.partition(b"\n")
     if not end:
         raise ControlError(f"a request is one line of at most {REQUEST_LENGTH_MAX} bytes")
@@ -167,7 +160,7 @@ def parse_request(received: bytes) -> dict[str, Any]:
     return request
 
 
-async def _carry_out(handler: Handler, request: dict[str, Any], report: Progress) -> dict[str, Any]:
+async def _execute(handler: Handler, request: dict[str, Any], report: Progress) -> dict[str, Any]:
     try:
         return {"result": await handler(request, report)}
     except ControlError as error:
@@ -185,17 +178,17 @@ async def _write_lines(stream: trio.SocketStream, lines: trio.MemoryReceiveChann
 
 
 async def _write_reply(stream: trio.SocketStream, reply: dict[str, Any]) -> None:
-    """Write the closing line piece by piece: there may be a million entries in it."""
+    """Write the closing line piece by piece: it may have a million entries."""
     try:
         for piece in _pieces(reply):
             if not await _write(stream, piece):
                 return
     except Exception:
-        log.exception("control socket: an answer broke off")
+        log.exception("control socket: an answer was not completed")
 
 
 def _pieces(reply: dict[str, Any]) -> Iterator[bytes]:
-    """Encode `reply` as a line; lists and iterators directly in its result, a few items at a time."""
+    """Yield `reply` as a line; of lists and iterators directly in its result, a few items at a time."""
     if "result" not in reply:
         yield _line(reply)
         return
@@ -219,7 +212,7 @@ def _list_pieces(items: Iterator[Any]) -> Iterator[bytes]:
 
 
 async def _write(stream: trio.SocketStream, data: bytes) -> bool:
-    """Whether the client took it in time."""
+    """Write to the client; return whether it read everything in time."""
     with trio.move_on_after(WRITE_DEADLINE_S), contextlib.suppress(trio.BrokenResourceError):
         await stream.send_all(data)
         return True
@@ -228,78 +221,3 @@ async def _write(stream: trio.SocketStream, data: bytes) -> bool:
 
 def _line(content: dict[str, Any]) -> bytes:
     return json.dumps(content).encode() + b"\n"
-
-
-def _listen(path: Path) -> socket.socket:
-    """Bind a listening socket to `path`, in place of a stale one; ControlError if somebody answers there."""
-    try:
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise ControlError(f"{path}: cannot make its directory: {error.strerror}; set control.socket") from None
-    try:
-        # Two daemons that start together must not take each other's fresh socket for a stale one.
-        fcntl.flock(directory, fcntl.LOCK_EX)
-        if _is_stale(path):
-            path.unlink(missing_ok=True)
-        return _bind(path)
-    except OSError as error:
-        raise ControlError(
-            f"{path}: cannot tell who uses it, or remove it: {error.strerror}; run ftfw as the user that owns it and"
-            " its directory, or set control.socket to another path"
-        ) from None
-    finally:
-        os.close(directory)
-
-
-def _is_stale(path: Path) -> bool:
-    """Whether there is a socket file that nobody answers on; ControlError if somebody does, or it is no such file."""
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return False
-    if not stat.S_ISSOCK(mode):
-        raise ControlError(f"{path}: exists and is not a socket; move it away, or set control.socket to another path")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
-        try:
-            probe.connect(str(path))
-        except (ConnectionRefusedError, FileNotFoundError):
-            return True
-        except BlockingIOError:
-            pass  # its queue of clients is full: somebody is there
-        except OSError as error:
-            if error.errno != errno.EPROTOTYPE:
-                raise
-            raise ControlError(
-                f"{path}: another program's socket, of another kind; end that one, or set control.socket to another"
-                " path"
-            ) from None
-    raise ControlError(f"{path}: another ftfw answers here; end it first, or set control.socket to another path")
-
-
-def _bind(path: Path) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        # Linux gives the file the mode of the socket's own inode, less the umask (net/unix/af_unix.c): thus
-        # it is never open to others, and no other thread's files are touched, as they would be by umask.
-        os.fchmod(listener.fileno(), 0o600)
-        listener.bind(str(path))
-        listener.listen(QUEUE_MAX)
-    except OSError as error:
-        listener.close()
-        raise ControlError(f"{path}: cannot make the control socket: {error.strerror}; set control.socket") from None
-    return listener
-
-
-def _remove_own(path: Path, identity: tuple[int, int] | None) -> None:
-    """Remove the socket file, unless another daemon's has taken its place."""
-    if _identity(path) == identity:
-        path.unlink(missing_ok=True)
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.lstat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino

@@ -6,8 +6,9 @@ from typing import Any
 
 import trio
 
+from ftfw.control.client import ControlError
 from ftfw.control.notification_words import STATES, TYPES
-from ftfw.control.server import ControlError, Progress
+from ftfw.control.server import Progress
 from ftfw.daemon.keepalived_task import KeepalivedTask
 from ftfw.daemon.role_changer import WAITING_MAX
 from ftfw.daemon.role_runner import Roles

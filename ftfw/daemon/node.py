@@ -12,7 +12,7 @@ import trio
 
 from ftfw.config.schema import AnyLink, Config, MulticastLink
 from ftfw.control import server
-from ftfw.control.server import ControlError
+from ftfw.control.client import ControlError
 from ftfw.daemon import local_host, requirements
 from ftfw.daemon.command_handler import CommandHandler
 from ftfw.daemon.facts_sender import FactsSender

@@ -9,7 +9,8 @@ from typing import Any, Final
 import trio
 
 from ftfw.config.schema import Config
-from ftfw.control.server import ControlError, Progress
+from ftfw.control.client import ControlError
+from ftfw.control.server import Progress
 from ftfw.daemon import after_takeover, commit, leftover_entries, local_host
 from ftfw.daemon.active_role import ActiveRole
 from ftfw.daemon.backup_role import Standby

@@ -189,7 +189,7 @@ def requests() -> Iterator[bytes]:
 
 def read_reply(data: bytes) -> None:
     """Any bytes as a line of a daemon's answer."""
-    kind, content = client._parse(Path("/run/ftfw/control.sock"), data)
+    kind, content = client.parse_reply(Path("/run/ftfw/control.sock"), data)
     assert kind in ("progress", "result")
     assert isinstance(content, dict)
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ftfw.control import server
+from ftfw.control import client
 from tests.kernel.pair import LIMIT_S, Node, run, until
 from vagrant.vm_lab import control_groups
 
@@ -102,7 +102,7 @@ class Machine:
 
     def status(self) -> dict[str, Any]:
         """What `ftfw status --json` prints, without a process for each look at it."""
-        return server.call(self.path("/run/ftfw/control.sock"), "status")
+        return client.call(self.path("/run/ftfw/control.sock"), "status")
 
     def log(self) -> str:
         return self.run("journalctl", "--no-pager", "-o", "cat", "-u", "ftfw").stdout

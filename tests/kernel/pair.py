@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ftfw.control import server
-from ftfw.control.server import ControlError
+from ftfw.control import client
+from ftfw.control.client import ControlError
 from tests.kernel import netns
 
 T = TypeVar("T")
@@ -90,7 +90,7 @@ class Node:
 
     def status(self) -> dict[str, Any]:
         """What `ftfw status --json` prints, without a process for each look at it."""
-        return server.call(self.workdir / "control.sock", "status")
+        return client.call(self.workdir / "control.sock", "status")
 
     def flows(self) -> list[Any]:
         """The node's flows without what may differ: timers, and the TCP flags that change without an event."""

@@ -12,8 +12,8 @@ import pytest
 import trio
 
 from ftfw.config.schema import Config, load
-from ftfw.control import server
-from ftfw.control.server import ControlError
+from ftfw.control import client
+from ftfw.control.client import ControlError
 from ftfw.daemon import commit
 from ftfw.daemon.node import NodeDaemon
 from ftfw.daemon.reload import KeyReload
@@ -89,7 +89,7 @@ async def until(true: Callable[[], bool]) -> None:
 
 
 async def command(path: Path, what: str, **arguments: Any) -> dict[str, Any]:
-    return await trio.to_thread.run_sync(lambda: server.call(path, what, **arguments))
+    return await trio.to_thread.run_sync(lambda: client.call(path, what, **arguments))
 
 
 def in_namespace(work: Callable[[Namespace], Awaitable[None]]) -> None:

@@ -19,7 +19,8 @@ from ftfw import __version__
 from ftfw.cli.commands import main
 from ftfw.cli.migration.translation import translate
 from ftfw.config.schema import Config
-from ftfw.control.server import ControlError, Progress, serve
+from ftfw.control.client import ControlError
+from ftfw.control.server import Progress, serve
 from ftfw.security.key_file import read
 from tests.unit.conntrackd_files import conntrackd
 

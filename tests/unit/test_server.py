@@ -1,11 +1,5 @@
 # ruff: noqa: ASYNC240  (looking whether a file is there is no work)
-import errno
 import json
-import os
-import socket
-import stat
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,10 +9,10 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from ftfw.config.default_paths import DEFAULT_SOCKET
 from ftfw.control import server
-from ftfw.control.client import socket_of
-from ftfw.control.server import ControlError, Progress, call, serve
+from ftfw.control.client import ControlError, call
+from ftfw.control.server import Progress, serve
+from ftfw.control.socket_file import open_listener
 
 
 async def answer(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
@@ -116,7 +110,7 @@ async def test_an_answer_that_breaks_off_is_an_error(path: Path, caplog: pytest.
     async with serving(path):
         with pytest.raises(ControlError, match="closed the connection before it was done"):
             await ask(path, "break off")
-        assert "an answer broke off" in caplog.text
+        assert "an answer was not completed" in caplog.text
         assert await ask(path, "count", to=0) == {"done": 0}
 
 
@@ -263,16 +257,6 @@ async def test_connections_beyond_all_limits_wait_until_there_is_room(
         await streams[1].aclose()
 
 
-async def test_the_socket_is_mode_0600_whatever_the_umask(path: Path) -> None:
-    previous = os.umask(0)
-    try:
-        listener = server._listen(path)  # nothing after the bind changes the mode: see there
-    finally:
-        os.umask(previous)
-    with listener:
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
-
-
 async def test_the_socket_is_removed_on_exit(path: Path) -> None:
     async with serving(path):
         assert path.is_socket()
@@ -282,13 +266,13 @@ async def test_the_socket_is_removed_on_exit(path: Path) -> None:
 async def test_a_successors_socket_is_not_removed(path: Path) -> None:
     async with serving(path):
         path.unlink()
-        successor = server._listen(path)
+        successor = open_listener(path)
     with successor:
         assert path.is_socket()
 
 
 async def test_a_stale_socket_is_replaced(path: Path) -> None:
-    server._listen(path).close()
+    open_listener(path).close()
     assert path.is_socket()
     async with serving(path):
         assert await ask(path, "count", to=0) == {"done": 0}
@@ -301,155 +285,7 @@ async def test_a_socket_that_answers_is_an_error(path: Path) -> None:
         assert await ask(path, "count", to=0) == {"done": 0}
 
 
-async def test_a_socket_whose_queue_is_full_counts_as_answering(path: Path) -> None:
-    with server._listen(path) as listener:
-        listener.listen(0)
-        with socket.socket(socket.AF_UNIX) as waiting:
-            waiting.connect(str(path))
-            with pytest.raises(ControlError, match="another ftfw answers here"):
-                await serve(path, answer)
-
-
-async def test_a_file_that_is_no_socket_is_left_alone(path: Path) -> None:
-    path.parent.mkdir()
-    path.write_text("precious")
-    with pytest.raises(ControlError, match="exists and is not a socket; move it away"):
-        await serve(path, answer)
-    assert path.read_text() == "precious"
-
-
-@pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_SEQPACKET])
-async def test_a_socket_of_another_kind_is_left_alone_while_it_is_used(path: Path, kind: int) -> None:
-    path.parent.mkdir()
-    with socket.socket(socket.AF_UNIX, kind) as other:
-        other.bind(str(path))
-        with pytest.raises(ControlError, match="another program's socket, of another kind; end that one, or set"):
-            await serve(path, answer)
-        with pytest.raises(ControlError, match="another program's socket"):
-            await ask(path, "status")
-    async with serving(path):
-        assert await ask(path, "count", to=0) == {"done": 0}
-
-
-@pytest.mark.parametrize("refusing", ["pathlib.Path.lstat", "pathlib.Path.unlink", "socket.socket.connect"])
-async def test_a_path_that_may_not_be_looked_at_is_an_error_that_says_so(
-    path: Path, refusing: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-
-    server._listen(path).close()
-    monkeypatch.setattr(refusing, refuse)
-    with pytest.raises(
-        ControlError, match=r"control\.sock: cannot .*: Permission denied; run ftfw as .* or set control"
-    ):
-        await serve(path, answer)
-
-
-async def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(ControlError, match=r"cannot make its directory: .*; set control"):
-        await serve(tmp_path / "file" / "control.sock", answer)
-
-
-def test_no_daemon(path: Path) -> None:
-    with pytest.raises(ControlError, match="no such socket: ftfw is not running"):
-        call(path, "status")
-    server._listen(path).close()
-    with pytest.raises(ControlError, match="nobody answers: ftfw is not running; start it with"):
-        call(path, "status")
-
-
-@pytest.mark.parametrize(
-    ("reply", "message"),
-    [
-        (b"", "closed the connection before it was done"),
-        (b'{"result": {"a"', "closed the connection before it was done"),
-        (b"220 hello\n", "not an answer of ftfw"),
-        (b"[]\n", "not an answer of ftfw"),
-        (b"[" * 100_000 + b"\n", "not an answer of ftfw"),
-        (b'{"result": 3}\n', "not an answer of ftfw"),
-        (b"{}\n", "not an answer of ftfw"),
-    ],
-)
-async def test_an_answer_that_is_none(path: Path, reply: bytes, message: str) -> None:
-    async def serve_once(listener: trio.SocketListener) -> None:
-        stream = await listener.accept()
-        async with stream:
-            await stream.receive_some()
-            await stream.send_all(reply)
-
-    listener = trio.SocketListener(trio.socket.from_stdlib_socket(server._listen(path)))
-    async with listener, trio.open_nursery() as nursery:
-        nursery.start_soon(serve_once, listener)
-        with pytest.raises(ControlError, match=message):
-            await ask(path, "status")
-
-
 async def test_a_daemon_that_says_nothing(path: Path) -> None:
     async with serving(path):
         with pytest.raises(ControlError, match="the daemon hangs"):
             await ask(path, "slow", s=60, silence_max_s=0.05)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("", str(DEFAULT_SOCKET)),
-        ('control.socket = "/run/x.sock"', "/run/x.sock"),
-        ('control.socket = "/run/x.sock"\nstandby.mode = "no such mode"', "/run/x.sock"),
-        ("control = 3", str(DEFAULT_SOCKET)),
-    ],
-)
-def test_a_socket_is_found_whatever_else_is_wrong(tmp_path: Path, text: str, expected: str) -> None:
-    (tmp_path / "f.toml").write_text(text)
-    assert socket_of(tmp_path / "f.toml") == (Path(expected), None)
-
-
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        (b"x", None),
-        (b"a = " + b"[" * 5000, None),
-        (b"control.socket = 3", None),
-        (b"# caf\xe9\n[control]\nsocket = '/run/x.sock'\n", "/run/x.sock"),
-        (b'control.socket = "/run/x.sock"  # there\noops\n', "/run/x.sock"),
-        (b'oops\n [ control ]\n\nsocket="/run/x.sock"\n', "/run/x.sock"),
-        (b'[control]\n#socket = "/run/x.sock"\noops\n', None),
-        (b'[other]\nsocket = "/run/x.sock"\noops\n', None),
-        (b'[[link]]\ncontrol.socket = "/run/x.sock"\noops\n', None),
-    ],
-)
-def test_a_file_that_is_wrong_as_a_whole_is_told_and_gone_over_line_by_line(
-    tmp_path: Path, content: bytes, expected: str | None
-) -> None:
-    file = tmp_path / "f.toml"
-    file.write_bytes(content)
-    path, warning = socket_of(file)
-    assert path == (Path(expected) if expected else DEFAULT_SOCKET)
-    assert warning is not None
-    assert warning.startswith(f"{file}: ")
-    assert f"; trying {path}" in warning
-
-
-def test_a_named_file_that_is_not_there_is_told(tmp_path: Path) -> None:
-    file = tmp_path / "f.toml"
-    assert socket_of(file) == (DEFAULT_SOCKET, f"{file}: No such file or directory; trying {DEFAULT_SOCKET}")
-
-
-def test_the_default_file_may_be_missing_or_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ftfw.control.client.DEFAULT_CONFIG", tmp_path / "f.toml")
-    assert socket_of(None) == (DEFAULT_SOCKET, None)
-    (tmp_path / "f.toml").write_text("[control\n")
-    path, warning = socket_of(None)
-    assert path == DEFAULT_SOCKET
-    assert warning is not None
-    assert f"; trying {DEFAULT_SOCKET}" in warning
-
-
-def test_the_client_imports_nothing_heavy() -> None:
-    """It is on the failover path."""
-    heavy = {"trio", "pydantic", "rich", "asyncio"}
-    code = f"import sys, ftfw.control.client; print(*({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert done.stdout.split() == []
