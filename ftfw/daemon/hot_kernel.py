@@ -37,7 +37,7 @@ class HotKernel:
         for step in self._steps:
             with trio.CancelScope(shield=True):  # a step that was begun is carried out whole
                 await carry_out([step], self._injector, self._outcome, pinned=True)
-            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint_if_cancelled()
         self._steps = None
 
     async def commit_remaining(self, outcome: InjectionOutcome) -> None:

@@ -9,9 +9,10 @@ and MARK, which it states in full.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
+from operator import itemgetter
 from typing import Final
 
 from ftfw.kernel import uapi
@@ -130,6 +131,10 @@ def key_of(attributes: dict[int, bytes]) -> bytes:
 def family_of(key: bytes) -> int:
     """Return AF_INET or AF_INET6, by the type of the first address in a key (or in an expectation's)."""
     return uapi.AF_INET if HEADER.unpack_from(key, 8)[1] <= uapi.CTA_IP_V4_DST else uapi.AF_INET6
+
+
+source_start: Callable[[bytes], bytes] = itemgetter(slice(12, 16))
+"""Return the first four bytes of the source in a tuple, key or value: the whole of an IPv4 address (see `source_of`)."""
 
 
 def source_of(tuple_: bytes) -> bytes:

@@ -99,7 +99,8 @@ class Injector:
                     await self._pipeline(chain([few, part], rest), outcome, troubled, pinned=pinned, report=report)
                     break
                 few += part
-                await trio.lowlevel.checkpoint()
+                if not part:
+                    await trio.lowlevel.checkpoint()
             else:
                 self._send(few, self._joined(few, pinned=pinned), outcome, troubled, pinned=pinned)
                 await report(len(few))
