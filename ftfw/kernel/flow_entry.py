@@ -134,7 +134,7 @@ def family_of(key: bytes) -> int:
 
 
 source_start: Callable[[bytes], bytes] = itemgetter(slice(12, 16))
-"""Return the first four bytes of the source in a tuple, key or value: the whole of an IPv4 address (see `source_of`)."""
+"""Return the first four bytes of the source in a tuple, key or value: all of an IPv4 address (see `source_of`)."""
 
 
 def source_of(tuple_: bytes) -> bytes:

@@ -142,9 +142,12 @@ def dump_flows() -> AsyncGenerator[list[bytes], None]:
 
 
 def dump_fixed_flows() -> AsyncGenerator[list[bytes], None]:
-    """Yield likewise the entries with FIXED_TIMEOUT; all entries on a kernel that cannot select by status."""
+    """Yield likewise the entries with FIXED_TIMEOUT; all entries on a kernel that cannot select by status.
+
+    The kernel walks the table in one call until it has found enough of them: 0.15 s for 300,000 entries.
+    """
     bit = uapi.IPS_FIXED_TIMEOUT
-    return _dump(uapi.CT_GET, u32(uapi.CTA_STATUS, bit) + u32(uapi.CTA_STATUS_MASK, bit))
+    return _dump(uapi.CT_GET, u32(uapi.CTA_STATUS, bit) + u32(uapi.CTA_STATUS_MASK, bit), sparse=True)
 
 
 def dump_expectations() -> AsyncGenerator[list[bytes], None]:
@@ -152,14 +155,20 @@ def dump_expectations() -> AsyncGenerator[list[bytes], None]:
     return _dump(uapi.EXP_GET)
 
 
-async def _dump(kind: int, condition: bytes = b"") -> AsyncGenerator[list[bytes], None]:
+async def _dump(kind: int, condition: bytes = b"", *, sparse: bool = False) -> AsyncGenerator[list[bytes], None]:
+    """Yield the messages of a dump; `sparse`: a thread waits for the kernel, which passes over most entries."""
     with _open() as reader:
         reader.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, REQUEST_BUFFER)
         reader.bind((0, 0))
-        reader.send(message(kind, uapi.NLM_F_REQUEST | uapi.NLM_F_DUMP, socket.AF_UNSPEC, condition, 1))
+        request = message(kind, uapi.NLM_F_REQUEST | uapi.NLM_F_DUMP, socket.AF_UNSPEC, condition, 1)
+        # This walks up to the first entries already (netlink_dump_start): 10 ms through 262,144 empty buckets.
+        await trio.to_thread.run_sync(reader.send, request, abandon_on_cancel=True)
         count = 0
         while True:
-            found = slices(reader.recv(RECEIVE_SIZE))
+            if sparse:
+                found = slices(await trio.to_thread.run_sync(reader.recv, RECEIVE_SIZE, abandon_on_cancel=True))
+            else:
+                found = slices(reader.recv(RECEIVE_SIZE))
             last = [m for m in found if _kind(m) in (uapi.NLMSG_DONE, uapi.NLMSG_ERROR)]
             entries = found if not last else [m for m in found if m not in last]
             if entries:
