@@ -117,7 +117,7 @@ class Active:
     def toggle(self, flow: Conn, mark: int) -> None:
         """Begin a flow, change its mark, or end it if it has that mark already."""
         before = self._flows.get(flow.key)
-        clash = next((each for each in self._flows.values() if each.original == flow.reply), None)
+        clash = next((each for each in self._flows.values() if each.key == flow.reply.pack(uapi.CTA_TUPLE_ORIG)), None)
         if clash is not None:
             self._end(clash)
         if before is None:
