@@ -1,4 +1,4 @@
-"""`python -m ftfw` is `ftfw`."""
+"""Runs `ftfw` as `python -m ftfw`."""
 
 from ftfw.cli.commands import main
 

@@ -1,1 +1,1 @@
-"""Commands of `ftfw`, and what they print.  Importing a command must not import the daemon."""
+"""Holds the commands of `ftfw` and what they print.  Importing it does not import the daemon."""

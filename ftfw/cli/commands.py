@@ -1,6 +1,7 @@
-"""The command line. Heavy modules are imported by the commands that need them: `ftfw notify` is in a hurry.
+"""Defines the command line.
 
-Exit codes: 0 done, 1 failed, 2 usage or configuration.
+Commands import heavy modules when they run: `ftfw notify` and `ftfw promote` are on the failover path.
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
 """
 
 # ruff: noqa: PLC0415
@@ -28,18 +29,18 @@ from ftfw.control.notification_words import STATES, TYPES
 FAILED = 1
 MISCONFIGURED = 2
 WATCH_ANSWER_S = 10.0
-READY_ANSWER_S = 2.0  # whoever asks whether this node is ready cannot wait for a daemon that hangs
+READY_ANSWER_S = 2.0  # a script that asks whether this node is ready cannot wait for a daemon that hangs
 
 
 def fail(message: str, code: int = FAILED) -> NoReturn:
-    """Say on standard error what is wrong, and end."""
+    """Print an error to standard error, and exit with this code."""
     for line in message.splitlines():
         click.echo(f"ftfw: {line}", err=True)
     raise click.exceptions.Exit(code)
 
 
 def _remember_config(context: click.Context, _parameter: click.Parameter, value: Path | None) -> None:
-    # Given before or after the command, it means the same; the later one counts.
+    # The option may be given before and after the command; the later one counts.
     if value is not None:
         context.find_root().obj = value
 
@@ -51,18 +52,18 @@ config_option = click.option(
     callback=_remember_config,
     expose_value=False,
     is_eager=True,
-    help=f"The configuration file.  [default: {DEFAULT_CONFIG}]",
+    help=f"Read this configuration file.  [default: {DEFAULT_CONFIG}]",
 )
 wait_option = click.option(
     "--wait/--no-wait",
     default=None,
-    help="Return when it is done, or at once.  [default: wait on a terminal]",
+    help="Wait until it is done, or return at once.  [default: wait on a terminal]",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="For machines: JSON on standard output.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def _config_path(context: click.Context) -> Path | None:
-    """Return the file given with --config, or None."""
+    """Return the file given with --config; None without it."""
     path = context.find_root().obj
     return path if isinstance(path, Path) else None
 
@@ -74,7 +75,7 @@ def _ask(
     silence_max_s: float = SILENCE_MAX_S,
     **arguments: Any,
 ) -> dict[str, Any]:
-    """Have the daemon carry out `command`; end with a message if it cannot."""
+    """Have the daemon execute `command`, and return its result; exit with an error if it cannot."""
     path = _control_socket(context)
     try:
         return call(path, command, on_progress=on_progress, silence_max_s=silence_max_s, **arguments)
@@ -90,19 +91,21 @@ def _control_socket(context: click.Context) -> Path:
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--role", type=click.Choice(["active", "backup"]), help="Run the daemon, in this first role.")
+@click.option("--role", type=click.Choice(["active", "backup"]), help="Run the daemon; begin in this role.")
 @config_option
 @click.version_option(__version__, prog_name="ftfw", message="%(prog)s %(version)s")
 @click.pass_context
 def main(context: click.Context, role: str | None) -> None:
     """Replicate connection tracking from an active firewall to its backups.
 
-    `ftfw --role active|backup` runs the daemon in the foreground. Most of the commands talk to the daemon
-    that runs on this host.
+    `ftfw --role active|backup` runs the daemon in the foreground. Except for check, keygen and lab, the commands
+    control the daemon that runs on this host.
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
     """
     if context.invoked_subcommand is not None:
         if role is not None:
-            raise click.UsageError("--role starts the daemon and goes with no command; use promote or demote")
+            raise click.UsageError("--role starts the daemon and takes no command; use promote or demote")
         return
     if role is None:
         raise click.UsageError("name a command, or start the daemon with --role active|backup")
@@ -138,11 +141,12 @@ def _run_daemon(path: Path, role: str) -> None:
 def promote(context: click.Context) -> None:
     """Make this node active.
 
-    Puts what it holds into its kernel, and returns when every entry has been tried. Never waits for the peer.
+    Commits the entries that this node holds to its kernel, and returns when every entry has been tried. Never waits
+    for a peer. On an active it does nothing.
     """
     with progress_bar("commit") as on_progress:
         result = _ask(context, "promote", on_progress)
-    _tell_role_change(result)
+    _print_role_change(result)
 
 
 @main.command()
@@ -151,9 +155,9 @@ def promote(context: click.Context) -> None:
 def demote(context: click.Context) -> None:
     """Make this node a backup.
 
-    Returns when streaming has stopped.
+    Returns when this node has stopped streaming. On a backup it does nothing.
     """
-    _tell_role_change(_ask(context, "demote"))
+    _print_role_change(_ask(context, "demote"))
 
 
 @main.command()
@@ -161,12 +165,16 @@ def demote(context: click.Context) -> None:
 @config_option
 @click.pass_context
 def resync(context: click.Context, *, wait: bool | None) -> None:
-    """Ask the active for a fresh snapshot."""
+    """Request a new snapshot of the active's table.
+
+    A backup requests it for itself; an active sends one to all backups. Entries that a backup holds stay until the
+    snapshot is complete.
+    """
     found = _request(context, "resync", wait=wait)
     if found is None:
-        click.echo("asked for a fresh snapshot; `ftfw status` shows when it is in")
+        click.echo("a snapshot is requested; `ftfw status` shows when it is complete")
     else:
-        click.echo(f"the snapshot is in: {found[1]['flows']} flows, {found[1]['expectations']} expectations")
+        click.echo(f"the snapshot is complete: {found[1]['flows']} flows, {found[1]['expectations']} expectations")
 
 
 @main.command()
@@ -174,20 +182,23 @@ def resync(context: click.Context, *, wait: bool | None) -> None:
 @config_option
 @click.pass_context
 def scrub(context: click.Context, *, wait: bool | None) -> None:
-    """Compare what backups hold with the active's table, and mend what differs."""
+    """Compare backups with the active, and repair them.
+
+    A backup requests the comparison for itself; an active compares all backups.
+    """
     found = _request(context, "scrub", wait=wait)
     if found is None:
-        click.echo("asked for a comparison; `ftfw status` on a backup counts them and what they repaired under stream")
+        click.echo("a comparison is requested; `ftfw status` on a backup counts comparisons and repairs under stream")
         return
     before, after = ((status.get("stream") or {}).get("repaired") or {} for status in found)
-    differing = ", ".join(f"{count - before.get(kind, 0)} {kind}" for kind, count in after.items())
-    click.echo(f"compared: {found[1]['flows']} flows, {found[1]['expectations']} expectations; mended: {differing}")
+    repaired = ", ".join(f"{count - before.get(kind, 0)} {kind}" for kind, count in after.items())
+    click.echo(f"compared: {found[1]['flows']} flows, {found[1]['expectations']} expectations; repaired: {repaired}")
 
 
 def _request(
     context: click.Context, command: str, *, wait: bool | None
 ) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """Ask for a resync or a scrub; the status before and after, if it was waited for."""
+    """Request a resync or a scrub; return the status before and after if the command waited for it, else None."""
     if not (sys.stdout.isatty() if wait is None else wait):
         _ask(context, command)
         return None
@@ -198,28 +209,31 @@ def _request(
     except ControlError as error:
         fail(str(error))
     except KeyboardInterrupt:
-        fail("not waited for any longer; what was asked for stands, and `ftfw status` shows when it is done")
+        fail("stopped waiting; the request still stands, and `ftfw status` shows when it is done")
 
 
 @main.command()
 @json_option
-@click.option("--ready", is_flag=True, help="Exit 0 if this node may take over or is active, else 1.")
-@click.option("--no-count", is_flag=True, help="For a timer: an active tells counts that it has, up to a minute old.")
+@click.option("--ready", is_flag=True, help="Exit with 0 if this node may take over or is active, else with 1.")
+@click.option("--no-count", is_flag=True, help="Print the counts that an active has, up to a minute old.")
 @click.option(
     "--watch",
     is_flag=False,
     flag_value=2.0,
     type=click.FloatRange(min=0.1),
     metavar="[SECONDS]",
-    help="Show it again and again, every 2 seconds unless told otherwise, until Ctrl-C.",
+    help="Repeat the status every 2 seconds, or every SECONDS, until Ctrl-C.",
 )
 @config_option
 @click.pass_context
 def status(context: click.Context, *, as_json: bool, ready: bool, no_count: bool, watch: float | None) -> None:
-    """Show role, sync state and counters."""
+    """Print the role, the sync state and the counters of this node.
+
+    docs/commands.md explains every field.
+    """
     if watch is not None:
         if as_json or ready:
-            raise click.UsageError("--watch is for people and goes with neither --json nor --ready")
+            raise click.UsageError("--watch cannot be combined with --json or --ready")
         from ftfw.cli.status_view import watch_status
 
         path = _control_socket(context)
@@ -248,9 +262,9 @@ def status(context: click.Context, *, as_json: bool, ready: bool, no_count: bool
 @config_option
 @click.pass_context
 def show(context: click.Context, *, what: str, as_json: bool) -> None:
-    """Show the entries held or streamed.
+    """Print the flows or expectations that this node replicates.
 
-    On a backup: what it holds for its peer. On an active: what it streams.
+    A backup prints the entries that it holds, an active those that it streams.
     """
     from ftfw.cli.entry_lines import entry_line
 
@@ -271,11 +285,13 @@ def show(context: click.Context, *, what: str, as_json: bool) -> None:
 @config_option
 @click.pass_context
 def notify(context: click.Context, *, type: str, name: str, state: str, priority: int | None) -> None:  # noqa: A002
-    """Take keepalived's notify arguments.
+    """Report a VRRP state to the daemon.
 
-    MASTER in all instances and groups that count promotes this node, any other state demotes it.
+    The arguments are those of keepalived's notify scripts. TYPE is INSTANCE or GROUP; STATE is MASTER, BACKUP, FAULT,
+    STOP or DELETED. If all of keepalived.instances are MASTER, this node becomes active; in any other state it becomes
+    a backup.
     """
-    _tell_role_change(_ask(context, "notify", type=type, name=name, state=state, priority=priority))
+    _print_role_change(_ask(context, "notify", type=type, name=name, state=state, priority=priority))
 
 
 @main.command()
@@ -283,19 +299,20 @@ def notify(context: click.Context, *, type: str, name: str, state: str, priority
     "--from-conntrackd",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Print what conntrackd's configuration FILE is for ftfw, and look at nothing else.",
+    help="Translate conntrackd's configuration FILE to TOML, and check nothing.",
 )
 @json_option
 @config_option
 @click.pass_context
 def check(context: click.Context, *, as_json: bool, from_conntrackd: Path | None) -> None:
-    """Check the configuration and this host.
+    """Check the configuration and this host, and change nothing.
 
-    Each finding comes with its remedy. Exit code 1 if there is a problem.
+    Prints findings, each with its remedy. The exit code is 1 if there is a problem, and 2 if it is in the
+    configuration.
     """
     if from_conntrackd is not None:
         if as_json:
-            raise click.UsageError("--from-conntrackd prints TOML; it does not go with --json")
+            raise click.UsageError("--from-conntrackd prints TOML; it cannot be combined with --json")
         _print_translation(from_conntrackd)
         return
     from ftfw.cli.check.check_runner import run_checks
@@ -315,12 +332,12 @@ def check(context: click.Context, *, as_json: bool, from_conntrackd: Path | None
 
 
 def _print_translation(path: Path) -> None:
-    """Print ftfw's configuration on standard output, and what has no equivalent on standard error."""
+    """Print ftfw's configuration to standard output, and remarks to standard error."""
     from ftfw.cli.migration.conntrackd_syntax import MigrationError
     from ftfw.cli.migration.translation import NothingToDoError, translate
 
     try:
-        # The comments may be in any encoding; what counts is ASCII.
+        # Comments may be in any encoding; all other text is ASCII.
         translation = translate(path.read_bytes().decode("ascii", "replace"))
     except OSError as error:
         fail(f"{path}: cannot be read: {error.strerror}", MISCONFIGURED)
@@ -340,7 +357,7 @@ def _print_translation(path: Path) -> None:
 def keygen(file: Path) -> None:
     """Write a new link key to FILE.
 
-    The file has mode 0600; an existing one is never overwritten.
+    The file gets mode 0600. An existing file is not overwritten.
     """
     from ftfw.security import key_file
 
@@ -348,24 +365,24 @@ def keygen(file: Path) -> None:
         key_file.generate(file)
     except key_file.KeyFileError as error:
         fail(str(error))
-    click.echo(f"{file}: a new key; copy it to every node, and name it in security.key_files")
+    click.echo(f"{file}: new key written; copy it to every node, and name it in security.key_files")
 
 
 @main.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @config_option
 def lab(arguments: tuple[str, ...]) -> None:
-    """Run the failover lab.
+    """Run the failover lab in network namespaces.
 
-    In network namespaces, with a configuration of its own.
+    The lab writes its own configuration. `ftfw lab --help` lists its options.
     """
     from ftfw.lab.lab_command import lab as lab_command
 
     lab_command.main(list(arguments), prog_name="ftfw lab")
 
 
-def _tell_role_change(result: dict[str, Any]) -> None:
-    """Print the role, in one line with the commit if there was one; warnings go to standard error."""
+def _print_role_change(result: dict[str, Any]) -> None:
+    """Print the role and, if there was a commit, its counts in the same line; print warnings to standard error."""
     for warning in result.get("warnings", ()):
         click.echo(f"ftfw: warning: {warning}", err=True)
     line = str(result.get("role", "done"))

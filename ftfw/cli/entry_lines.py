@@ -1,16 +1,16 @@
-"""Commits, flows and expectations, told in a line each.
+"""Formats commits, flows and expectations, each in one line.
 
-Keys that are absent are not shown, unknown ones are: the daemon may be newer or older than the command.
+The daemon may be newer or older than the command: absent keys are left out, unknown keys are shown.
 """
 
 from typing import Any
 
-# Not told as key=value at the end of an entry's line.
+# Not shown as key=value at the end of an entry's line.
 ENTRY_HEAD = ("protocol", "family", "timeout", "tcp", "sctp", "original", "expected", "reply", "status")
 
 
 def commit_summary(commit: dict[str, Any]) -> str:
-    """Tell a commit in one line."""
+    """Return a commit's counts in one line."""
     failed = commit.get("failed") or 0
     reasons = ""
     if isinstance(failed, dict):
@@ -21,7 +21,7 @@ def commit_summary(commit: dict[str, Any]) -> str:
 
 
 def entry_line(entry: dict[str, Any]) -> str:
-    """Tell a flow or an expectation in one line, in the manner of `conntrack -L`."""
+    """Return a flow or an expectation in one line, much like `conntrack -L`."""
     words = [str(entry[key]) for key in ("family", "protocol", "timeout") if entry.get(key) is not None]
     words += [entry[layer]["state"] for layer in ("tcp", "sctp") if "state" in (entry.get(layer) or {})]
     for direction in ("original", "expected", "reply"):

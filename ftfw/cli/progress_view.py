@@ -1,4 +1,4 @@
-"""Progress on a terminal, for what takes longer than a second; and waiting for what the daemon was asked for."""
+"""Shows progress on a terminal, and waits for a resync or a comparison."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ftfw.replication.limits import PEER_LOST_S
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-QUICK_S: Final = 1.0  # what is done by then needs no bar
-LOOK_S: Final = 0.2  # between two looks at the daemon
-LOOKS_ALONE_MAX: Final = 25  # without an active that could answer: five seconds
+QUICK_S: Final = 1.0  # no bar is shown before
+POLL_S: Final = 0.2  # between two requests for the status
+POLLS_ALONE_MAX: Final = 25  # without an active that could answer: five seconds
 
 Tell = Callable[[dict[str, Any]], None]
-"""Takes {"done": n, "total": n}; with "what", that is shown instead of the bar's title."""
+"""Shows {"done": n, "total": n}; a value of "what" replaces the bar's title."""
 Ask = Callable[..., dict[str, Any]]
-"""Has the daemon carry out a command; raises ControlError."""
+"""Has the daemon execute a command; raises ControlError."""
 
 
 class _Bar:
@@ -39,7 +39,7 @@ class _Bar:
             bar.update(task, description=what, completed=done, total=total, count=f"{done:,} entries" if done else "")
 
     def _start(self) -> tuple[Progress, TaskID]:
-        # Only now: what is quick shall not wait for it.
+        # Imported here, so that quick commands do not wait for it.
         from rich.console import Console  # noqa: PLC0415
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
@@ -55,7 +55,7 @@ class _Bar:
 
 @contextlib.contextmanager
 def progress_bar(what: str) -> Iterator[Tell | None]:
-    """Give a function that shows progress on a terminal, once a second has passed; None elsewhere."""
+    """Yield a function that shows progress once a second has passed; None if standard error is not a terminal."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -72,10 +72,10 @@ COUNTED_BY: Final = {"resync": "snapshots", "scrub": "compared"}  # in `stream` 
 def request(
     ask: Ask, command: str, tell: Tell, *, sleep: Callable[[float], None] = time.sleep
 ) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """Ask a backup for a `resync` or a `scrub`, and wait until it is through and the store complete.
+    """Request a `resync` or a `scrub` of a backup, and wait until it is done and the store is complete.
 
-    Returns the status before and after; None on an active: its backups are asked, and it does not wait for them.
-    Raises ControlError if the backup ceases to be one, or hears no active for a while.
+    Returns the status before and after; None on an active, which does not wait for its backups.
+    Raises ControlError if the backup changes its role, or hears no active for five seconds.
     """
     before = ask("status", count=False)
     ask(command)
@@ -85,18 +85,18 @@ def request(
     while True:
         status = ask("status", count=False)
         if status.get("role") != "backup":
-            raise ControlError("this node was promoted before it was done")
+            raise ControlError("this node was promoted before it was done; `ftfw status` shows its role")
         stream = status.get("stream") or {}
         if stream.get("state") == "complete" and stream.get(counter, 0) > before.get("stream", {}).get(counter, 0):
             return before, status
         alone = 0 if _hears_active(status) else alone + 1
-        if alone == LOOKS_ALONE_MAX:
+        if alone == POLLS_ALONE_MAX:
             raise ControlError(
-                "no active is heard that could answer; what was asked for stands, and is done when one is."
-                " `ftfw status` tells which nodes are heard, and `ftfw check` what may keep them from it"
+                "found no active that could answer; the request stands until one is heard."
+                " `ftfw status` shows which nodes are heard, and `ftfw check` what may be wrong"
             )
         tell({"done": stream.get("incoming"), "what": status.get("why_not_synced")})
-        sleep(LOOK_S)
+        sleep(POLL_S)
 
 
 def _hears_active(status: dict[str, Any]) -> bool:

@@ -77,10 +77,10 @@ def test_who_waits_for_a_scrub_or_a_resync_is_told_what_came_of_it(nodes: Pair) 
     active, backup = nodes
     silently(active, "-I", *flow_arguments(3), "--timeout", "600", "--state", "ESTABLISHED")
     held = f"{CROWD + 1} flows, 0 expectations"
-    assert backup.ftfw("scrub", "--wait").stdout == f"compared: {held}; mended: 1 missing, 0 stale, 0 different\n"
-    assert backup.ftfw("resync", "--wait").stdout == f"the snapshot is in: {held}\n"
+    assert backup.ftfw("scrub", "--wait").stdout == f"compared: {held}; repaired: 1 missing, 0 stale, 0 different\n"
+    assert backup.ftfw("resync", "--wait").stdout == f"the snapshot is complete: {held}\n"
     assert backup.status()["stream"]["snapshots"] == 2
-    assert active.ftfw("resync", "--wait").stdout.startswith("asked for a fresh snapshot; ")
+    assert active.ftfw("resync", "--wait").stdout.startswith("a snapshot is requested; ")
     active.kill()
     alone = backup.ftfw("resync", "--wait", check=False)
     assert (alone.returncode, "no active is heard that could answer" in alone.stderr) == (1, True)

@@ -88,6 +88,7 @@ def test_version() -> None:
 def test_help_names_every_command() -> None:
     result = run("--help")
     assert result.exit_code == 0
+    assert "..." not in result.stdout.partition("Commands:")[2]  # no sentence is cut off
     for command in ["promote", "demote", "status", "show", "resync", "scrub", "notify", "check", "keygen", "lab"]:
         assert f"\n  {command} " in result.stdout
         assert command == "lab" or "--config" in run(command, "--help").stdout
@@ -98,7 +99,7 @@ def test_help_names_every_command() -> None:
     [
         ([], "name a command, or start the daemon with --role active|backup"),
         (["--role", "master"], "'master' is not one of 'active', 'backup'"),
-        (["--role", "active", "promote"], "--role starts the daemon and goes with no command"),
+        (["--role", "active", "promote"], "--role starts the daemon and takes no command"),
         (["promot"], "No such command 'promot'"),
         (["show"], "Missing argument"),
         (["show", "packets"], "'packets' is not one of 'flows', 'expectations'"),
@@ -181,8 +182,8 @@ def test_promote_on_an_active_says_no_more_than_that(daemon: FakeDaemon) -> None
 def test_demote_and_resync(daemon: FakeDaemon) -> None:
     daemon.answers |= {"demote": {"role": "backup", "changed": True}, "resync": {}, "scrub": {}}
     assert daemon.run("demote").stdout == "backup\n"
-    assert daemon.run("scrub").stdout.startswith("asked for a comparison; ")
-    assert daemon.run("resync").stdout == "asked for a fresh snapshot; `ftfw status` shows when it is in\n"
+    assert daemon.run("scrub").stdout.startswith("a comparison is requested; ")
+    assert daemon.run("resync").stdout == "a snapshot is requested; `ftfw status` shows when it is complete\n"
     assert [request["command"] for request in daemon.asked] == ["demote", "scrub", "resync"]  # no terminal: no wait
 
 
@@ -261,7 +262,7 @@ def test_ctrl_c_ends_a_watch_well(daemon: FakeDaemon) -> None:
 @pytest.mark.parametrize("with_", ["--json", "--ready"])
 def test_a_watch_is_for_people(with_: str) -> None:
     result = run("status", "--watch", with_)
-    assert (result.exit_code, "goes with neither" in result.stderr) == (2, True)
+    assert (result.exit_code, "cannot be combined with --json or --ready" in result.stderr) == (2, True)
 
 
 def test_show_prints_a_line_per_entry(daemon: FakeDaemon) -> None:
@@ -281,7 +282,7 @@ def test_keygen(tmp_path: Path) -> None:
     file = tmp_path / "link.key"
     result = run("keygen", str(file))
     assert result.exit_code == 0
-    assert result.stdout.startswith(f"{file}: a new key; copy it to every node")
+    assert result.stdout.startswith(f"{file}: new key written; copy it to every node")
     assert len(read(file)) == 32
     result = run("keygen", str(file))
     assert result.exit_code == 1
@@ -320,7 +321,7 @@ def test_a_file_without_a_translation_prints_nothing(tmp_path: Path, text: str |
 def test_it_prints_no_json(tmp_path: Path) -> None:
     done = run("check", "--from-conntrackd", str(tmp_path), "--json")
     assert done.exit_code == 2
-    assert "does not go with --json" in done.stderr
+    assert "cannot be combined with --json" in done.stderr
 
 
 def test_lab_gets_its_arguments_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,19 +73,19 @@ def test_an_active_has_its_backups_do_it() -> None:
 
 def test_who_hears_no_active_does_not_wait_for_ever() -> None:
     lost = {"peers": [{"name": "fw1", "role": "active", "last_seen_s": 9.0}, {"name": "fw3", "role": "backup"}]}
-    looks = progress_view.LOOKS_ALONE_MAX
+    looks = progress_view.POLLS_ALONE_MAX
     alone = [backup("complete"), *[backup("asking") | lost] * (looks - 1)]
     daemon = Daemon(*alone, backup("asking") | lost)
-    with pytest.raises(ControlError, match="no active is heard that could answer; what was asked for stands"):
+    with pytest.raises(ControlError, match="found no active that could answer; the request stands"):
         daemon.request("resync")
     assert len(daemon.asked) == looks + 2
 
 
 def test_an_active_that_is_heard_is_waited_for_as_long_as_it_takes() -> None:
     heard = {"peers": [{"name": "fw1", "role": "active", "last_seen_s": 0.1}]}
-    lost = [backup("asking")] * (progress_view.LOOKS_ALONE_MAX - 1)
+    lost = [backup("asking")] * (progress_view.POLLS_ALONE_MAX - 1)
     last = backup("complete", snapshots=1)
-    filling = [backup("filling") | heard] * 3 * progress_view.LOOKS_ALONE_MAX
+    filling = [backup("filling") | heard] * 3 * progress_view.POLLS_ALONE_MAX
     found = Daemon(backup("complete"), *lost, *filling, *lost, last).request("resync")
     assert found is not None
     assert found[1] is last
@@ -110,7 +109,7 @@ def run(*arguments: str) -> tuple[int, str, str]:
 
 def answering(monkeypatch: pytest.MonkeyPatch, daemon: Daemon) -> None:
     monkeypatch.setattr("ftfw.cli.commands.call", lambda _path, command, **_: daemon.ask(command))
-    monkeypatch.setattr(progress_view, "LOOK_S", 0.0)
+    monkeypatch.setattr(progress_view, "POLL_S", 0.0)
 
 
 def test_what_a_scrub_has_found_is_told(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +118,7 @@ def test_what_a_scrub_has_found_is_told(config: Path, monkeypatch: pytest.Monkey
     answering(monkeypatch, Daemon(backup("complete", repaired=before), backup("complete", compared=1, repaired=after)))
     assert run("scrub", "--wait", "--config", str(config)) == (
         0,
-        "compared: 7 flows, 1 expectations; mended: 3 missing, 0 stale, 1 different\n",
+        "compared: 7 flows, 1 expectations; repaired: 3 missing, 0 stale, 1 different\n",
         "",
     )
 
@@ -128,22 +127,24 @@ def test_what_a_resync_has_brought_is_told(config: Path, monkeypatch: pytest.Mon
     answering(monkeypatch, Daemon(backup("complete"), backup("complete", snapshots=1)))
     assert run("resync", "--wait", "--config", str(config))[:2] == (
         0,
-        "the snapshot is in: 7 flows, 1 expectations\n",
+        "the snapshot is complete: 7 flows, 1 expectations\n",
     )
 
 
 def test_ctrl_c_leaves_the_request_standing(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    daemon = Daemon(backup("complete"), backup("asking"))
-    answering(monkeypatch, daemon)
+    asked: list[str] = []
 
-    def interrupt(_: float) -> Iterator[None]:
-        raise KeyboardInterrupt
+    def ask(_path: Path, command: str, **_: Any) -> dict[str, Any]:
+        asked.append(command)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return backup("complete")
 
-    monkeypatch.setattr("ftfw.cli.progress_view.request.__kwdefaults__", {"sleep": interrupt})
+    monkeypatch.setattr("ftfw.cli.commands.call", ask)
     code, out, err = run("resync", "--wait", "--config", str(config))
     assert (code, out) == (1, "")
-    assert "what was asked for stands" in err
-    assert daemon.asked == ["status", "resync", "status"]
+    assert "stopped waiting; the request still stands" in err
+    assert asked == ["status", "resync", "status"]
 
 
 def test_there_is_no_bar_without_a_terminal() -> None:
