@@ -1,4 +1,4 @@
-"""Between the links and the protocol: frames out to every link, authentic messages in from any."""
+"""The way between links and engines: frames go out over every link, authentic messages come in from any."""
 
 import logging
 import os
@@ -20,8 +20,8 @@ from ftfw.security.freshness import Freshness, FreshnessEvent, PeerResumed
 
 log = logging.getLogger(__name__)
 
-SHOUT_S = 60.0
-SHOUTED = {
+TELL_S = 60.0
+TOLD = {
     "own_name": "another node calls itself {name}, too; give each node a name of its own (node.name)",
     "version": (
         "frames of protocol version {theirs} come in, and this node, {name} with ftfw {program}, speaks {ours};"
@@ -30,18 +30,18 @@ SHOUTED = {
     "unknown_key": "frames under a key that this node does not have; compare security.key_files on both nodes",
 }
 
-# What whoever has no key of ours can bring about; under all other reasons, what is refused is authentic.
+# Reasons that anybody without a key can bring about; under all other reasons, the refused frame is authentic.
 STRANGE: Final = frozenset({"short", "foreign", "version", "own_name", "own_frame", "unknown_key", "forged"})
 UNHEARD: Final = "no node is heard on it, but on another link; look at the path, and at packet filters on both nodes"
 
 
 class Transport:
-    """A node's links under one seal.  Every frame goes to every link."""
+    """Seals and sends over all links of a node, and opens what comes in over any of them."""
 
     def __init__(self, links: Sequence[Link], keys: Sequence[bytes], *, name: str) -> None:
         self.links = links
         self._name = name
-        self._shouted_at: dict[str, float] = {}
+        self._told_at: dict[str, float] = {}
         self.freshness = Freshness(keys, name=name, links=len(links), random=os.urandom)
         self._admit(keys)
 
@@ -84,7 +84,7 @@ class Transport:
             except (RefusedError, BodyError) as refused:
                 link.dropped[refused.reason] += 1
                 authentic -= refused.reason in STRANGE
-                self._shout(refused, link, now)
+                self._tell(refused, link, now)
                 continue
             if heard is not None and message is not None:
                 name = getattr(message, "name", name)
@@ -105,11 +105,11 @@ class Transport:
             log.warning("this node was resumed from a snapshot of its memory, as a peer says; a new epoch begins")
             member.begin_epoch(self.freshness.epoch, now)
 
-    def _shout(self, refused: RefusedError | BodyError, link: Link, now: float) -> None:
-        """Tell of what will not mend itself, once in a while."""
-        text = SHOUTED.get(refused.reason)
-        if text is not None and now - self._shouted_at.get(refused.reason, float("-inf")) >= SHOUT_S:
-            self._shouted_at[refused.reason] = now
+    def _tell(self, refused: RefusedError | BodyError, link: Link, now: float) -> None:
+        """Log a refusal that an administrator has to look at, at most once in TELL_S for each reason."""
+        text = TOLD.get(refused.reason)
+        if text is not None and now - self._told_at.get(refused.reason, float("-inf")) >= TELL_S:
+            self._told_at[refused.reason] = now
             theirs = refused.version if isinstance(refused, RefusedError) else VERSION
             told = text.format(name=self._name, program=__version__, theirs=theirs, ours=VERSION)
             log.error("%s: %s", link.name, told)

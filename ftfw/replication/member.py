@@ -27,7 +27,7 @@ class Member:
 
     @property
     def role(self) -> str:
-        """The role, as it is shown."""
+        """The role as it is shown: `active` or `backup`."""
         return "active" if self.active is not None else "backup"
 
     def begin_role(self, engine: Active | Backup) -> None:
@@ -69,10 +69,10 @@ class Member:
             self._bodies.append(messages.heartbeat(self.name, "backup", 0, 0))
 
     def receive(self, epoch: bytes, message: Message, now: float) -> None:
-        """Take in what another node says; `epoch` is that of the frame it came in."""
+        """Take in a message of another node; `epoch` is that of the frame that carried it."""
         if isinstance(message, Stream):
             if self.backup is None:
-                return  # another active's: each streams its own
+                return  # of another active: each streams its own flows
             if epoch == self.backup.epoch:
                 self.backup.receive(epoch, message, now)
             else:
@@ -95,7 +95,7 @@ class Member:
             self.active.receive(epoch, message, now)
 
     def _follow(self, backup: Backup, epoch: bytes, heartbeat: Heartbeat, now: float) -> None:
-        """A backup follows one active at a time, as long as that one is heard; a heartbeat introduces it."""
+        """Follow one active at a time, as long as it is heard; its heartbeat introduces it."""
         if heartbeat.role != "active":
             if heartbeat.name == backup.active_name:
                 backup.unfollow()

@@ -40,11 +40,11 @@ OBJECT: Final = 64  # bytes that Python takes for a message beside its own
 FRAMING: Final = 24  # bytes that type, sequence, codec and length take at most around a blob
 SLICE_FRAMING: Final = 40  # and bits, number and salt around digests or buckets
 REQUEST_FRAMING: Final = 128  # bytes that all but the numbers in ACK and WANT takes at most, with a name of 64 bytes
-STRETCH: Final = 18  # bytes of a stretch of missing frames
+RANGE: Final = 18  # bytes of a range of missing frames, at most
 
 
 class BodyError(ValueError):
-    """A body that is none of ours; `reason` is what it is counted under."""
+    """Tells that an authentic body is not a valid message; it is counted under `reason`."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -53,7 +53,7 @@ class BodyError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
-    """I am here: who, in which role, how far the stream is."""
+    """Tells that a node is there: its name, its role, and how far its stream is."""
 
     name: str
     role: str
@@ -64,7 +64,7 @@ class Heartbeat:
 
 
 class Slice(NamedTuple):
-    """The digests of some of 2^bits buckets, one behind the other from number `first` on."""
+    """Holds the digests of some of 2^bits buckets, one behind the other from number `first` on."""
 
     salt: bytes
     bits: int
@@ -73,23 +73,23 @@ class Slice(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Buckets that a snapshot is of; `left` more such frames follow, and behind the last one the snapshot itself."""
+    """Names buckets that a snapshot is of; `left` more such frames follow, and behind the last one the snapshot."""
 
     scope: Scope
     left: int
 
 
 class Stream(NamedTuple):
-    """A numbered frame of an active's stream."""
+    """Holds a numbered frame of an active's stream."""
 
-    kind: int  # EVENTS, SNAPSHOT_BEGIN, _PART, _END, COMPARE, DIGESTS, SCOPE, LOST (events were), RENEW
+    kind: int  # EVENTS, SNAPSHOT_BEGIN, _PART, _END, COMPARE, DIGESTS, SCOPE, LOST, RENEW
     sequence: int
     parts: list[Part]
     buckets: Slice | Piece | None = None  # of DIGESTS, of SCOPE
 
     @property
     def memory(self) -> int:
-        """Bytes that it takes while it is held, about."""
+        """Bytes of memory that the frame takes while it waits, about."""
         held = sum(
             len(part.messages) if isinstance(part, Run) else sum(map(len, part)) + OBJECT * len(part)
             for part in self.parts
@@ -99,18 +99,18 @@ class Stream(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ack:
-    """A backup has applied the stream of `epoch` up to `sequence`, and lacks the frames in `missing`."""
+    """Tells that a backup has applied the stream of `epoch` up to `sequence`, and lacks the frames in `missing`."""
 
     name: str
     epoch: bytes
     sequence: int
-    missing: list[tuple[int, int]]  # first and last of each stretch
+    missing: list[tuple[int, int]]  # first and last number of each range, ascending
     synced: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resync:
-    """A backup that has applied the stream of `epoch` up to `sequence` asks for a snapshot, or to be compared."""
+    """Asks for a snapshot, or for a compare if `compare`; the stream of `epoch` is applied up to `sequence`."""
 
     name: str
     epoch: bytes
@@ -120,7 +120,7 @@ class Resync:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Want:
-    """A backup that has applied the stream of `epoch` up to `sequence` asks for a snapshot of these buckets."""
+    """Asks for a snapshot of the buckets in `scope`; the stream of `epoch` is applied up to `sequence`."""
 
     name: str
     epoch: bytes
@@ -129,7 +129,7 @@ class Want:
 
 
 class Facts(NamedTuple):
-    """What the node `name` says of its host."""
+    """Holds what the node `name` tells of its host."""
 
     name: str
     told: dict[str, Fact]
@@ -151,13 +151,13 @@ def stream(kind: int, sequence: int, codec: int, blob: bytes) -> bytes:
 def ack(
     name: str, epoch: bytes, sequence: int, missing: Sequence[tuple[int, int]], limit: int, *, synced: bool
 ) -> bytes:
-    """Pack an acknowledgement; as many stretches are named as fit a body of `limit` bytes."""
-    most = min(limits.MISSING_MAX, (limit - REQUEST_FRAMING) // STRETCH)
-    return _pack([ACK, name, epoch, sequence, [number for stretch in missing[:most] for number in stretch], synced])
+    """Pack an acknowledgement; it names as many ranges of missing frames as fit a body of `limit` bytes."""
+    most = min(limits.MISSING_MAX, (limit - REQUEST_FRAMING) // RANGE)
+    return _pack([ACK, name, epoch, sequence, [number for span in missing[:most] for number in span], synced])
 
 
 def resync(name: str, epoch: bytes, sequence: int, *, compare: bool) -> bytes:
-    """Pack a request for a snapshot, or for a comparison."""
+    """Pack a request for a snapshot, or for a compare."""
     return _pack([RESYNC, name, epoch, sequence, compare])
 
 
@@ -172,21 +172,21 @@ def _buckets_of(limit: int) -> int:
 
 
 def slices(digests: Digests, salt: bytes, limit: int) -> Iterator[bytes]:
-    """Blobs of DIGESTS that fit a frame whose body has `limit` bytes."""
+    """Generate blobs of DIGESTS that fit a frame whose body has `limit` bytes."""
     step = (limit - FRAMING - SLICE_FRAMING) // digests.numbers.itemsize
     for first in range(0, len(digests.numbers), step):
         yield _pack([salt, digests.bits, first, digests.numbers[first : first + step].tobytes()])
 
 
 def scopes(scope: Scope, limit: int) -> Iterator[bytes]:
-    """Blobs of SCOPE that fit a frame whose body has `limit` bytes."""
+    """Generate blobs of SCOPE that fit a frame whose body has `limit` bytes."""
     pieces = list(scope.pack(_buckets_of(limit)))
     for number, packed in enumerate(pieces, 1):
         yield _pack([scope.bits, len(pieces) - number, packed])
 
 
 def facts(name: str, told: dict[str, Fact], limit: int) -> bytes:
-    """Pack facts into a body of `limit` bytes, or more if they need it: a path that takes less will show."""
+    """Pack facts into a body of `limit` bytes, or more if they need it, so that a path that drops long frames shows."""
     bare = _pack([FACTS, name, told, b""])
     return _pack([FACTS, name, told, bytes(max(0, limit - len(bare) - 1))])
 
@@ -204,7 +204,7 @@ LEARN_RATE: Final = 0.1
 
 
 class Packer:
-    """Makes blobs of kernel messages that fit a frame; learns how well they compress."""
+    """Packs kernel messages into blobs that fit a frame, and learns how well they compress."""
 
     def __init__(self, *, limit: int, compress: bool) -> None:
         self._limit = limit - FRAMING
@@ -212,7 +212,7 @@ class Packer:
         self._each = 20.0 if compress else 80.0  # bytes a message takes, as learnt so far
 
     def blobs(self, parts: Sequence[Part]) -> list[tuple[int, bytes]]:
-        """Codec and blob for each frame that is needed; the messages are spread evenly over them."""
+        """Return codec and blob for each frame that is needed; the messages are spread evenly over them."""
         packed: list[tuple[int, bytes]] = []
         left = sum(map(len, parts))
         while left:
@@ -244,7 +244,7 @@ class Packer:
 
 
 def _cut(parts: Sequence[Part], count: int) -> tuple[list[Part], list[Part]]:
-    """The first `count` messages, and the rest."""
+    """Return the first `count` messages, and the rest."""
     first: list[Part] = []
     for number, part in enumerate(parts):
         if count < len(part):
@@ -261,7 +261,7 @@ _DECOMPRESSOR: Final = zstandard.ZstdDecompressor()
 
 
 def unpack(body: bytes) -> Message:
-    """The message in an authentic body.  Raises BodyError."""
+    """Return the message in an authentic body.  Raises BodyError if there is none."""
     try:
         return _parse(msgpack.unpackb(body))
     except BodyError:
@@ -309,7 +309,7 @@ def _parse_request(fields: list[Any]) -> Ack | Resync | Want:
     kind, name, epoch, sequence, *rest = fields
     match kind, rest:
         case 6, [list(missing), bool(synced)]:
-            return Ack(name=name, epoch=epoch, sequence=sequence, missing=_stretches(missing), synced=synced)
+            return Ack(name=name, epoch=epoch, sequence=sequence, missing=_ranges(missing), synced=synced)
         case 7, [bool(compare)]:
             return Resync(name=name, epoch=epoch, sequence=sequence, compare=compare)
         case 14, [int(bits), bytes(packed)]:
@@ -337,7 +337,7 @@ def _slice(blob: bytes) -> Slice:
     raise BodyError("malformed")
 
 
-def _stretches(numbers: list[Any]) -> list[tuple[int, int]]:
+def _ranges(numbers: list[Any]) -> list[tuple[int, int]]:
     if len(numbers) % 2 or not all(isinstance(number, int) for number in numbers):
         raise BodyError("malformed")
     return list(zip(numbers[::2], numbers[1::2], strict=True))

@@ -1,4 +1,4 @@
-"""Who else is there, in which role, and whether that is a conflict.  Pure: time is an argument."""
+"""The other nodes, their roles, and conflicts between them.  Pure: `now` is an argument (seconds, monotonic)."""
 
 import logging
 import sys
@@ -14,28 +14,28 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Peer:
-    """Another node, as last heard."""
+    """Holds what was last heard of another node.  Times are seconds, monotonic."""
 
     name: str
     role: str
     epoch: bytes
     heard_at: float
-    since: float  # heard in this role, under this epoch
-    facts: dict[str, Fact] = field(default_factory=dict)  # that it has told of its host,
-    told_at: float = float("-inf")  # when it did
+    since: float  # when it was first heard in this role and epoch
+    facts: dict[str, Fact] = field(default_factory=dict)  # that it has told of its host
+    told_at: float = float("-inf")  # when it told them
 
 
 class Peers:
-    """All other nodes that were heard."""
+    """Keeps account of the other nodes that were heard."""
 
     def __init__(self) -> None:
         self.known: dict[str, Peer] = {}
         self._active_since: float | None = None  # this node
-        self._shouted = False
+        self._told_of_conflict = False
         self._unfit: set[str] = set()  # whose byte order was complained of
 
     def hear(self, name: str, role: str, epoch: bytes, now: float) -> None:
-        """A node has shown itself."""
+        """Note that a node was heard, in this role and epoch."""
         peer = self.known.pop(name, None) or Peer(name, role, epoch, now, now)
         if (peer.role, peer.epoch) != (role, epoch):
             peer.since = now
@@ -45,12 +45,12 @@ class Peers:
             del self.known[next(iter(self.known))]
 
     def learn(self, name: str, told: dict[str, Fact], now: float) -> None:
-        """A node that was heard has told of its host."""
+        """Note the facts that a node has told; nothing is noted of a node that was not heard."""
         if (peer := self.known.get(name)) is not None:
             peer.facts, peer.told_at = told, now
 
     def fits(self, heartbeat: Heartbeat) -> bool:
-        """Whether the node has this one's byte order: kernel attributes travel as they are."""
+        """Return True if the node has this one's byte order: attributes travel as they are.  Log it once if not."""
         if heartbeat.byte_order == sys.byteorder:
             return True
         if heartbeat.name not in self._unfit and len(self._unfit) < limits.PEERS_MAX:
@@ -64,15 +64,15 @@ class Peers:
         return False
 
     def actives(self, now: float) -> list[Peer]:
-        """Other nodes that are active, as far as was heard lately."""
+        """Return the other nodes that were heard as active within PEER_LOST_S."""
         return [
             peer for peer in self.known.values() if peer.role == "active" and now - peer.heard_at < limits.PEER_LOST_S
         ]
 
     def rivals(self, own_role: str, now: float) -> list[str]:
-        """The names of other nodes that are active together with another one, or with this one.
+        """Return the names of other nodes that are active together with another one, or with this one.
 
-        One that was last heard before the other became active has failed: that is a takeover and no conflict.
+        A node that was last heard before the other became active has failed: that is a takeover and no conflict.
         """
         self._active_since = None if own_role != "active" else now if self._active_since is None else self._active_since
         this = [] if self._active_since is None else [Peer("", own_role, b"", now, self._active_since)]
@@ -80,19 +80,19 @@ class Peers:
         return sorted({one.name for one, other in pairs if _together_s(one, other) >= limits.CONFLICT_S} - {""})
 
     def conflict(self, own_role: str, now: float) -> bool:
-        """Whether more than one node is active; shouted once each time it begins."""
+        """Return True if more than one node is active; log an error each time that begins."""
         rivals = self.rivals(own_role, now)
         found = bool(rivals)
-        if found and not self._shouted:
+        if found and not self._told_of_conflict:
             log.error(
                 "conflict: %s active%s; demote all but one (`ftfw demote`)",
                 " and ".join(rivals) + (" is" if len(rivals) == 1 else " are"),
                 " as well as this node" if own_role == "active" else "",
             )
-        self._shouted = found
+        self._told_of_conflict = found
         return found
 
 
 def _together_s(one: Peer, other: Peer) -> float:
-    """For how long both are known to have been in their roles at the same time."""
+    """Return for how long both nodes are known to have been in their roles at the same time."""
     return min(one.heard_at, other.heard_at) - max(one.since, other.since)

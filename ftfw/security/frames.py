@@ -1,7 +1,7 @@
-"""Frames: a clear header, authenticated, and a sealed body.  Pure; what is random comes in as an argument.
+"""Frames: a clear header, authenticated, and a sealed body.  Pure; random bytes come in as an argument.
 
-header  magic 'FW', version, 0 · key id (4) · sender (8) · epoch (32) · mark (8) · counter (8)
-mark    the first bytes of HMAC-SHA256(key, sender and epoch): nobody without the key makes a node derive keys
+header  magic 'FW', version, 0 · key id (4) · sender (8) · epoch (32) · epoch tag (8) · counter (8)
+tag     the first bytes of HMAC-SHA256(key, sender and epoch): nobody without the key makes a node derive keys
 body    AES-256-GCM-SIV (RFC 8452) with the header as associated data, the counter as nonce, and a key of its own for
         each sender and epoch: HKDF-SHA256 of the key file, salted with the epoch
 
@@ -30,12 +30,12 @@ EPOCH_SIZE: Final = 32
 _START: Final = MAGIC + bytes((VERSION, 0))
 _HEADER: Final = Struct(">4s8s32s8sQ")  # behind the start
 HEADER_SIZE: Final = len(_START) + _HEADER.size
-_IDENTITY: Final = slice(4, 56)  # key id, sender, epoch, mark
+_IDENTITY: Final = slice(4, 56)  # key id, sender, epoch, epoch tag
 OVERHEAD: Final = HEADER_SIZE + 16  # and GCM-SIV's tag
 
 
 class RefusedError(Exception):
-    """A frame that is not taken; `reason` is what it is counted under, `version` what it says of itself."""
+    """Tells that a frame is dropped; it is counted under `reason`, and says to be of protocol version `version`."""
 
     def __init__(self, reason: str, version: int = VERSION) -> None:
         super().__init__(reason)
@@ -44,7 +44,7 @@ class RefusedError(Exception):
 
 
 class Opened(NamedTuple):
-    """An authentic frame."""
+    """Holds the contents of an authentic frame."""
 
     sender: bytes
     epoch: bytes
@@ -53,12 +53,12 @@ class Opened(NamedTuple):
 
 
 def sender_id(name: str) -> bytes:
-    """A node's name in a header."""
+    """Return the 8 bytes that stand for a node's name in a header."""
     return sha256(b"ftfw node " + name.encode()).digest()[:SENDER_SIZE]
 
 
 def key_id(key: bytes) -> bytes:
-    """Which of several keys sealed a frame."""
+    """Return the 4 bytes that tell in a header which key sealed the frame."""
     return sha256(b"ftfw key " + key).digest()[:4]
 
 
@@ -66,7 +66,7 @@ def _cipher(key: bytes, sender: bytes, epoch: bytes) -> AESGCMSIV:
     return AESGCMSIV(HKDF(algorithm=SHA256(), length=32, salt=epoch, info=b"ftfw frame 1" + sender).derive(key))
 
 
-def _mark(key: bytes, sender: bytes, epoch: bytes) -> bytes:
+def _epoch_tag(key: bytes, sender: bytes, epoch: bytes) -> bytes:
     return hmac.digest(key, b"ftfw epoch" + sender + epoch, "sha256")[:8]
 
 
@@ -84,22 +84,22 @@ class Sealer:
         self.rekey(key)
 
     def rekey(self, key: bytes) -> None:
-        """Seal with this key from now on; the counter goes on."""
+        """Seal with this key from now on; the counter is not reset."""
         self._key_id = key_id(key)
-        self._mark = _mark(key, self._sender, self._epoch)
+        self._epoch_tag = _epoch_tag(key, self._sender, self._epoch)
         self._cipher = _cipher(key, self._sender, self._epoch)
 
     def seal(self, body: bytes) -> bytes:
-        """The frame that carries `body`."""
+        """Return the frame that carries `body`."""
         self._counter += 1
-        header = _START + _HEADER.pack(self._key_id, self._sender, self._epoch, self._mark, self._counter)
+        header = _START + _HEADER.pack(self._key_id, self._sender, self._epoch, self._epoch_tag, self._counter)
         return header + self._cipher.encrypt(_nonce(self._counter), body, header)
 
 
 class Opener:
-    """Opens frames that somebody with a key has sealed: size, header, seal, in this order.
+    """Opens frames that somebody with a key has sealed.  It looks at size, header and seal, in this order.
 
-    Whether a frame is fresh is not known here; see `conversation`.
+    It does not know whether a frame is fresh; see `freshness`.
     """
 
     def __init__(self, keys: Sequence[bytes]) -> None:
@@ -107,12 +107,12 @@ class Opener:
         self.rekey(keys)
 
     def rekey(self, keys: Sequence[bytes]) -> None:
-        """Open what these keys have sealed, and nothing else."""
+        """Open frames that these keys have sealed, and no others."""
         self._keys = {key_id(key): key for key in keys}
         self._ciphers.clear()
 
     def open(self, frame: bytes) -> Opened:
-        """What is in an authentic frame; RefusedError for anything else."""
+        """Return the contents of a frame.  Raises RefusedError if it is not authentic."""
         if len(frame) < OVERHEAD:
             raise RefusedError("short")
         if frame[:4] != _START:
@@ -128,11 +128,11 @@ class Opener:
         return Opened(sender, epoch, counter, body)
 
     def _admit(self, identity: bytes, frame: bytes) -> AESGCMSIV:
-        identifier, sender, epoch, mark, _ = _HEADER.unpack_from(frame, 4)
+        identifier, sender, epoch, tag, _ = _HEADER.unpack_from(frame, 4)
         key = self._keys.get(identifier)
         if key is None:
             raise RefusedError("unknown_key")
-        if not hmac.compare_digest(mark, _mark(key, sender, epoch)):
+        if not hmac.compare_digest(tag, _epoch_tag(key, sender, epoch)):
             raise RefusedError("forged")
         cipher = self._ciphers[identity] = _cipher(key, sender, epoch)
         if len(self._ciphers) > limits.EPOCHS_MAX:

@@ -15,11 +15,11 @@ SERVICE_USER = "ftfw"  # conf/systemd/ftfw.sysusers
 
 
 class KeyFileError(Exception):
-    """A key file cannot be used or made; the message names it, what was found, and the remedy."""
+    """Tells that a key file cannot be used or made: which one, what was found, and the remedy."""
 
 
 def generate(path: Path) -> None:
-    """Write a fresh key to `path`, mode 0600. A file that exists is never touched: KeyFileError."""
+    """Write a new key to `path`, mode 0600.  Raises KeyFileError if the file exists, or cannot be written."""
     line = base64.b64encode(secrets.token_bytes(KEY_LENGTH)) + b"\n"
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -27,7 +27,7 @@ def generate(path: Path) -> None:
         raise KeyFileError(f"{path}: exists and is not overwritten; name another file, or move it away") from None
     except OSError as error:
         raise KeyFileError(
-            f"{path}: cannot be made: {error.strerror}; name a file in a directory you may write"
+            f"{path}: cannot be created: {error.strerror}; name a file in a directory you may write"
         ) from None
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -40,7 +40,7 @@ def generate(path: Path) -> None:
 
 
 def read(path: Path) -> bytes:
-    """Return the key in the file at `path`; KeyFileError if there is none, or if others could know it."""
+    """Return the key in the file at `path`, 32 bytes.  Raises KeyFileError if there is none or others could know it."""
     try:
         # Without O_NONBLOCK a FIFO by that name would keep the daemon from starting.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -78,7 +78,7 @@ def _check_status(path: Path, status: os.stat_result) -> None:
 
 
 def _service_uid() -> tuple[int, ...]:
-    """The user that the daemon runs as under systemd, if there is one: root checks files that belong to it."""
+    """Return the user id of the daemon under systemd, if there is such a user: root checks files that belong to it."""
     try:
         return (pwd.getpwnam(SERVICE_USER).pw_uid,)
     except KeyError:

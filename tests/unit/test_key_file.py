@@ -50,7 +50,7 @@ def test_not_even_through_a_dangling_link(tmp_path: Path) -> None:
 
 
 def test_generating_in_a_missing_directory(tmp_path: Path) -> None:
-    with pytest.raises(KeyFileError, match="cannot be made: No such file or directory"):
+    with pytest.raises(KeyFileError, match="cannot be created: No such file or directory"):
         key_file.generate(tmp_path / "none" / "link.key")
 
 

@@ -92,8 +92,8 @@ def test_the_header_is_the_codes() -> None:
 
 
 def test_the_digest_is_the_codes() -> None:
-    lines = PAGE.partition("<!-- digest -->\n")[2].partition("<!-- /digest -->")[0].splitlines()[1:-1]
-    told = dict(line.split(maxsplit=1) for line in lines)
+    block = PAGE.partition("<!-- digest -->\n```\n")[2].partition("\n```\n")[0]
+    told = dict(line.split(maxsplit=1) for line in block.replace("\n" + 9 * " ", "").splitlines())
     key, value, salt = (bytes.fromhex(told[name]) for name in ("key", "value", "salt"))
     assert entry_digest.compared(value).hex() == told["compared"]
     assert [
