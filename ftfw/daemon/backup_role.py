@@ -1,4 +1,4 @@
-"""What a backup does besides listening: acknowledges, keeps a hot kernel in step, cleans up after being active."""
+"""Do the work of a backup besides the protocol: keep a hot kernel equal to the store, clean up after being active."""
 
 import logging
 from collections import Counter
@@ -19,8 +19,12 @@ log = logging.getLogger(__name__)
 REFRESH_PINS_S = 86400.0  # a fourteenth of the time for which timers are pinned
 
 
-class Standby:
-    """The backup's work, until cancelled."""
+class BackupRole:
+    """Does the work of a backup until it is cancelled.
+
+    `followed` is called for each active that is followed; `filled` when a hot kernel has all entries of the active,
+    once for each active. `failed` counts by reason what the kernel refused.
+    """
 
     def __init__(
         self,
@@ -41,17 +45,17 @@ class Standby:
         self.window_tracking_disabled = False  # for all flows that the kernel had at the start
         self._injector = injector
         self._selector = selector
-        self._followed = followed  # called for each active that is followed
+        self._followed = followed
         self._followed_epoch: bytes | None = None
-        self._filled = filled  # called when a hot kernel has what the active has, once for each that is followed
+        self._filled = filled
         self._filled_epoch: bytes | None = None
         self._purged = False
-        self._told: Counter[str] = Counter()  # of repairs
+        self._told: Counter[str] = Counter()  # repairs that were reported
         self._to_go_through = trio.Event()  # replaced by each pass
         self._changed = trio.Event()  # the store may be ahead of the kernel; replaced by each look at it
 
     async def run(self) -> None:
-        """Work until cancelled."""
+        """Work until cancelled. Each task ends within one step, of a few milliseconds, when it is cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._disable_window_tracking)
             nursery.start_soon(self._keep_in_step)
@@ -62,7 +66,7 @@ class Standby:
         self.window_tracking_disabled = True
 
     async def _go_through_store(self) -> None:
-        """Compare and sweep, a slice at a time between what others do."""
+        """Do what goes through the whole store, a slice at a time."""
         while True:
             while self.backup.work(trio.current_time()):
                 await trio.lowlevel.checkpoint()
@@ -91,7 +95,7 @@ class Standby:
 
     @property
     def filled(self) -> bool:
-        """Whether this kernel has had all that the active has, which only a hot one gets."""
+        """Tell whether this kernel, a hot one, has had all entries of the active that is followed."""
         return self._filled_epoch is not None and self._filled_epoch == self.backup.epoch
 
     def _look_whether_filled(self) -> None:

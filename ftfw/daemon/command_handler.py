@@ -11,7 +11,7 @@ from ftfw.control.notification_words import STATES, TYPES
 from ftfw.control.server import Progress
 from ftfw.daemon.keepalived_task import KeepalivedTask
 from ftfw.daemon.role_changer import WAITING_MAX
-from ftfw.daemon.role_runner import Roles
+from ftfw.daemon.role_runner import RoleRunner
 from ftfw.daemon.roles.keepalived_fifo import Notification
 from ftfw.daemon.roles.role_table import RoleEvent
 from ftfw.daemon.status import NodeStatus
@@ -23,7 +23,9 @@ from ftfw.replication.store import Store
 class CommandHandler:
     """Executes commands on the parts of one node."""
 
-    def __init__(self, *, roles: Roles, keepalived: KeepalivedTask, status: NodeStatus, selector: Selector) -> None:
+    def __init__(
+        self, *, roles: RoleRunner, keepalived: KeepalivedTask, status: NodeStatus, selector: Selector
+    ) -> None:
         self._roles = roles
         self._keepalived = keepalived
         self._status = status
@@ -62,13 +64,13 @@ class CommandHandler:
                 " it is not in keepalived.instances, keepalived.fifo notifies of it, or a later notification has come"
             )
             return self._roles.describe(before) | {"warnings": [why]}
-        if await self._roles.changes.reach(wanted, progress) is None:
+        if await self._roles.changer.reach(wanted, progress) is None:
             why = f"accepted, but not waited for: {WAITING_MAX} commands already wait for a change of role"
             return self._roles.describe(before) | {"warnings": [why]}
         return self._roles.describe(before)
 
     def _resync(self) -> dict[str, Any]:
-        standby, streaming = self._roles.standby, self._roles.streaming
+        standby, streaming = self._roles.backup_role, self._roles.active_role
         if standby is not None and self._roles.member.backup is None:
             raise ControlError("this node is being promoted; a snapshot from the active would come too late")
         if standby is not None:
@@ -78,7 +80,7 @@ class CommandHandler:
         return {"role": self._roles.role}
 
     def _scrub(self) -> dict[str, Any]:
-        standby, streaming = self._roles.standby, self._roles.streaming
+        standby, streaming = self._roles.backup_role, self._roles.active_role
         if standby is not None:
             standby.backup.request_compare(trio.current_time())
         elif streaming is not None:
@@ -86,7 +88,7 @@ class CommandHandler:
         return {"role": self._roles.role}
 
     async def _show(self, what: str) -> Iterator[dict[str, Any]]:
-        standby = self._roles.standby
+        standby = self._roles.backup_role
         store = standby.store if standby is not None else await self._kernel_store()
         found = store.flows() if what == "flows" else store.decoded_expectations()
         return (each.as_dict() for each in found)

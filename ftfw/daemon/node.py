@@ -21,7 +21,7 @@ from ftfw.daemon.keepalived_task import KeepalivedTask, NodeState
 from ftfw.daemon.metrics.metric_families import NodeMetrics
 from ftfw.daemon.metrics.scrape_listener import ScrapeListener
 from ftfw.daemon.reload import KeyReload
-from ftfw.daemon.role_runner import Roles, first_of
+from ftfw.daemon.role_runner import RoleRunner, first_of
 from ftfw.daemon.status import NodeStatus
 from ftfw.daemon.systemd import SystemdNotifier
 from ftfw.daemon.transport import Transport
@@ -106,7 +106,7 @@ class NodeDaemon:
         listen = config.metrics.listen
         self._scrapes = ScrapeListener(listen, self._metrics.exposition) if listen is not None else None
         self.gate = _make_gate(config, self._metrics)
-        self.roles = Roles(
+        self.roles = RoleRunner(
             config,
             role,
             gate=self.gate,
@@ -119,7 +119,7 @@ class NodeDaemon:
             counts=self._counts,
             metrics=self._metrics,
         )
-        self.keepalived = KeepalivedTask(config.keepalived, role, want=self.roles.changes.take)
+        self.keepalived = KeepalivedTask(config.keepalived, role, want=self.roles.changer.accept)
         self._systemd = SystemdNotifier(os.environ)
         self._facts = FactsSender(config, transport)
         self._status = NodeStatus(
@@ -193,7 +193,7 @@ class NodeDaemon:
             self.gate.open()
 
     def _state(self) -> NodeState:
-        now, changes = trio.current_time(), self.roles.changes
+        now, changes = trio.current_time(), self.roles.changer
         return NodeState(
             role=self.roles.role if changes.at_rest else None,
             ready=self._status.ready(now),

@@ -1,4 +1,4 @@
-"""Changes of role, one after the other: whoever wants a role says so at any time, and one task does the work."""
+"""Change roles one after the other: anybody may want a role at any time, and one task carries the changes out."""
 
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -12,7 +12,7 @@ from ftfw.daemon.roles.role_table import AT_REST, TRANSITIONS, Action, RoleEvent
 
 Perform = Callable[[Action], Awaitable[None]]
 
-WAITING_MAX: Final = 256  # for the end of a change; what more of them want is taken, and not waited for
+WAITING_MAX: Final = 256  # callers that wait for a change; events of more callers are accepted all the same
 
 
 @dataclass(slots=True, eq=False)
@@ -23,15 +23,15 @@ class _Waiting:
     reached: bool = False
 
 
-class Changes:
-    """Goes through `roles.TRANSITIONS`, and has `perform` carry out its actions.
+class RoleChanger:
+    """Follows the table of roles, and calls `perform` for each of its actions.
 
-    However many events come while an action is under way, what follows it is decided by the last one.
+    However many events come while an action is carried out, the last one decides what comes after it.
     """
 
     def __init__(self, role: str, perform: Perform) -> None:
         self.state = RoleState(role)
-        self.asked = False  # whether anybody has wanted a role since the start
+        self.asked = False  # somebody has wanted a role since the start
         self._perform = perform
         self._due = deque([AT_REST[self.state]])
         self._waiting: list[_Waiting] = []
@@ -39,11 +39,11 @@ class Changes:
 
     @property
     def at_rest(self) -> bool:
-        """Whether no change is under way."""
+        """Tell whether no change is under way."""
         return self.state in AT_REST and not self._due
 
-    def take(self, event: RoleEvent) -> None:
-        """Take in what happened or is wanted, without waiting for what comes of it."""
+    def accept(self, event: RoleEvent) -> None:
+        """Accept an event, and do not wait for its effect."""
         self.asked = self.asked or event is not RoleEvent.DONE
         self.state, action = TRANSITIONS[self.state, event]
         if action is not None:
@@ -51,37 +51,37 @@ class Changes:
             self._something_due.set()
 
     async def reach(self, event: RoleEvent, progress: Progress | None = None) -> bool | None:
-        """Promote or demote, and wait until no change is under way; whether the role is that one then.
+        """Promote or demote, wait until no change is under way, and tell whether the node has the wanted role then.
 
-        None if WAITING_MAX wait already: the event is taken all the same.
+        Return None at once if WAITING_MAX callers wait already: the event is accepted all the same.
         """
         if len(self._waiting) >= WAITING_MAX:
-            self.take(event)
+            self.accept(event)
             return None
         waiting = _Waiting(RoleState.ACTIVE if event is RoleEvent.PROMOTE else RoleState.BACKUP, progress)
         self._waiting.append(waiting)
-        self.take(event)
+        self.accept(event)
         if self.at_rest:
             self._tell_all()
         await waiting.over.wait()
         return waiting.reached
 
     async def report(self, told: dict[str, Any]) -> None:
-        """Hand an action's progress to all who wait for it."""
+        """Report the progress of an action to all callers that wait for its end."""
         for waiting in list(self._waiting):
             if waiting.progress is not None:
                 await waiting.progress(told)
         await trio.lowlevel.checkpoint()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Work until cancelled; started when the first role's work has begun."""
+        """Carry out actions until cancelled; this counts as started when the work of the first role has begun."""
         while True:
             while self._due:
                 action = self._due[0]
                 await self._perform(action)
                 self._due.popleft()
                 if action in (Action.COMMIT, Action.STOP):
-                    self.take(RoleEvent.DONE)
+                    self.accept(RoleEvent.DONE)
             self._tell_all()
             task_status.started()
             task_status = trio.TASK_STATUS_IGNORED

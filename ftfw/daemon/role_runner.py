@@ -1,4 +1,4 @@
-"""What a node does in each role, and on the way from one to the other."""
+"""Run the work of a node's role, and carry out the changes from one role to the other."""
 
 import logging
 from collections import Counter
@@ -13,13 +13,13 @@ from ftfw.control.client import ControlError
 from ftfw.control.server import Progress
 from ftfw.daemon import after_takeover, commit, leftover_entries, local_host
 from ftfw.daemon.active_role import ActiveRole
-from ftfw.daemon.backup_role import Standby
+from ftfw.daemon.backup_role import BackupRole
 from ftfw.daemon.engine_driver import EngineDriver
 from ftfw.daemon.gate import Gate
 from ftfw.daemon.gre_keeper import GreKeeper
 from ftfw.daemon.log.rate_limit import ALWAYS
 from ftfw.daemon.metrics.metric_families import NodeMetrics
-from ftfw.daemon.role_changer import WAITING_MAX, Changes
+from ftfw.daemon.role_changer import WAITING_MAX, RoleChanger
 from ftfw.daemon.roles.role_table import Action, RoleEvent
 from ftfw.daemon.transport import Transport
 from ftfw.kernel.event_selector import Selector
@@ -38,14 +38,17 @@ CONTRARY: Final = {RoleEvent.PROMOTE: "demotion", RoleEvent.DEMOTE: "promotion"}
 class _Unfinished:
     """Holds what a promotion leaves to be done while traffic flows."""
 
-    def __init__(self, standby: Standby, *, whole: bool) -> None:
-        self.store = standby.store
+    def __init__(self, backup_role: BackupRole, *, whole: bool) -> None:
+        self.store = backup_role.store
         self.whole = whole  # every held entry was tried
-        self.window_tracking = not standby.window_tracking_disabled
+        self.window_tracking = not backup_role.window_tracking_disabled
 
 
-class Roles:
-    """The roles of one node.  Its work is `standby` or `streaming`, or neither before the first role has begun."""
+class RoleRunner:
+    """Runs the work of a node's role, and carries out the changes from one role to the other.
+
+    The work is `backup_role` or `active_role`; before the first role has begun it is neither.
+    """
 
     def __init__(
         self,
@@ -66,8 +69,8 @@ class Roles:
         self._hot = config.standby.mode == "hot"
         self._gate = gate
         self._followed = followed  # called when a backup begins to follow an active
-        self._filled = filled  # called when a hot backup's kernel has what that active has
-        self._own_port = own_port  # that the injector's messages come from
+        self._filled = filled  # called when a hot backup's kernel has all entries of that active
+        self._own_port = own_port  # netlink port id of the injector: its events are not streamed
         self._injector = injector
         self._selector = selector
         self._transport = transport
@@ -76,9 +79,9 @@ class Roles:
         self._counts = counts  # events, overruns
         self._metrics = metrics
         self._promoting_since: float | None = None
-        self.changes = Changes(role, self._perform)
-        self.standby: Standby | None = None
-        self.streaming: ActiveRole | None = None
+        self.changer = RoleChanger(role, self._perform)
+        self.backup_role: BackupRole | None = None
+        self.active_role: ActiveRole | None = None
         self.last_commit: dict[str, Any] | None = None
         # Of all roles that this node has had: counters that fall are taken for a restart.
         self.inject_failed: Counter[str] = Counter()
@@ -89,30 +92,33 @@ class Roles:
 
     @property
     def role(self) -> str:
-        """The role that this node has, until a change of it is complete."""
+        """Return the role of this node; while a change is under way, the role before it."""
         return self.member.role
 
     @property
     def lacks_state(self) -> bool:
-        """Whether this node is a backup that follows an active, and its kernel has not got what it would go on with."""
-        standby = self.standby
-        return standby is not None and standby.backup.epoch is not None and not standby.filled
+        """Tell whether this node is a backup that follows an active whose entries its kernel does not have."""
+        backup_role = self.backup_role
+        return backup_role is not None and backup_role.backup.epoch is not None and not backup_role.filled
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Live in the first role, and change it as is wanted; started when the first role's work has begun."""
+        """Work in the first role, and change roles as wanted; this counts as started when the first role has begun."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            await self.changes.run(task_status=task_status)
+            await self.changer.run(task_status=task_status)
 
     def _after_batch(self) -> None:
-        work = self.standby or self.streaming
+        work = self.backup_role or self.active_role
         if work is not None:
             work.after_batch()
 
     async def change(self, event: RoleEvent, progress: Progress) -> dict[str, Any]:
-        """Carry out the command of that name; ControlError if the contrary was wanted before it was done."""
+        """Carry out `ftfw promote` or `ftfw demote`, and return the answer.
+
+        Raises ControlError if the contrary was wanted before it was done, or if too many commands wait already.
+        """
         before = self.role
-        reached = await self.changes.reach(event, progress)
+        reached = await self.changer.reach(event, progress)
         if reached is None:
             raise ControlError(
                 f"{WAITING_MAX} commands wait for a change of role already: this one is taken, and not waited for;"
@@ -126,7 +132,7 @@ class Roles:
         return self.describe(before)
 
     def describe(self, before: str) -> dict[str, Any]:
-        """What a command that may have changed the role answers; `before` is the role that it found."""
+        """Return the answer to a command that may have changed the role; `before` is the role before it."""
         changed = self.role != before
         return {
             "role": self.role,
@@ -147,7 +153,7 @@ class Roles:
                 self._listen()
 
     def _begin(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Run a role's work until `_end_work` is called, which returns when it has ended."""
+        """Run the work of a role until `_end_work` is called, which returns when the work has ended."""
         scope, ended = trio.CancelScope(), trio.Event()
 
         async def live() -> None:
@@ -173,10 +179,10 @@ class Roles:
         store, now = Store(journal=self._hot, dropped=self.dropped), trio.current_time()
         name, limit = self._config.node.name, self._transport.body_limit
         backup = Backup(name=name, store=store, limit=limit, now=now, hot=self._hot)
-        # Who was the only active one, or in sync with it, has in its kernel what there is to go on with.
-        before, alone = self.standby, self.streaming is not None and not self.member.peers.rivals("active", now)
+        # The kernel of a node that was the only active, or in sync with it, has all the state that there is.
+        before, alone = self.backup_role, self.active_role is not None and not self.member.peers.rivals("active", now)
         backup.was_synced = alone or (before is not None and before.backup.was_synced)
-        self.standby = Standby(
+        self.backup_role = BackupRole(
             backup=backup,
             store=store,
             hot=self._hot,
@@ -186,31 +192,35 @@ class Roles:
             filled=self._filled,
             failed=self.inject_failed,
         )
-        self.streaming = self._unfinished = None
+        self.active_role = self._unfinished = None
         if before is not None:  # a promotion was recalled
             self._nursery.start_soon(after_takeover.discard, before.store)
         self.member.begin_role(backup)
-        self._begin(self.standby.run)
+        self._begin(self.backup_role.run)
 
     async def _commit_held(self) -> None:
-        """End the backup's work, and put what it holds into the kernel."""
-        standby = self.standby
-        assert standby is not None
+        """End the work of a backup, and create what it holds in the kernel.
+
+        The work ends within one step, so that a promotion begins at once whatever the backup was doing. The gate is
+        told first: it must not run out of patience while a promotion goes on.
+        """
+        backup_role = self.backup_role
+        assert backup_role is not None
         assert self._end_work is not None
         self._promoting_since = trio.current_time()
         if self._gate is not None:
             self._gate.wait_for_commit()
-        self._warnings = self._out_of_sync(standby)
-        standby.backup.unfollow()
+        self._warnings = self._out_of_sync(backup_role)
+        backup_role.backup.unfollow()
         self.member.leave_role(trio.current_time())
         self.driver.flush()
         await self._end_work()
-        while standby.backup.work(trio.current_time()):  # the rest of the stream
+        while backup_role.backup.work(trio.current_time()):  # the rest of the stream
             await trio.lowlevel.checkpoint()
         outcome = InjectionOutcome()
         begun = trio.current_time()
         try:
-            whole = await self._commit(standby, outcome)
+            whole = await self._commit(backup_role, outcome)
         finally:
             if self._gate is not None:
                 self._gate.open()
@@ -226,16 +236,16 @@ class Roles:
             "failed": dict(outcome.failed),
             "otherwise": dict(outcome.remedied),
         }
-        self._unfinished = _Unfinished(standby, whole=whole)
+        self._unfinished = _Unfinished(backup_role, whole=whole)
 
-    async def _commit(self, standby: Standby, outcome: InjectionOutcome) -> bool:
+    async def _commit(self, backup_role: BackupRole, outcome: InjectionOutcome) -> bool:
         """Put the store into the kernel; return True if all of it was tried."""
         try:
-            if standby.hot_kernel is not None:
-                await standby.hot_kernel.commit_remaining(outcome)
+            if backup_role.hot_kernel is not None:
+                await backup_role.hot_kernel.commit_remaining(outcome)
             else:
                 shut = self._gate is not None and self._gate.is_shut(trio.current_time())
-                await commit.commit(standby.store, self._injector, outcome, self.changes.report, renew=shut)
+                await commit.commit(backup_role.store, self._injector, outcome, self.changer.report, renew=shut)
         except* Exception as failure:
             outcome.failed["commit_broke_off"] += 1
             self._warnings.append(f"the commit broke off, what is missing is put in behind it: {first_of(failure)}")
@@ -253,10 +263,10 @@ class Roles:
             seconds,
         )
 
-    def _out_of_sync(self, standby: Standby) -> list[str]:
-        if standby.backup.was_synced:
+    def _out_of_sync(self, backup_role: BackupRole) -> list[str]:
+        if backup_role.backup.was_synced:
             return []
-        store = standby.store
+        store = backup_role.store
         warning = (
             f"the store was not in sync: {store.flow_count()} flows and {len(store.expectations)} expectations are"
             " what there is" + (", a snapshot was under way" if store.in_snapshot else "")
@@ -277,8 +287,8 @@ class Roles:
             compare_s=self._config.replication.scrub_interval_s,
             now=trio.current_time(),
         )
-        promoted = self.standby and self.standby.store
-        streaming = ActiveRole(
+        promoted = self.backup_role and self.backup_role.store
+        active_role = ActiveRole(
             active=active,
             events=events,
             selector=self._selector,
@@ -287,12 +297,12 @@ class Roles:
             known=(promoted.flow_count(), len(promoted.expectations)) if promoted else None,
             compare_s=self._config.replication.scrub_interval_s,
         )
-        self.streaming, self.standby = streaming, None
+        self.active_role, self.backup_role = active_role, None
         self.member.begin_role(active)
 
         async def work() -> None:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(streaming.run)
+                nursery.start_soon(active_role.run)
                 nursery.start_soon(self._finish_commit)
 
         self._begin(work)
@@ -341,7 +351,7 @@ class Roles:
 
 
 def first_of(group: BaseExceptionGroup[Any]) -> BaseException:
-    """The first of the exceptions in a group that is no group itself."""
+    """Return the first exception in a group, and in its groups, that is no group."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

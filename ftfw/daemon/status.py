@@ -16,7 +16,7 @@ from ftfw.config.schema import Config
 from ftfw.daemon.gate import Gate
 from ftfw.daemon.keepalived_task import KeepalivedTask
 from ftfw.daemon.metrics.scrape_listener import ScrapeListener
-from ftfw.daemon.role_runner import Roles
+from ftfw.daemon.role_runner import RoleRunner
 from ftfw.daemon.systemd import one_line
 from ftfw.daemon.transport import Transport
 from ftfw.kernel.event_selector import Selector
@@ -34,7 +34,7 @@ class NodeStatus:
 
     config: Config
     transport: Transport
-    roles: Roles
+    roles: RoleRunner
     keepalived: KeepalivedTask
     gate: Gate | None
     scrapes: ScrapeListener | None
@@ -49,7 +49,7 @@ class NodeStatus:
 
         An active reads its kernel's table for that, unless it has done so within COUNTS_AGE_S.
         """
-        standby = self.roles.standby
+        standby = self.roles.backup_role
         if standby is not None:
             return standby.store.flow_count(), len(standby.store.expectations)
         counted_at, flows, expectations = self._counted
@@ -64,7 +64,7 @@ class NodeStatus:
 
     def known_counts(self) -> tuple[int | None, int | None]:
         """Return the counts as far as they are known: a client that asks on a timer must not cost a dump each time."""
-        standby, streaming = self.roles.standby, self.roles.streaming
+        standby, streaming = self.roles.backup_role, self.roles.active_role
         if standby is not None:
             return standby.store.flow_count(), len(standby.store.expectations)
         return streaming.table_counts if streaming is not None else (None, None)
@@ -98,9 +98,9 @@ class NodeStatus:
 
     def ready(self, now: float) -> bool:
         """Tell whether this node may take over, or is active."""
-        standby = self.roles.standby
+        standby = self.roles.backup_role
         if standby is None:
-            return self.roles.streaming is not None
+            return self.roles.active_role is not None
         return standby.backup.ready(now) or self._has_the_traffic(now)
 
     def line(self) -> str:
@@ -114,13 +114,13 @@ class NodeStatus:
         return self.keepalived.holds_all_addresses and not self.roles.member.peers.actives(now)
 
     def _synced(self, now: float) -> bool | None:
-        standby, streaming = self.roles.standby, self.roles.streaming
+        standby, streaming = self.roles.backup_role, self.roles.active_role
         if standby is not None:
             return standby.backup.synced(now)
         return streaming.active.synced(now) if streaming is not None else False
 
     def _why_not_synced(self, now: float) -> str | None:
-        standby, streaming = self.roles.standby, self.roles.streaming
+        standby, streaming = self.roles.backup_role, self.roles.active_role
         if standby is not None:
             return standby.backup.why_not(now)
         return streaming.active.why_not(now) if streaming is not None else None
@@ -137,7 +137,7 @@ class NodeStatus:
 
     def _stream(self) -> dict[str, Any]:
         proofs = dict(self.transport.freshness.counts)
-        standby, streaming = self.roles.standby, self.roles.streaming
+        standby, streaming = self.roles.backup_role, self.roles.active_role
         if standby is not None:
             backup = standby.backup
             return {
@@ -158,7 +158,7 @@ class NodeStatus:
         return proofs
 
     def _peers(self, now: float) -> list[dict[str, Any]]:
-        streaming = self.roles.streaming
+        streaming = self.roles.active_role
         active = streaming.active if streaming is not None else None
         described = []
         for peer in sorted(self.roles.member.peers.known.values(), key=lambda peer: peer.name):

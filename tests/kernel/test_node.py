@@ -107,8 +107,8 @@ def test_a_commit_that_breaks_off_still_ends_in_an_active_and_is_told(
     async def work(namespace: Namespace) -> None:
         monkeypatch.setattr(commit, "commit", broken)
         async with running(tmp_path) as (node, _link, path):
-            assert node.roles.standby is not None
-            node.roles.standby.store.apply([conn(TCP).new()])
+            assert node.roles.backup_role is not None
+            node.roles.backup_role.store.apply([conn(TCP).new()])
             done = await command(path, "promote")
             status = await command(path, "status")
             last_commit = node.roles.last_commit
@@ -143,7 +143,7 @@ def test_a_promotion_that_is_recalled_says_so_and_leaves_the_entries_and_no_word
     async def work(namespace: Namespace) -> None:
         go_on = hold_up_commits(monkeypatch)
         async with running(tmp_path) as (node, link, path), trio.open_nursery() as nursery:
-            standby = node.roles.standby
+            standby = node.roles.backup_role
             assert standby is not None
             standby.store.apply([conn(TCP).new()])
 
@@ -152,11 +152,11 @@ def test_a_promotion_that_is_recalled_says_so_and_leaves_the_entries_and_no_word
                     await command(path, "promote")
 
             nursery.start_soon(promote)
-            await until(lambda: node.roles.changes.state is RoleState.PROMOTING)
+            await until(lambda: node.roles.changer.state is RoleState.PROMOTING)
             nursery.start_soon(command, path, "demote")
-            await until(lambda: node.roles.changes.state is RoleState.RECALLED)
+            await until(lambda: node.roles.changer.state is RoleState.RECALLED)
             go_on.set()
-            await until(lambda: node.roles.standby is not standby)
+            await until(lambda: node.roles.backup_role is not standby)
             assert len(await namespace.dump()) == 1
             before = len(link.heartbeats())
             await until(lambda: len(link.heartbeats()) >= before + 3)
@@ -171,7 +171,7 @@ def test_what_was_counted_stays_counted_once_through_changes_of_role(
     async def work(_: Namespace) -> None:
         go_on = hold_up_commits(monkeypatch)
         async with running(tmp_path) as (node, _link, path), trio.open_nursery() as nursery:
-            standby = node.roles.standby
+            standby = node.roles.backup_role
             assert standby is not None
             standby.store.apply([b"not a message of the kernel"])
             standby.outcome.failed["busy"] += 3
@@ -212,7 +212,7 @@ def test_a_node_in_mid_promotion_is_heard_and_ready_and_shows_what_it_holds(
     async def work(_: Namespace) -> None:
         go_on = hold_up_commits(monkeypatch)
         async with running(tmp_path) as (node, link, path), trio.open_nursery() as nursery:
-            standby = node.roles.standby
+            standby = node.roles.backup_role
             assert standby is not None
             standby.store.apply([conn(TCP).new()])
             standby.backup.was_synced = True

@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from ftfw.daemon.role_changer import WAITING_MAX, Changes
+from ftfw.daemon.role_changer import WAITING_MAX, RoleChanger
 from ftfw.daemon.roles.role_table import AT_REST, Action, RoleEvent, RoleState
 
 WANTED = {RoleEvent.PROMOTE: RoleState.ACTIVE, RoleEvent.DEMOTE: RoleState.BACKUP}
@@ -31,9 +31,9 @@ class Work:
 
 
 @asynccontextmanager
-async def changes(role: str) -> AsyncIterator[tuple[Changes, Work, trio.Nursery]]:
+async def changes(role: str) -> AsyncIterator[tuple[RoleChanger, Work, trio.Nursery]]:
     work = Work()
-    made = Changes(role, work.perform)
+    made = RoleChanger(role, work.perform)
     async with trio.open_nursery() as nursery:
         await nursery.start(made.run)
         work.done.clear()
@@ -44,12 +44,12 @@ async def changes(role: str) -> AsyncIterator[tuple[Changes, Work, trio.Nursery]
 class Asked:
     """Wants a role, and waits for it."""
 
-    def __init__(self, made: Changes, nursery: trio.Nursery, event: RoleEvent) -> None:
+    def __init__(self, made: RoleChanger, nursery: trio.Nursery, event: RoleEvent) -> None:
         self.reached: bool | None = None
         self.told: list[dict[str, Any]] = []
         nursery.start_soon(self._ask, made, event)
 
-    async def _ask(self, made: Changes, event: RoleEvent) -> None:
+    async def _ask(self, made: RoleChanger, event: RoleEvent) -> None:
         self.reached = await made.reach(event, self._hear)
 
     async def _hear(self, told: dict[str, Any]) -> None:
@@ -68,7 +68,7 @@ async def test_a_hundred_alternating_wishes_end_in_the_last_and_cost_one_change_
     for last, wanted in enumerate((RoleEvent.DEMOTE, RoleEvent.PROMOTE)):
         async with changes("backup") as (made, work, _):
             for number in range(100 + last):
-                made.take(RoleEvent.PROMOTE if number % 2 == 0 else RoleEvent.DEMOTE)
+                made.accept(RoleEvent.PROMOTE if number % 2 == 0 else RoleEvent.DEMOTE)
                 await trio.lowlevel.checkpoint()
             await wait_all_tasks_blocked()
             await work.let_go()
@@ -94,7 +94,7 @@ async def test_a_demotion_that_is_taken_back_streams_on_without_a_commit() -> No
         demoter = Asked(made, nursery, RoleEvent.DEMOTE)
         await wait_all_tasks_blocked()
         assert not made.at_rest
-        made.take(RoleEvent.PROMOTE)
+        made.accept(RoleEvent.PROMOTE)
         await work.let_go()
         assert demoter.reached is False
         assert work.done == [Action.STOP, Action.STREAM]
@@ -103,7 +103,7 @@ async def test_a_demotion_that_is_taken_back_streams_on_without_a_commit() -> No
 async def test_a_wish_is_remembered_also_where_it_changes_nothing() -> None:
     async with changes("backup") as (made, _, _):
         assert not made.asked
-        made.take(RoleEvent.DEMOTE)
+        made.accept(RoleEvent.DEMOTE)
         assert made.asked
 
 
