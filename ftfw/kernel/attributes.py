@@ -27,16 +27,18 @@ def split(data: bytes, start: int = 0) -> dict[int, bytes]:
     length is too small or leaves `data`.
     """
     found: dict[int, bytes] = {}
-    end = len(data)
-    while start < end:
-        if end - start < 4:
-            raise MalformedError(f"{end - start} stray bytes where an attribute should begin")
+    end, kind = len(data), 0
+    while start + 4 <= end:
         length, kind = HEADER.unpack_from(data, start)
         step = (length + 3) & ~3
         if length < 4 or start + length > end:
             raise MalformedError(f"attribute {kind & uapi.NLA_TYPE_MASK} says {length} of {end - start} bytes")
-        found[kind & uapi.NLA_TYPE_MASK] = data[start : start + step].ljust(step, b"\0")
+        found[kind & uapi.NLA_TYPE_MASK] = data[start : start + step]
         start += step
+    if start < end:
+        raise MalformedError(f"{end - start} stray bytes where an attribute should begin")
+    if start > end and found:  # the last one lacks its padding
+        found[kind & uapi.NLA_TYPE_MASK] += bytes(start - end)
     return found
 
 

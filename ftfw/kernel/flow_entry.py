@@ -217,9 +217,12 @@ def is_gre(key: bytes) -> bool:
 
 
 def protocol_of(key: bytes) -> int:
-    """Return the protocol number in a key."""
-    protocol = nested(nested(key)[uapi.CTA_TUPLE_PROTO])
-    return number(protocol[uapi.CTA_PROTO_NUM])
+    """Return the protocol number in a key, or in a tuple attribute, that has passed `validate`.
+
+    It follows the headers of the tuple, its addresses and its protocol part (ctnetlink_dump_tuples).
+    """
+    address_size: int = HEADER.unpack_from(key, 8)[0]  # of the attribute
+    return key[16 + 2 * address_size]
 
 
 _PLAIN: Final = frozenset(ORDER[:6])
