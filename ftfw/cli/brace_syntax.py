@@ -20,7 +20,7 @@ class TokenKind(Enum):
 
 
 class Token(NamedTuple):
-    """A piece of the file; `text` is a word without its quotes, `line` counts from 1."""
+    """Holds a piece of the file: `text` is a word without its quotes, `line` counts from 1."""
 
     kind: TokenKind
     text: str

@@ -93,7 +93,7 @@ class Freshness:
     """
 
     def __init__(self, keys: Sequence[bytes], *, name: str, links: int, random: Callable[[int], bytes]) -> None:
-        self.counts: Counter[str] = Counter()  # challenges, responses, proofs, resumed
+        self.counts = Counter({"challenges": 0, "responses": 0, "proofs": 0, "resumed": 0})  # zeros are shown
         self._bodies: list[bytes] = []
         self._events: deque[FreshnessEvent] = deque()
         self._name = name

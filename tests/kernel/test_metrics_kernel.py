@@ -77,4 +77,4 @@ def test_a_place_that_is_not_there_keeps_no_daemon_from_its_work(nodes: tuple[No
     until(lambda: node.status()["metrics"]["trouble"] is None, "the address came, and Prometheus may ask")
     assert scrape(node, "198.51.100.1")[("ftfw_active",)] == 1
     log = node.log.read_text()
-    assert (log.count(trouble), log.count("Prometheus may ask now")) == (1, 1)
+    assert (log.count(trouble), log.count("listening for Prometheus")) == (1, 1)

@@ -28,7 +28,7 @@ _HOOK = re.compile(r"notify(_(master|backup|fault|stop|deleted))?")
 
 @dataclass(frozen=True, kw_only=True)
 class NotifyFifo:
-    """A FIFO to which keepalived writes, and the user who owns it; None where the file names no user."""
+    """Holds the path of a FIFO to which keepalived writes, and its owner; None if the file names none."""
 
     path: str
     user: str | None
@@ -36,7 +36,7 @@ class NotifyFifo:
 
 @dataclass(frozen=True, kw_only=True)
 class VrrpInstance:
-    """A VRRP instance with its interface and its virtual addresses."""
+    """Holds the interface and the virtual addresses of a VRRP instance."""
 
     interface: str | None
     addresses: frozenset[Address]

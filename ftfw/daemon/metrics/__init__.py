@@ -1,1 +1,1 @@
-"""The daemon's status as Prometheus metrics."""
+"""Exposes the daemon's status to Prometheus."""
