@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class TokenKind(Enum):
-    """Tells what a token is; comments and white space make none."""
+    """Says what a token is; comments and white space are not tokens."""
 
     WORD = "word"
     OPEN = "{"

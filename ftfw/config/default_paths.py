@@ -1,4 +1,4 @@
-"""Names the files that ftfw uses where nothing else is said.  Light to import: the control client reads it."""
+"""Names the files that ftfw uses by default.  Light to import: the control client reads it."""
 
 from pathlib import Path
 from typing import Final

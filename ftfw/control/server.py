@@ -212,7 +212,7 @@ def _list_pieces(items: Iterator[Any]) -> Iterator[bytes]:
 
 
 async def _write(stream: trio.SocketStream, data: bytes) -> bool:
-    """Write to the client; return whether it read everything in time."""
+    """Write to the client; return whether everything was sent in time."""
     with trio.move_on_after(WRITE_DEADLINE_S), contextlib.suppress(trio.BrokenResourceError):
         await stream.send_all(data)
         return True

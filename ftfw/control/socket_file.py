@@ -19,7 +19,7 @@ FileIdentity = tuple[int, int]
 
 
 def open_listener(path: Path) -> socket.socket:
-    """Return a socket that listens at `path`, in a file of mode 0600; a file at which nobody listens is replaced.
+    """Return a socket that listens at `path`, in a file of mode 0600; a file at which no process listens is replaced.
 
     Raises ControlError if another process listens there, or if the file cannot be created.
     """
@@ -59,7 +59,7 @@ def remove_own(path: Path, own: FileIdentity | None) -> None:
 
 
 def _is_stale(path: Path) -> bool:
-    """Return whether a socket file is there at which nobody listens.
+    """Return whether a socket file is there at which no process listens.
 
     Raises ControlError if a process listens there, or if the file is not a stream socket; OSError if it cannot be seen.
     """

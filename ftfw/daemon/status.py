@@ -97,7 +97,7 @@ class NodeStatus:
         }
 
     def ready(self, now: float) -> bool:
-        """Tell whether this node may take over, or is active."""
+        """Return whether this node may take over, or is active."""
         standby = self.roles.backup_role
         if standby is None:
             return self.roles.active_role is not None
@@ -110,7 +110,7 @@ class NodeStatus:
         return one_line(role, conflict=conflict, synced=self._synced(now), why_not=self._why_not_synced(now))
 
     def _has_the_traffic(self, now: float) -> bool:
-        """Tell whether this kernel's table is all that is left: the addresses are here, and no node is active."""
+        """Return whether this kernel's table is all that is left: the addresses are here, and no node is active."""
         return self.keepalived.holds_all_addresses and not self.roles.member.peers.actives(now)
 
     def _synced(self, now: float) -> bool | None:

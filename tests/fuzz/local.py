@@ -1,4 +1,4 @@
-"""Targets: files, keepalived's FIFO and the control socket."""
+"""Fuzzes what a node reads on its own host: files, keepalived's FIFO and the control socket."""
 
 import base64
 import json
@@ -30,7 +30,7 @@ SHIPPED = Path(__file__).parents[2] / "conf"
 
 @contextmanager
 def file_of(data: bytes) -> Iterator[Path]:
-    """A file with these contents that only its owner may read."""
+    """Yield a file with these contents that only its owner may read."""
     descriptor = os.memfd_create("fuzz", os.MFD_CLOEXEC)
     try:
         os.fchmod(descriptor, 0o600)
@@ -41,13 +41,13 @@ def file_of(data: bytes) -> Iterator[Path]:
 
 
 def load_config(data: bytes) -> None:
-    """Any bytes as the configuration file."""
+    """Load any bytes as the configuration file."""
     with file_of(data) as path:
         schema.require_complete(schema.load(path), path)
 
 
 def find_socket(data: bytes) -> None:
-    """Any bytes as the configuration file of a command that only looks for the control socket."""
+    """Find the control socket in any bytes, as a command does that reads nothing else of the configuration."""
     with file_of(data) as path:
         assert isinstance(client.socket_of(path)[0], Path)
 
@@ -100,7 +100,7 @@ listen = "[::1]:9166"
 
 
 def migrate(data: bytes) -> None:
-    """Any bytes as conntrackd's configuration; what is made of it is one of ftfw's."""
+    """Translate any bytes as conntrackd's configuration; the result is a valid configuration of ftfw."""
     text = translate(data.decode("ascii", "replace")).toml
     schema.require_complete(schema.parse(tomllib.loads(text), SHIPPED), SHIPPED)
 
@@ -123,7 +123,7 @@ def conntrackd_configs() -> Iterator[bytes]:
 
 
 def read_keepalived_conf(data: bytes) -> None:
-    """Any bytes as keepalived's configuration."""
+    """Read any bytes as keepalived's configuration."""
     found = keepalived_conf.extract(data.decode(errors="replace"))
     assert found.tracked.isdisjoint(found.untracked)
 
@@ -150,7 +150,7 @@ vrrp_track_file r { file /run/ftfw/ready }
 
 
 def read_key(data: bytes) -> None:
-    """Any bytes as a key file."""
+    """Read any bytes as a key file."""
     with file_of(data) as path:
         assert len(key_file.read(path)) == KEY_LENGTH
 
@@ -161,7 +161,7 @@ def keys() -> Iterator[bytes]:
 
 
 def read_fifo(data: bytes) -> None:
-    """Any bytes out of keepalived's FIFO, in pieces as long as the first byte says."""
+    """Read any bytes from keepalived's FIFO, in pieces as long as the first byte says."""
     size, parser, states = 1 + data[0] if data else 1, NotificationParser(), VrrpStates((), "backup")
     for start in range(1, len(data), size):
         for notification in parser.feed(data[start : start + size]):
@@ -177,7 +177,7 @@ def notifications() -> Iterator[bytes]:
 
 
 def read_request(data: bytes) -> None:
-    """Any bytes as a request's line on the control socket."""
+    """Read any bytes as a request on the control socket."""
     request = server.parse_request(data)
     assert isinstance(request["command"], str)
 
@@ -188,7 +188,7 @@ def requests() -> Iterator[bytes]:
 
 
 def read_reply(data: bytes) -> None:
-    """Any bytes as a line of a daemon's answer."""
+    """Read any bytes as a line of a daemon's answer."""
     kind, content = client.parse_reply(Path("/run/ftfw/control.sock"), data)
     assert kind in ("progress", "result")
     assert isinstance(content, dict)

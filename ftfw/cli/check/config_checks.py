@@ -1,4 +1,4 @@
-"""Checks of the configuration, and of the keys, interfaces and addresses that it names."""
+"""Checks the configuration, and the keys, interfaces and addresses that it names."""
 
 from __future__ import annotations
 

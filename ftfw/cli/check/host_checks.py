@@ -1,4 +1,4 @@
-"""Checks of this host: capabilities, kernel version, sysctls, helpers, forwarding, clock."""
+"""Checks this host: capabilities, kernel version, sysctls, helpers, forwarding, clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of how this node and keepalived inform each other."""
+"""Checks how this node and keepalived inform each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of the links: their interfaces and addresses, and whether frames arrive."""
+"""Checks the links: their interfaces and addresses, and whether frames arrive."""
 
 from __future__ import annotations
 

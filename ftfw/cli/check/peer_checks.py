@@ -1,4 +1,4 @@
-"""Checks of the other nodes: whether their frames arrive, and whether their hosts are like this one."""
+"""Checks the other nodes: whether their frames arrive, and whether their hosts are like this one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of the ruleset: whether it tracks flows, keeps labels, and drops packets that belong to no flow."""
+"""Checks the ruleset: whether it tracks flows, keeps labels, and drops packets that belong to no flow."""
 
 from __future__ import annotations
 

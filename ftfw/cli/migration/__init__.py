@@ -1,1 +1,1 @@
-"""Translation of conntrackd's configuration into ftfw's, for `ftfw check --from-conntrackd`.  Pure."""
+"""Translates conntrackd's configuration into ftfw's, for `ftfw check --from-conntrackd`.  Pure."""

@@ -82,7 +82,7 @@ class FilterTranslation:
         option = "General.Filter.State"
         if self._states.lines:
             line = min(self._states.lines.values())
-            why = "a flow that leaves these states is taken from the backups, too; without the key it costs less"
+            why = "a flow that leaves these states is removed from the backups as well; no key costs less CPU"
             yield Remark(line=line, option=option, severity=Severity.DIFFERS, why=why)
         for place, line in self._ignored.items():
             severity, why = _why_not_ignored(place, own)

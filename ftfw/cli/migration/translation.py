@@ -203,7 +203,7 @@ def _event_buffer(option: str, statement: Statement, draft: _Draft) -> None:
         draft.remark(statement.line, option, Severity.NOT_NEEDED, why)
         return
     if size > EVENT_BUFFER_BYTES_MAX:
-        why = f"ftfw takes at most {EVENT_BUFFER_BYTES_MAX} bytes"
+        why = f"ftfw accepts at most {EVENT_BUFFER_BYTES_MAX} bytes"
         draft.remark(statement.line, option, Severity.DIFFERS, why)
         size = EVENT_BUFFER_BYTES_MAX
     draft.put("kernel.event_buffer_bytes", size, f"line {statement.line}: {statement.name}")
@@ -234,8 +234,12 @@ def _finish(draft: _Draft) -> None:
     if "standby" not in draft.tables:
         draft.put("standby.mode", "warm", "no DisableExternalCache")
     if "expectations" not in draft.tables.get("replicate", {}):
-        draft.put("replicate.expectations", False, "no ExpectationSync; with true, FTP and the like live on, too")
-        why = "conntrackd does not replicate expectations unless told; `true` lets FTP, SIP and the like live on"
+        draft.put(
+            "replicate.expectations", False, "no ExpectationSync; true keeps related flows of FTP and others alive"
+        )
+        why = (
+            "conntrackd replicates no expectations by default; `true` keeps related flows of FTP, SIP and others alive"
+        )
         draft.remark(0, "replicate.expectations", Severity.DIFFERS, why)
 
 
