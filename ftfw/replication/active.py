@@ -274,25 +274,23 @@ class Active:
         if backup.acked < message.sequence <= self.sequence:
             backup.acked = message.sequence
         if isinstance(message, Ack):
-            self._resend(message.missing, now)
+            self._resend(message, now)
         else:
             self._wanted.add(message)
 
-    def _resend(self, missing: Sequence[tuple[int, int]], now: float) -> None:
-        """Send missing frames again.  The ranges ascend, so each frame is looked at once, whatever they say."""
-        room, following = limits.RESEND_FRAMES, self.oldest
-        for first, last in missing:
-            for sequence in range(max(first, following), min(last, self.sequence) + 1):
-                following = sequence + 1
-                kept = self._kept[sequence]
-                if now - max(kept.sent_at, kept.resent_at) < limits.RESEND_S:
-                    continue
-                if not room:
-                    return
-                room -= 1
-                kept.resent_at = now
-                self.resent += 1
-                self._bodies.append(kept.body)
+    def _resend(self, request: Ack, now: float) -> None:
+        """Send missing frames again, as far as they are kept, and were not sent just now."""
+        room = limits.RESEND_FRAMES
+        for sequence in request.missing_within(self.oldest, self.sequence):
+            kept = self._kept[sequence]
+            if now - max(kept.sent_at, kept.resent_at) < limits.RESEND_S:
+                continue
+            if not room:
+                return
+            room -= 1
+            kept.resent_at = now
+            self.resent += 1
+            self._bodies.append(kept.body)
 
     def live(self, now: float) -> list[BackupProgress]:
         """Return the backups that were heard within PEER_LOST_S."""

@@ -86,7 +86,7 @@ class Backup:
         self._limit = limit
         self._bodies: list[bytes] = []
         self._resync = _Resync()
-        self._applied = 0  # the number of the last frame that was applied
+        self.applied = 0  # the number of the last frame of the stream that was applied
         self._known = 0  # the highest number that the active is known to have sent
         self._waiting = WaitingFrames()
         self._work: Iterator[int] | None = None  # a compare, or the end of a snapshot, in steps
@@ -108,7 +108,7 @@ class Backup:
             if epoch != self.epoch:
                 self._follow(epoch, message, now)
             self._known = max(self._known, message.sequence)
-            if message.oldest > self._waiting.first_missing(self._applied):
+            if message.oldest > self._waiting.first_missing(self.applied):
                 self._give_up(message.oldest - 1, now)
         else:
             self._receive_frame(message, now)
@@ -121,7 +121,7 @@ class Backup:
         self._leave(BackupEvent.INTRODUCED)
         self._resync.comparable = self._resync.comparable and first.name == self.active_name
         self.epoch, self.active_name = epoch, first.name
-        self._applied = self._known = self._acked = first.sequence
+        self.applied = self._known = self._acked = first.sequence
         self._resync_at = now
 
     def unfollow(self) -> None:
@@ -170,11 +170,11 @@ class Backup:
             self._resync.comparable, self._resync.counts_repairs, self._resync.wanted = True, False, None
 
     def _receive_frame(self, frame: Stream, now: float) -> None:
-        if frame.sequence <= self._applied or frame.sequence in self._waiting:
+        if frame.sequence <= self.applied or frame.sequence in self._waiting:
             self.repeated += 1
             return
         self._known = max(self._known, frame.sequence)
-        if frame.sequence == self._applied + 1 and not self._must_wait(frame):
+        if frame.sequence == self.applied + 1 and not self._must_wait(frame):
             self._apply(frame, now)
         else:
             self._waiting.add(frame)
@@ -191,14 +191,14 @@ class Backup:
 
     def _may_apply(self) -> bool:
         """Return True if the next frame has come and need not wait any more."""
-        frame = self._waiting.get(self._applied + 1)
+        frame = self._waiting.get(self.applied + 1)
         return frame is not None and not self._must_wait(frame)
 
     def _apply_waiting(self, most: int, now: float) -> None:
         for _ in range(most):
             if not self._may_apply():
                 return
-            self._apply(self._waiting.pop(self._applied + 1), now)
+            self._apply(self._waiting.pop(self.applied + 1), now)
 
     def _make_room(self, now: float) -> None:
         """Have fewer frames wait; the bound counts more than the length of a step."""
@@ -210,7 +210,7 @@ class Backup:
             self._give_up(self._waiting.first - 1, now)
 
     def _apply(self, frame: Stream, now: float) -> None:
-        self._applied = frame.sequence
+        self.applied = frame.sequence
         if frame.kind in (messages.EVENTS, messages.SNAPSHOT_PART):
             if frame.kind == messages.EVENTS or self.state is BackupState.FILLING:
                 self._apply_entries(frame)
@@ -249,7 +249,7 @@ class Backup:
         self.gaps += 1
         self._ask(now)
         self._waiting.drop_through(sequence)
-        self._applied = sequence
+        self.applied = sequence
         self._apply_waiting(1, now)
 
     def _ask(self, now: float) -> None:
@@ -412,28 +412,28 @@ class Backup:
         assert self.epoch is not None
         if self.state is BackupState.REPAIRING:
             assert self._resync.wanted is not None
-            self._bodies += messages.wants(self.name, self.epoch, self._applied, self._resync.wanted, self._limit)
+            self._bodies += messages.wants(self.name, self.epoch, self.applied, self._resync.wanted, self._limit)
         else:
             compare = self._resync.comparable or self.state is not BackupState.ASKING
-            self._bodies.append(messages.resync(self.name, self.epoch, self._applied, compare=compare))
+            self._bodies.append(messages.resync(self.name, self.epoch, self.applied, compare=compare))
 
     def _acknowledgement_due(self) -> float:
         if self.missing:
             return self._nack_at
-        return self._heartbeat_at if self._applied == self._acked else self._acked_at + limits.ACK_S
+        return self._heartbeat_at if self.applied == self._acked else self._acked_at + limits.ACK_S
 
     def _acknowledge_early(self, now: float) -> None:
         """Acknowledge ahead of the timer when frames come thick."""
-        behind = self._applied - self._acked
+        behind = self.applied - self._acked
         if behind >= limits.ACK_FRAMES or (behind > 0 and now >= self._acked_at + limits.ACK_S):
             self._acknowledge(now)
 
     def _acknowledge(self, now: float) -> None:
         assert self.epoch is not None
-        self._acked, self._acked_at = self._applied, now
-        missing = list(self._waiting.missing(self._applied, self._known))
+        self._acked, self._acked_at = self.applied, now
+        missing = list(self._waiting.missing(self.applied, self._known))
         synced = self.synced(now)
-        self._bodies.append(messages.ack(self.name, self.epoch, self._applied, missing, self._limit, synced=synced))
+        self._bodies.append(messages.ack(self.name, self.epoch, self.applied, missing, self._limit, synced=synced))
 
     # What others want to know
 
@@ -450,7 +450,7 @@ class Backup:
     @property
     def behind(self) -> int:
         """How many frames that the active is known to have sent are not applied."""
-        return self._known - self._applied
+        return self._known - self.applied
 
     def heard(self, now: float) -> bool:
         """Return True if the active was heard within FRESH_S."""
@@ -462,7 +462,7 @@ class Backup:
 
     def synced(self, now: float) -> bool:
         """Return True if the store is the active's table, as far as can be known."""
-        whole = self.complete and self._applied >= self._known and self.installed >= self.snapshots
+        whole = self.complete and self.applied >= self._known and self.installed >= self.snapshots
         return whole and (self.heard(now) or self._heard_at == now)
 
     def why_not(self, now: float) -> str | None:

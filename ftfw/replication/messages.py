@@ -107,6 +107,13 @@ class Ack:
     missing: list[tuple[int, int]]  # first and last number of each range, ascending
     synced: bool
 
+    def missing_within(self, first: int, last: int) -> Iterator[int]:
+        """Generate the missing numbers from `first` to `last`, each at most once, whatever the ranges say."""
+        for begin, end in self.missing:
+            for number in range(max(begin, first), min(end, last) + 1):
+                first = number + 1
+                yield number
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resync:

@@ -16,7 +16,7 @@ from ftfw.kernel.message_run import Run
 from ftfw.kernel.message_shapes import recognise
 from ftfw.link.framing import FRAME_MAX_BYTES, FramingError, Splitter, framed
 from ftfw.replication import limits, messages
-from ftfw.replication.active import Active, _Kept
+from ftfw.replication.active import Active
 from ftfw.replication.backup import Backup
 from ftfw.replication.bucket_digests import Digests, Scope
 from ftfw.replication.member import Member
@@ -235,31 +235,20 @@ def conversations() -> Iterator[bytes]:
 # Members
 
 
-class _Looked(dict[int, _Kept]):
-    """Counts how often a frame is looked up."""
-
-    looks = 0
-
-    def __getitem__(self, number: int) -> _Kept:
-        self.looks += 1
-        return super().__getitem__(number)
-
-
 def _backup(now: float) -> Member:
     member = Member("fw1")
     member.begin_role(Backup(name="fw1", store=Store(), limit=LIMIT, now=now))
     return member
 
 
-def _active(now: float) -> tuple[Member, _Looked]:
-    member, kept = Member("fw1"), _Looked()
+def _active(now: float) -> Member:
+    member = Member("fw1")
     active = Active(name="fw1", epoch=OWN, limit=200, compress=False, compare_s=0.5, now=now)
     member.begin_role(active)
-    active._kept = kept
     for _ in range(40):
         active.offer([[conn().new()]], now)
     active.bodies_to_send()
-    return member, kept
+    return member
 
 
 def receive(data: bytes) -> None:
@@ -269,18 +258,16 @@ def receive(data: bytes) -> None:
     can be used.
     """
     reader, now = Reader(data), 100.0
-    backup, (active, kept) = _backup(now), _active(now)
+    backup, active = _backup(now), _active(now)
     assert active.active is not None
     assert backup.backup is not None
     while reader:
         epoch = (PEER, OWN, b"q" * 32)[reader.byte() % 3]
         message = _message(reader, active.active, backup.backup)
-        kept.looks = 0
         for member in (active, backup):
             member.receive(epoch, message, now)
             assert len(member.peers.known) <= limits.PEERS_MAX
         assert len(active.bodies_to_send()) <= limits.RESEND_FRAMES
-        assert kept.looks <= len(kept)
         assert len(active.active.backups) <= limits.PEERS_MAX
         now += reader.byte() / 100
         for member in (active, backup):
@@ -331,7 +318,7 @@ def _message(reader: Reader, active: Active, backup: Backup) -> Message:
     choice = reader.byte()
     name = f"fw{reader.byte()}"
     epoch = (active.epoch, PEER)[choice >> 3 & 1]
-    number, following = partial(reader.number, active.sequence), partial(reader.number, backup._applied + 1)
+    number, following = partial(reader.number, active.sequence), partial(reader.number, backup.applied + 1)
     match choice & 7:
         case 0:
             body = messages.heartbeat(name, ("active", "backup", "spare")[reader.byte() % 3], following(), following())

@@ -194,7 +194,7 @@ class Node:
     def _check_said(self, backup: Backup, said: list[bytes]) -> None:
         """In sync up to a number means: the store is the active's table as it was told when that number was sent."""
         for message in map(messages.unpack, said):
-            if isinstance(message, Ack) and message.synced and message.sequence == backup._applied:
+            if isinstance(message, Ack) and message.synced and message.sequence == backup.applied:
                 table = self._history.tables.get((message.epoch, message.sequence))
                 wrong = "" if table is None else table.difference(held(backup.store), but=self.tampered)
                 assert not wrong, f"in sync with a table that never was: {wrong}"

@@ -86,7 +86,7 @@ def keep_what_the_snapshot_does_not_name(patch: pytest.MonkeyPatch) -> None:
 def apply_behind_a_gap(patch: pytest.MonkeyPatch) -> None:
     def receive_frame(self: Backup, frame: messages.Stream, now: float) -> None:
         self._known = max(self._known, frame.sequence)
-        if frame.sequence > self._applied:
+        if frame.sequence > self.applied:
             self._apply(frame, now)
 
     patch.setattr(Backup, "_receive_frame", receive_frame)
@@ -95,18 +95,18 @@ def apply_behind_a_gap(patch: pytest.MonkeyPatch) -> None:
 def apply_in_the_order_of_arrival(patch: pytest.MonkeyPatch) -> None:
     def receive_frame(self: Backup, frame: messages.Stream, now: float) -> None:
         self._known = max(self._known, frame.sequence)
-        before = self._applied
+        before = self.applied
         self._apply(frame, now)
-        self._applied = max(before, frame.sequence)
+        self.applied = max(before, frame.sequence)
 
     patch.setattr(Backup, "_receive_frame", receive_frame)
 
 
 def acknowledge_what_was_announced(patch: pytest.MonkeyPatch) -> None:
     def acknowledge(self: Backup, now: float) -> None:
-        self._applied = max(self._applied, self._known)
-        self._acked, self._acked_at = self._applied, now
-        self._bodies.append(messages.ack(self.name, self.epoch or b"", self._applied, (), 700, synced=self.complete))
+        self.applied = max(self.applied, self._known)
+        self._acked, self._acked_at = self.applied, now
+        self._bodies.append(messages.ack(self.name, self.epoch or b"", self.applied, (), 700, synced=self.complete))
 
     patch.setattr(Backup, "_acknowledge", acknowledge)
 
@@ -125,7 +125,7 @@ def ignore_gaps_that_cannot_be_filled(patch: pytest.MonkeyPatch) -> None:
 
     def give_up(self: Backup, sequence: int, now: float) -> None:
         self._waiting.drop_through(sequence)
-        self._applied = sequence
+        self.applied = sequence
         self._apply_waiting(1, now)
 
     patch.setattr(Backup, "_give_up", give_up)

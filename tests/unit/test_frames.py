@@ -1,6 +1,8 @@
 import struct
+from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -129,8 +131,18 @@ def test_a_sealer_changes_its_key_and_counts_on() -> None:
     assert refused(both, sender.seal(b"3")) == "unknown_key"
 
 
-def test_derived_keys_are_kept_for_a_bounded_number_of_epochs() -> None:
+def test_derived_keys_are_kept_for_a_bounded_number_of_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    derived: list[bytes] = []  # the epochs that a key was derived for
+
+    def counted(*, salt: bytes, **how: Any) -> HKDF:
+        derived.append(salt)
+        return HKDF(salt=salt, **how)
+
     receiver = opener()
-    for number in range(2 * EPOCHS_MAX):
-        receiver.open(sealer(epoch=number.to_bytes(32, "big")).seal(b""))
-    assert len(receiver._ciphers) == EPOCHS_MAX
+    sealed = [sealer(epoch=number.to_bytes(32, "big")).seal(b"") for number in range(EPOCHS_MAX + 1)]
+    monkeypatch.setattr(frames, "HKDF", counted)
+    for frame in [*sealed, *sealed[1:]]:
+        receiver.open(frame)
+    assert len(derived) == EPOCHS_MAX + 1
+    receiver.open(sealed[0])
+    assert len(derived) == EPOCHS_MAX + 2

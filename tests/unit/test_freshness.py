@@ -187,11 +187,14 @@ def test_a_key_is_changed_in_the_middle_of_a_conversation() -> None:
     assert reason(two, one.seal([BODY])[0]) == "unknown_key"
 
 
-def test_a_bounded_number_of_senders_is_remembered() -> None:
-    listener = talker("fw2")
-    for number in range(2 * SENDERS_MAX):
-        reason(listener, talker(f"node{number}").seal([BODY])[0])
-    assert len(listener._senders) == SENDERS_MAX
+def test_a_bounded_number_of_senders_is_remembered_those_heard_last() -> None:
+    speaker, listener = talker("fw1"), talker("fw2")
+    introduce(speaker, listener)
+    others = [talker(f"node{number}").seal([BODY])[0] for number in range(SENDERS_MAX)]
+    hear_all(listener, others[1:])
+    assert len(hear_all(listener, speaker.seal([BODY]))) == 1
+    hear_all(listener, others)
+    assert reason(listener, speaker.seal([BODY])[0]) == "unproved"
 
 
 def test_frames_from_before_the_proof_are_not_believed_after_it() -> None:

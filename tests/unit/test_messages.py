@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from ftfw import __version__
 from ftfw.replication import messages
+from ftfw.replication.bucket_digests import Scope
 from ftfw.replication.limits import UNPACKED_MAX
-from ftfw.replication.messages import Ack, BodyError, Heartbeat, Packer, Resync, Stream
+from ftfw.replication.messages import Ack, BodyError, Heartbeat, Packer, Resync, Stream, Want
 from ftfw.security.freshness_messages import CHALLENGE, RESPONSE
 
 sequences = st.integers(0, (1 << 64) - 1)
@@ -158,3 +159,40 @@ def test_any_fields_are_a_message_or_a_body_error(fields: list[Any], kind: int) 
         assert error.reason in ("malformed", "unknown_type", "unknown_codec")  # noqa: PT017
     else:
         assert isinstance(found, messages.Message)
+
+
+@pytest.mark.parametrize("limit", [468, 1400])
+def test_requests_respect_the_limit(limit: int) -> None:
+    name, epoch, most = "n" * 64, b"e" * 32, (1 << 64) - 1
+    missing = [(most - 2 * n - 1, most - 2 * n) for n in range(100)]
+    scope = Scope(20, set(range((1 << 20) - 1000, 1 << 20)))
+    bodies = [
+        messages.ack(name, epoch, most, missing, limit, synced=True),
+        *messages.wants(name, epoch, most, scope, limit),
+    ]
+    bodies += [messages.stream(messages.SCOPE, most, 0, blob) for blob in messages.scopes(scope, limit)]
+    assert max(map(len, bodies)) <= limit
+    named = [messages.unpack(body) for body in bodies]
+    assert sum(len(found.scope.buckets) for found in named if isinstance(found, Want)) == 1000
+
+
+ranges = st.lists(
+    st.tuples(st.integers(-5, 40), st.integers(-5, 40)) | st.just((-(1 << 63), (1 << 64) - 1)), max_size=9
+)
+
+
+@given(ranges, st.integers(0, 20), st.integers(0, 30))
+def test_each_missing_frame_is_named_once_however_often_it_is_asked_for(
+    missing: list[tuple[int, int]], first: int, last: int
+) -> None:
+    found = list(
+        Ack(name="fw2", epoch=b"e", sequence=0, missing=sorted(missing), synced=False).missing_within(first, last)
+    )
+    asked = {n for begin, end in missing for n in range(max(begin, first), min(end, last) + 1)}
+    assert found == sorted(asked)
+
+
+def test_ranges_that_do_not_ascend_make_no_more_work() -> None:
+    everything = [(-(1 << 63), (1 << 64) - 1)] * 1000 + [(9, 2)] * 1000
+    message = Ack(name="fw2", epoch=b"e", sequence=0, missing=everything, synced=False)
+    assert list(message.missing_within(3, 6)) == [3, 4, 5, 6]

@@ -116,6 +116,18 @@ def test_an_answer_completes_what_is_held() -> None:
     assert without_empty_marks(held(store)) == {adjusted.key: adjusted.table_row()}
 
 
+def test_a_flow_that_has_lost_its_helper_gives_its_zone_to_no_expectation() -> None:
+    store = Store()
+    master = conn(TCP, helper=b"ftp", zone=3, labels=bytes(15) + b"\x01")
+    found = Expect(TCP, UDP)
+    store.apply([master.new(), found.new()])
+    [key] = store.expectations
+    assert store.zone_of(key) != b""
+    store.apply([replace(master, helper=b"", ident=9).new()])
+    assert master.key in store.rich
+    assert store.zone_of(key) == b""
+
+
 def test_a_flow_moves_between_plain_and_rich() -> None:
     store = Store()
     helped = conn(helper=b"ftp")
