@@ -3,12 +3,12 @@
 import pytest
 import trio
 
-from ftfw.daemon import commit
-from ftfw.kernel.injector import InjectionOutcome
+from ftfw.daemon import commit, local_host
+from ftfw.kernel.injector import InjectionOutcome, Injector
 from tests.kernel.entries import (
     udp,
 )
-from tests.kernel.namespaces import Namespace
+from tests.kernel.namespaces import Namespace, left, table
 
 pytestmark = pytest.mark.kernel
 
@@ -32,3 +32,14 @@ async def test_progress_tells_of_everything_that_is_tried(pair: Pair, monkeypatc
     await commit.commit(store, backup.injector, outcome, progress)
     assert told[-1] == {"done": 3, "total": 3}
     assert outcome.created == 3
+
+
+async def test_timeouts_that_were_configured_since_the_start_count(pair: Pair) -> None:
+    active, backup = pair
+    active.put(udp(1))
+    store = await active.snapshot()
+    with backup:
+        backup.injector = Injector(backup.requests, local_host.timeouts)
+    backup.sysctl("nf_conntrack_udp_timeout_stream", 777)
+    await backup.commit(store)
+    assert 777 - 3 <= left((await table(backup))[1]) <= 777

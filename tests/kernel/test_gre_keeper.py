@@ -7,6 +7,8 @@ import pytest
 import trio
 
 from ftfw.daemon import gre_keeper
+from ftfw.kernel import uapi
+from ftfw.kernel.attributes import split
 from ftfw.kernel.create import Timeouts
 from ftfw.kernel.injector import InjectionOutcome, Injector
 from ftfw.replication.store import Store
@@ -19,7 +21,7 @@ from tests.kernel.entries import (
     ports,
     reply,
 )
-from tests.kernel.namespaces import LIMIT_S, Namespace, left, selector
+from tests.kernel.namespaces import LIMIT_S, Capture, Namespace, left, selector
 
 pytestmark = pytest.mark.kernel
 
@@ -89,3 +91,31 @@ async def test_gre_lives_while_packets_come(pair: Pair, monkeypatch: pytest.Monk
                 pass
             # No more packets: it runs out, and the keeper has nothing left to do.
     assert not await ends(backup)
+
+
+async def test_a_backup_hears_of_the_new_entry(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has another id: a comparison would count it as different."""
+    monkeypatch.setattr(gre_keeper, "GRE_CHECK_S", 0.2)
+    _, active = pair
+    await gre_pair(pair)
+    peer = Capture(active)
+    peer.store.begin_snapshot()
+    peer.store.add_snapshot(await active.dump())
+    peer.store.end_snapshot()
+    before = set(map(ident, peer.store.rich.values()))
+    with active:
+        tunnel = socket.socket(socket.AF_INET, socket.SOCK_RAW, GRE)
+        tunnel.bind((CLIENT, 0))
+        tunnel.sendto(GRE_HEADER, (SERVER, 0))
+    with tunnel, active, trio.fail_after(4 * LIMIT_S):
+        keeper = gre_keeper.GreKeeper(active.streamed_injector(), selector(), InjectionOutcome())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(keeper.run)
+            while not (there := set(map(ident, (await active.snapshot()).rich.values())) - before):  # noqa: ASYNC110
+                await trio.sleep(0.02)
+            nursery.cancel_scope.cancel()
+    await peer.until(lambda store: there <= set(map(ident, store.rich.values())))
+
+
+def ident(value: bytes) -> bytes:
+    return split(value)[uapi.CTA_ID]

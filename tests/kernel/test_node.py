@@ -70,8 +70,8 @@ def configuration(directory: Path, more: str = "") -> Config:
 
 
 @asynccontextmanager
-async def running(directory: Path) -> AsyncIterator[tuple[NodeDaemon, Silence, Path]]:
-    config = configuration(directory)
+async def running(directory: Path, more: str = "") -> AsyncIterator[tuple[NodeDaemon, Silence, Path]]:
+    config = configuration(directory, more)
     link = Silence()
     node = NodeDaemon(config, Transport([link], [KEY], name="fw1"), "backup", KeyReload(directory, config))
     async with trio.open_nursery() as nursery:
