@@ -184,11 +184,11 @@ def resync(context: click.Context, *, wait: bool | None) -> None:
 def scrub(context: click.Context, *, wait: bool | None) -> None:
     """Compare backups with the active, and repair them.
 
-    A backup requests the comparison for itself; an active compares all backups.
+    A backup requests the compare for itself; an active compares all backups.
     """
     found = _request(context, "scrub", wait=wait)
     if found is None:
-        click.echo("a comparison is requested; `ftfw status` on a backup counts comparisons and repairs under stream")
+        click.echo("a compare is requested; `ftfw status` on a backup counts compares and repairs under stream")
         return
     before, after = ((status.get("stream") or {}).get("repaired") or {} for status in found)
     repaired = ", ".join(f"{count - before.get(kind, 0)} {kind}" for kind, count in after.items())

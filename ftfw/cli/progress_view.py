@@ -1,4 +1,4 @@
-"""Shows progress on a terminal, and waits for a resync or a comparison."""
+"""Shows progress on a terminal, and waits for a resync or a compare."""
 
 from __future__ import annotations
 

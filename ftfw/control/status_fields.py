@@ -272,12 +272,12 @@ FIELDS: Final = (
     ),
     StatusField(
         "stream.compared",
-        "comparisons of a store with the active's table",
+        "compares of a store with the active's table",
         metric=_counter("ftfw_stream_comparisons"),
     ),
     StatusField(
         "stream.repaired{kind}",
-        "backup: entries repaired after a comparison although the store was in sync: `missing`, `stale` or `different`",
+        "backup: entries repaired after a compare although the store was in sync: `missing`, `stale` or `different`",
         grade=_unless_zero,
         metric=_counter("ftfw_stream_repaired_entries"),
     ),

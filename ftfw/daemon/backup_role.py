@@ -107,7 +107,7 @@ class BackupRole:
         if self.store.repaired.total() > self._told.total():
             found = self.store.repaired - self._told
             log.warning(
-                "a comparison with the active found %d missing, %d stale and %d different entries; they are mended",
+                "a compare with the active found %d missing, %d stale and %d different entries; they are repaired",
                 *(found[kind] for kind in REPAIRS),
             )
             self._told = self.store.repaired.copy()

@@ -182,7 +182,7 @@ def test_promote_on_an_active_says_no_more_than_that(daemon: FakeDaemon) -> None
 def test_demote_and_resync(daemon: FakeDaemon) -> None:
     daemon.answers |= {"demote": {"role": "backup", "changed": True}, "resync": {}, "scrub": {}}
     assert daemon.run("demote").stdout == "backup\n"
-    assert daemon.run("scrub").stdout.startswith("a comparison is requested; ")
+    assert daemon.run("scrub").stdout.startswith("a compare is requested; ")
     assert daemon.run("resync").stdout == "a snapshot is requested; `ftfw status` shows when it is complete\n"
     assert [request["command"] for request in daemon.asked] == ["demote", "scrub", "resync"]  # no terminal: no wait
 

@@ -60,10 +60,10 @@ _COMMIT_TIMEOUT = UntranslatedOption(
     _DIFFERS, "a committed entry gets the full timeout of its state, as if a packet had just arrived"
 )
 _REFRESH_TIME = UntranslatedOption(
-    _NOT_NEEDED, "ftfw repeats nothing; a comparison every `replication.scrub_interval_s` finds what differs"
+    _NOT_NEEDED, "ftfw repeats nothing; a compare every `replication.scrub_interval_s` finds what differs"
 )
 _CACHE_TIMEOUT = UntranslatedOption(
-    _NOT_NEEDED, "a backup removes an entry when the active deletes it, or when a comparison shows that it is gone"
+    _NOT_NEEDED, "a backup removes an entry when the active deletes it, or when a compare shows that it is gone"
 )
 _EVENT_BUFFER = TranslatedOption(
     "kernel.event_buffer_bytes", "the largest of them, if it is larger than ftfw's default of 64 MiB"
@@ -138,7 +138,7 @@ OPTIONS: Mapping[str, OptionRule] = {
     "General.SocketBufferSizeMaxGrowth": _EVENT_BUFFER,
     "General.SocketBufferSizeMaxGrown": _EVENT_BUFFER,
     "General.NetlinkOverrunResync": UntranslatedOption(
-        _NOT_NEEDED, "an overrun is always followed by a comparison, at once"
+        _NOT_NEEDED, "an overrun is always followed by a compare, at once"
     ),
     "General.NetlinkEventsReliable": UntranslatedOption(
         _DIFFERS,
