@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, aclosing, closing, contextmanager
@@ -101,9 +102,19 @@ class Namespace:
         flags = {each: " nodad" if ":" in each else "" for each in ADDRESSES}  # so that they can be used at once
         addresses = "".join(f"address add {each} dev lo{flags[each]}\n" for each in ADDRESSES)
         self.run("ip", "-batch", "-", stdin="link set lo up\n" + addresses)
+        self._wait_for_routes()
         self.nft("table inet tracked { chain c { type filter hook output priority filter; ct state new accept; }; }")
         if rules:
             self.nft(rules)
+
+    def _wait_for_routes(self) -> None:
+        """Wait until the IPv6 addresses of the loopback can be reached: their routes come a moment later."""
+        deadline = time.monotonic() + LIMIT_S
+        while not all(
+            each in self.run("ip", "-6", "route", "show", "table", "local") for each in ADDRESSES if ":" in each
+        ):
+            assert time.monotonic() < deadline, "no route to the loopback's addresses"
+            time.sleep(0.01)
 
     def bound(self, kind: int, address: str, port: int) -> socket.socket:
         """A bound socket in this namespace."""
