@@ -118,6 +118,13 @@ def table_of_packages() -> list[tuple[str, set[str], set[str]]]:
 # Packages
 
 
+def test_every_module_that_the_page_names_exists() -> None:
+    packages = "|".join(package for package, _, _ in table_of_packages())
+    named = set(re.findall(rf"\b((?:{packages})/\w+(?:/\w+)*)", PAGE))
+    assert len(named) > 40
+    assert {name for name in named if f"ftfw.{name.replace('/', '.')}" not in MODULES} == set()
+
+
 def test_the_table_has_every_package_and_at_most_ten_names_are_at_the_top() -> None:
     top = {path.name for path in (ROOT / "ftfw").iterdir()} - {"__init__.py", "__main__.py", "py.typed", "__pycache__"}
     assert len(top) <= 10
