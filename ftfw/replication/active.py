@@ -26,7 +26,7 @@ class BackupProgress:
     last_seen: float
     """When the backup was last heard (seconds, monotonic).  Older than PEER_LOST_S: nothing waits for it."""
     acked: int = 0
-    """The backup has applied the stream up to this frame.  What it acknowledged is never sent to it again."""
+    """The backup has applied the stream up to this frame, and needs no frame up to it any more."""
     synced: bool = False
     """The backup's last message was an ACK for this stream that says "in sync"."""
     follows: bool = False
@@ -35,7 +35,7 @@ class BackupProgress:
 
 @dataclass(slots=True)
 class _Kept:
-    """A frame that some backup may ask for again."""
+    """Holds a frame that some backup may ask for again."""
 
     body: bytes
     sent_at: float

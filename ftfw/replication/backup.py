@@ -50,7 +50,7 @@ class _Resync:
     digests: bytearray | None = None
     """The active's digests as far as they have come; None if no compare is under way."""
     wanted: Scope | None = None
-    """Buckets that differ and have not come yet.  Set in REPAIRING, and in FILLING if it began there."""
+    """Buckets that differ and have not come yet.  Always set in REPAIRING, and never in IDLE, ASKING and COMPLETE."""
     scope: Scope | None = None
     """Buckets of the snapshot that is about to begin or under way; None: of the whole table."""
 

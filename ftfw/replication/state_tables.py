@@ -19,7 +19,7 @@ class LocalProtocolError(RuntimeError):
 
 
 class BackupState(Enum):
-    """How far the store of a backup is the active's table."""
+    """Tells how far the store of a backup is the active's table."""
 
     IDLE = "idle"  # no active is followed; the store holds the last one's entries
     ASKING = "asking"  # something may be missing: a compare or a snapshot is asked for
@@ -30,7 +30,7 @@ class BackupState(Enum):
 
 
 class BackupEvent(Enum):
-    """What happens to a backup's store."""
+    """Names what may happen to a backup's store."""
 
     INTRODUCED = "introduced"  # a heartbeat of an active's new epoch
     COMPARE = "compare"  # COMPARE
@@ -89,7 +89,7 @@ class Reading(Enum):
 
 
 class ReadingEvent(Enum):
-    """The frames of a stream that begin or end a reading."""
+    """Names the frames of a stream that begin or end a reading."""
 
     COMPARE = "COMPARE"
     LAST_DIGESTS = "last DIGESTS"
