@@ -61,15 +61,15 @@ class Shape:
     mark_of: Callable[[bytes], bytes] | None  # four bytes in network order; None: the mark is 0
     tcp_state_of: Callable[[bytes], int] | None  # None: the message tells no TCP state
 
-    def fits(self, message: bytes) -> bool:
-        """Return whether a message from elsewhere, which begins as this shape does, has this shape as a whole."""
-        return len(message) == self.size and int.from_bytes(message, "big") & self.mask == self.pattern
-
 
 def recognise(message: bytes) -> Shape | None:
     """Return the shape of a message from elsewhere; None if it has none and must be parsed."""
-    for shape in SHAPES.get(message[:PREFIX], ()):
-        if shape.fits(message):
+    shapes = SHAPES.get(message[:PREFIX])
+    if shapes is None or len(message) != shapes[0].size:
+        return None
+    number = int.from_bytes(message, "big")
+    for shape in shapes:
+        if number & shape.mask == shape.pattern:
             return shape
     return None
 

@@ -161,7 +161,7 @@ def unfold(data: bytes) -> None:
     assert {len(message) for message in split} == {len(template)}
     if isinstance(part, Run):
         for message in split:
-            assert part.shape.fits(message)
+            assert recognise(message) is part.shape
 
 
 def runs() -> Iterator[bytes]:
