@@ -36,12 +36,12 @@ class ProgressReporter:
 
 
 async def commit(
-    store: Store, injector: Injector, outcome: InjectionOutcome, progress: Progress, *, renew: bool = False
+    store: Store, injector: Injector, outcome: InjectionOutcome, progress: Progress, *, overwrite: bool = False
 ) -> None:
     """Create everything that is held in the kernel, in the order of promise 2; every entry is tried.
 
-    `renew`: no traffic passes, so that entries that exist already may be missing for a moment.
+    `overwrite`: no traffic passes, so that entries that exist already may be missing for a moment.
     """
     injector.refresh_timeouts()
     reporter = ProgressReporter(store.flow_count() + len(store.expectations), progress)
-    await carry_out(plan_commit(store), injector, outcome, renew=renew, report=reporter.report)
+    await carry_out(plan_commit(store), injector, outcome, overwrite=overwrite, report=reporter.report)

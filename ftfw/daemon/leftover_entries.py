@@ -32,7 +32,7 @@ async def purge(
             found = [expectation.key_of(flow_entry.parse(message).attributes) for message in messages]
             expectations += [key for key in found if not (keep_held and key in store.expectations)]
             await trio.lowlevel.checkpoint()
-    await injector.unexpect([(key, store.zone_of(key)) for key in expectations], outcome)
+    await injector.delete_expectations([(key, store.zone_of(key)) for key in expectations], outcome)
 
 
 async def disable_window_tracking(injector: Injector, selector: Selector) -> None:

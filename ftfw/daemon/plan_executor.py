@@ -37,15 +37,17 @@ async def carry_out(
     *,
     pinned: bool = False,
     replace: bool = True,
-    renew: bool = False,
+    overwrite: bool = False,
     report: Report = report_to_nobody,
 ) -> None:
-    """Carry out `steps` in their order; `pinned`, `replace`, `renew` and `report` are as in `Injector.create`.
+    """Carry out `steps` in their order; `pinned`, `replace`, `overwrite` and `report` are as in `Injector.create`.
 
     Steps that create flows one after the other go through one pipeline. A step during which this is cancelled may have
     been carried out in part.
     """
-    create = partial(injector.create, outcome=outcome, pinned=pinned, replace=replace, renew=renew, report=report)
+    create = partial(
+        injector.create, outcome=outcome, pinned=pinned, replace=replace, overwrite=overwrite, report=report
+    )
     for kind, group in groupby(steps, type):
         if kind is CreateFlows:
             await create(step.flows for step in group if isinstance(step, CreateFlows))
@@ -55,7 +57,7 @@ async def carry_out(
                 with _counting_packets():
                     await create([step.flows])
             elif isinstance(step, CreateExpectations):
-                await injector.expect(step.expectations, outcome, pinned=pinned)
+                await injector.create_expectations(step.expectations, outcome, pinned=pinned)
                 await report(len(step.expectations))
             else:
                 await _carry_out_other(step, injector, outcome, pinned=pinned)
@@ -64,7 +66,7 @@ async def carry_out(
 async def _carry_out_other(step: Step, injector: Injector, outcome: InjectionOutcome, *, pinned: bool) -> None:
     match step:
         case DeleteExpectations(ended):
-            await injector.unexpect(ended, outcome)
+            await injector.delete_expectations(ended, outcome)
         case DeleteFlows(keys):
             await injector.delete(keys, outcome)
         case DeletePinnedFlows(keys):

@@ -245,7 +245,7 @@ class RoleRunner:
                 await backup_role.hot_kernel.commit_remaining(outcome)
             else:
                 shut = self._gate is not None and self._gate.is_shut(trio.current_time())
-                await commit.commit(backup_role.store, self._injector, outcome, self.changer.report, renew=shut)
+                await commit.commit(backup_role.store, self._injector, outcome, self.changer.report, overwrite=shut)
         except* Exception as failure:
             outcome.failed["commit_broke_off"] += 1
             self._warnings.append(f"the commit broke off, what is missing is put in behind it: {first_of(failure)}")

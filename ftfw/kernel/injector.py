@@ -1,7 +1,7 @@
-"""Putting held flows and expectations into this kernel, and taking them out again.
+"""Create, update and delete flows and expectations in this kernel.
 
-Order (promise 2): flows without a master, flows with one, masters first; then expectations.  What the kernel refuses
-for a reason with a remedy is tried again with it; what stays refused is counted by reason, never raised.
+The caller sees to the order (promise 2, `ftfw.replication.injection_plan`). What the kernel refuses for a reason with a
+remedy is tried again with the remedy. What stays refused is counted by reason, and never raised.
 """
 
 import errno
@@ -21,9 +21,9 @@ from ftfw.kernel.expectation import HeldExpectation
 from ftfw.kernel.flow_entry import HeldFlow, family_of, helper_of, protocol_of
 from ftfw.kernel.netlink import CutShortError, RequestSocket, errno_name
 
-QUEUED_MAX = 3  # batches put together and not yet with the kernel
+QUEUED_MAX = 3  # rewritten batches that wait for the thread that hands them to the kernel
 QUEUE_LOOK_S = 0.0005
-RESOLVE_BATCH = 128  # entries taken care of one by one between two checkpoints
+RESOLVE_BATCH = 128  # entries handled one by one between two checkpoints
 
 Report = Callable[[int], Awaitable[None]]
 """Told how many more entries have been tried."""
@@ -64,7 +64,7 @@ class Injector:
         self._timeouts = read_timeouts()
         self._creators = {pinned: Creator(self._timeouts, pinned=pinned) for pinned in (False, True)}
         self._lock = trio.Lock()
-        self._lacking: set[tuple[str | None, int, int]] = set()  # helpers that this kernel was asked for in vain
+        self._lacking: set[tuple[str | None, int, int]] = set()  # helpers that this kernel does not have
 
     def refresh_timeouts(self) -> None:
         """Read the timeouts of the host again: a commit heeds what was configured since the start."""
@@ -80,14 +80,14 @@ class Injector:
         *,
         pinned: bool = False,
         replace: bool = True,
-        renew: bool = False,
+        overwrite: bool = False,
         report: Report = report_to_nobody,
     ) -> None:
         """Create flows, given in lists of at most BATCH, or make existing entries equal to them.
 
-        `pinned`: with a timeout that does not run out.  `replace` False: existing entries stay as they are.
-        `renew`: existing entries are deleted and created without a look at them, and are not told as recreated. This
-        takes a third of the time, for when no traffic misses them, and expectations are created afterwards.
+        `pinned`: with a timeout that does not run out. `replace` False: existing entries stay as they are.
+        `overwrite`: existing entries are deleted and created without a look at them, and not counted in `recreated`.
+        This takes a third of the time, for when no traffic misses them, and expectations are created afterwards.
         Many flows are a pipeline: a thread hands one list to the kernel while the next one is rewritten here.
         """
         async with self._lock:
@@ -104,8 +104,8 @@ class Injector:
             else:
                 self._send(few, self._joined(few, pinned=pinned), outcome, troubled, pinned=pinned)
                 await report(len(few))
-            if renew:
-                troubled = await self._renew(troubled, outcome, pinned=pinned)
+            if overwrite:
+                troubled = await self._overwrite(troubled, outcome, pinned=pinned)
             for group in batches(troubled, RESOLVE_BATCH):
                 existing = [flow for code, flow in group if code == errno.EEXIST]
                 if replace:
@@ -165,16 +165,16 @@ class Injector:
         troubled.extend((code, batch[index]) for index, code in errors)
 
     def _one_by_one(self, batch: list[HeldFlow], outcome: InjectionOutcome, *, pinned: bool) -> list[tuple[int, int]]:
-        """Create what the kernel has not come to, and put nothing together in bulk; the errors as `send` has them."""
+        """Create the flows of a batch that the kernel did not read to its end; return errors as `send` does."""
         outcome.remedied["one_by_one"] += len(batch)
         bodies = [create.create(key, value, timeouts=self._timeouts, pinned=pinned) for key, value in batch]
         codes = [self._try(key, body) for (key, _), body in zip(batch, bodies, strict=True)]
         return [(index, code) for index, code in enumerate(codes) if code]
 
-    async def _renew(
+    async def _overwrite(
         self, troubled: list[tuple[int, HeldFlow]], outcome: InjectionOutcome, *, pinned: bool
     ) -> list[tuple[int, HeldFlow]]:
-        """Delete existing entries and create them as they should be; what is in trouble still."""
+        """Delete and create the flows that were refused because they exist; return the flows that are refused still."""
         still = [each for each in troubled if each[0] != errno.EEXIST]
         for batch in batches((flow for code, flow in troubled if code == errno.EEXIST), BATCH):
             again = InjectionOutcome()
@@ -205,7 +205,7 @@ class Injector:
                 outcome.recreated.add(key)
 
     def _leave(self, flows: list[HeldFlow], outcome: InjectionOutcome) -> None:
-        """What is there already is well; a flow whose place another one has taken is not."""
+        """Leave existing flows as they are, and count those as refused whose place another flow has taken."""
         found = self._found([key for key, _ in flows])
         for key, _ in flows:
             if key not in found:
@@ -213,7 +213,7 @@ class Injector:
                 outcome.failed[errno_name(errno.EEXIST)] += 1
 
     def _update_body(self, flow: HeldFlow, found: dict[int, bytes], *, pinned: bool) -> bytes | None:
-        """The attributes that make an existing entry equal to `flow`; None if no update can do that."""
+        """Return the attributes that make an existing entry equal to `flow`, or None if no update can do that."""
         key, value = flow
         if _helper_kind(flow) in self._lacking:
             value = create.without(value, uapi.CTA_HELP)
@@ -222,7 +222,7 @@ class Injector:
         return create.update(key, value, found, timeouts=self._timeouts, pinned=pinned)
 
     def _update_all(self, bodies: dict[bytes, bytes], outcome: InjectionOutcome) -> set[bytes]:
-        """Update existing entries; the keys of those for which that was possible."""
+        """Update existing entries; return the keys of the updated ones."""
         keys = list(bodies)
         requests = [_update(key, bodies[key], index) for index, key in enumerate(keys)]
         errors = dict(self._requests.send(b"".join(requests)))
@@ -230,7 +230,7 @@ class Injector:
             key = keys[index]
             if code == errno.ENOSPC and uapi.CTA_LABELS in split(
                 bodies[key]
-            ):  # room for labels is from birth, or never
+            ):  # an entry has room for labels from its creation, or never
                 outcome.remedied["labels_missing"] += 1
                 if not self._requests.send(_update(key, create.without(bodies[key], uapi.CTA_LABELS))):
                     del errors[index]
@@ -238,7 +238,7 @@ class Injector:
         return {key for index, key in enumerate(keys) if index not in errors}
 
     def _create_one(self, flow: HeldFlow, outcome: InjectionOutcome, *, pinned: bool, code: int = 0) -> None:
-        """Create one flow; without its master if that is gone, without its helper if this kernel lacks it.
+        """Create one flow; without its master if that is missing, without its helper if this kernel does not have it.
 
         `code`: the errno of an attempt that was made already.
         """
@@ -261,7 +261,7 @@ class Injector:
             outcome.created += 1
 
     def _try(self, key: bytes, body: bytes) -> int:
-        """The errno of one creation, 0 if it was carried out."""
+        """Create one flow; return the errno, 0 if it was created."""
         try:
             errors = self._requests.send(message(uapi.CT_NEW, create.CREATE, family_of(key), body))
         except CutShortError:
@@ -287,7 +287,7 @@ class Injector:
                 await trio.lowlevel.checkpoint()
 
     def _helperless(self, flows: list[HeldFlow]) -> list[HeldFlow]:
-        """Those of `flows` that are in the kernel without the helper they should and can have."""
+        """Return those of `flows` that exist without their helper, although this kernel has that helper."""
         wanted = [(flow, helper) for flow in flows if (helper := create.created_helper(split(flow[1]))) is not None]
         found = self._found([key for (key, _), _ in wanted])
         helperless = []
@@ -305,7 +305,7 @@ class Injector:
         return {keys[index]: split(answer, BODY) for index, answer in answers.items()}
 
     async def get(self, keys: Iterable[bytes]) -> dict[bytes, dict[int, bytes]]:
-        """What the kernel has under these keys: key → attributes."""
+        """Return the attributes of the flows with these keys, by key; missing flows are left out."""
         found: dict[bytes, dict[int, bytes]] = {}
         for batch in batches(keys, RESOLVE_BATCH):
             found |= self._found(batch)
@@ -313,11 +313,11 @@ class Injector:
         return found
 
     def read(self, keys: list[bytes]) -> list[bytes]:
-        """The messages with which the kernel answers when asked for these flows; those it lacks are left out."""
+        """Return the kernel's messages about the flows with these keys; missing flows are left out."""
         return list(self._requests.get(_gets(keys)).values())
 
     async def delete(self, keys: Iterable[bytes], outcome: InjectionOutcome) -> None:
-        """Delete flows; one that is gone already is no failure."""
+        """Delete flows; a missing flow is no failure."""
         async with self._lock:
             for batch in batches(keys, BATCH):
                 errors = self._requests.send(b"".join(_delete(key, i) for i, key in enumerate(batch)))
@@ -326,7 +326,7 @@ class Injector:
                 await trio.lowlevel.checkpoint()
 
     async def set_timeouts(self, flows: Iterable[HeldFlow], outcome: InjectionOutcome, *, pinned: bool = False) -> None:
-        """Set only the timers of existing entries."""
+        """Set the timers of existing flows, and change nothing else; a missing flow is no failure."""
         async with self._lock:
             for batch in batches(flows, BATCH):
                 requests = [
@@ -339,17 +339,17 @@ class Injector:
                 await trio.lowlevel.checkpoint()
 
     async def disable_window_tracking(self, keys: Iterable[bytes]) -> None:
-        """Take window tracking off existing TCP flows; one that has ended since is no failure."""
+        """Disable window tracking for existing TCP flows; a missing flow is no failure."""
         async with self._lock:
             for batch in batches(keys, BATCH):
                 requests = [_update(key, create.disable_window_tracking(key), index) for index, key in enumerate(batch)]
                 self._requests.send(b"".join(requests))
                 await trio.lowlevel.checkpoint()
 
-    async def expect(
+    async def create_expectations(
         self, expectations: Iterable[HeldExpectation], outcome: InjectionOutcome, *, pinned: bool = False
     ) -> None:
-        """Create expectations, given as key, value and the master's CTA_ZONE attribute (or nothing)."""
+        """Create expectations, or set the timeouts of existing ones."""
         async with self._lock:
             for batch in batches(expectations, RESOLVE_BATCH):
                 requests = b"".join(
@@ -367,7 +367,7 @@ class Injector:
     async def set_expectation_timeouts(
         self, expectations: Iterable[HeldExpectation], outcome: InjectionOutcome
     ) -> None:
-        """Give expectations their own timeouts; one that has been met since is left gone."""
+        """Set the timeouts of existing expectations; one that has been met meanwhile is not created again."""
         async with self._lock:
             for batch in batches(expectations, RESOLVE_BATCH):
                 errors = self._requests.send(b"".join(expectation.set_timeout(*each) for each in batch))
@@ -375,8 +375,8 @@ class Injector:
                 outcome.failed.update(f"expectation_{errno_name(c)}" for _, c in errors if c != errno.ENOENT)
                 await trio.lowlevel.checkpoint()
 
-    async def unexpect(self, expectations: Iterable[tuple[bytes, bytes]], outcome: InjectionOutcome) -> None:
-        """Remove expectations, given as key and zone attribute; one that is gone already is no failure."""
+    async def delete_expectations(self, expectations: Iterable[tuple[bytes, bytes]], outcome: InjectionOutcome) -> None:
+        """Delete expectations, given as key and zone attribute of the master; a missing one is no failure."""
         async with self._lock:
             for batch in batches(expectations, RESOLVE_BATCH):
                 requests = [expectation.delete(key, zone, sequence=i) for i, (key, zone) in enumerate(batch)]
@@ -387,7 +387,7 @@ class Injector:
 
 
 def _helper_kind(flow: HeldFlow) -> tuple[str | None, int, int]:
-    """What the kernel looks a helper up by."""
+    """Return what the kernel looks up a helper by: name, family and protocol."""
     key, value = flow
     return helper_of(split(value)), family_of(key), protocol_of(key)
 
@@ -405,7 +405,7 @@ def _delete(key: bytes, sequence: int = 0) -> bytes:
 
 
 def _delete_reply(key: bytes, value: bytes) -> bytes:
-    """Delete whatever entry has this flow's reply tuple, in its zone."""
+    """Return the request that deletes the entry with this flow's reply tuple, in its zone."""
     reply = split(value)[uapi.CTA_TUPLE_REPLY]
     zone = split(key).get(uapi.CTA_ZONE, b"")
     return message(uapi.CT_DELETE, uapi.NLM_F_REQUEST, family_of(reply), reply + zone)

@@ -160,7 +160,7 @@ async def test_timeout(pair: Pair) -> None:
     assert left is not None
     assert 40 <= left <= 47
     expectations = [(key, value, b"") for key, value in store.expectations.items()]
-    await backup.injector.expect(expectations, InjectionOutcome(), pinned=True)
+    await backup.injector.create_expectations(expectations, InjectionOutcome(), pinned=True)
     left = only(await backup.snapshot()).timeout
     assert left is not None
     assert PINNED_S - 3 <= left <= PINNED_S
@@ -234,8 +234,8 @@ async def test_removal(pair: Pair) -> None:
     outcome = InjectionOutcome()
     (key,) = store.expectations
     gone = [(key, store.zone_of(key))]
-    await backup.injector.unexpect(gone, outcome)
-    await backup.injector.unexpect(gone, outcome)  # that it is gone already is no failure
+    await backup.injector.delete_expectations(gone, outcome)
+    await backup.injector.delete_expectations(gone, outcome)  # that it is gone already is no failure
     assert (outcome.deleted, outcome.failed) == (1, {})
     assert not (await backup.snapshot()).expectations
     active.put(PLAIN + u16(uapi.CTA_EXPECT_ZONE, 5), kind=uapi.EXP_DELETE, flags=0)

@@ -227,7 +227,7 @@ async def test_what_is_there_may_be_left_alone(pair: Pair) -> None:
     assert left == {1: 6, 5009: None}
 
 
-async def test_what_is_there_may_be_renewed(pair: Pair) -> None:
+async def test_what_is_there_may_be_overwritten(pair: Pair) -> None:
     active, backup = pair
     active.put(both(UDP, 1, 53) + alive() + mark(5))
     active.put(both(UDP, 2, 53) + alive())
@@ -236,7 +236,7 @@ async def test_what_is_there_may_be_renewed(pair: Pair) -> None:
     backup.put(both(UDP, 1, 53) + alive() + mark(6))
     backup.put(both(TCP, 5009, 21) + alive() + tcp() + snat(OUTSIDE, 7))  # has the other one's place
     outcome = InjectionOutcome()
-    await backup.injector.create([list(store.plain.items())], outcome, renew=True)
+    await backup.injector.create([list(store.plain.items())], outcome, overwrite=True)
     assert (outcome.created, outcome.updated, outcome.deleted, outcome.failed) == (2, 1, 1, {})
     left = {flow.original["sport"]: flow.mark for flow in (await backup.snapshot()).flows()}
     assert left == {1: 5, 2: None, 5000: None}
@@ -635,9 +635,9 @@ async def test_a_lack_of_rights_is_said(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("count", [9, 400])
-@pytest.mark.parametrize("renew", [False, True])
+@pytest.mark.parametrize("overwrite", [False, True])
 async def test_a_malformed_message_costs_no_flow(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch, count: int, *, renew: bool
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, count: int, *, overwrite: bool
 ) -> None:
     """As when a header was kept for messages of another size: the kernel stops there, and does not tell."""
     active, backup = pair
@@ -652,7 +652,7 @@ async def test_a_malformed_message_costs_no_flow(
 
     monkeypatch.setattr(Creator, "message_parts", wrong)
     outcome = InjectionOutcome()
-    await backup.injector.create([list(store.plain.items())], outcome, renew=renew)
+    await backup.injector.create([list(store.plain.items())], outcome, overwrite=overwrite)
     assert not outcome.failed
     assert outcome.created + outcome.updated == count
     assert outcome.remedied["one_by_one"] >= count

@@ -40,7 +40,7 @@ class SlowTracking:
         if not self._slow or len(self.injectors) > 1:
             return
         try:
-            await trio.sleep_forever()
+            await trio.sleep(30)  # longer than any test waits, and not for ever
         finally:
             with trio.move_on_after(20, shield=True):  # the step that is under way
                 await self.may_end.wait()
