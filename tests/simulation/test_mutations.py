@@ -178,7 +178,7 @@ def forget_masters_with_the_next_update(patch: pytest.MonkeyPatch) -> None:
 
 
 def follow_no_hints(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Selector, "follow", lambda *_: iter(()))
+    patch.setattr(Selector, "read_hinted", lambda *_: iter(()))
 
 
 def ask_for_no_masters_of_expectations(patch: pytest.MonkeyPatch) -> None:
