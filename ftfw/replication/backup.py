@@ -180,7 +180,8 @@ class Backup:
             self._waiting.add(frame)
             if self._waiting.too_many:
                 self._make_room(now)
-        self._apply_waiting(1, now)  # so that fewer and fewer wait, however fast frames come
+        if self._waiting:
+            self._apply_waiting(1, now)  # so that fewer and fewer wait, however fast frames come
         self._acknowledge_early(now)
 
     def _must_wait(self, frame: Stream) -> bool:
