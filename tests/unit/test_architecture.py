@@ -27,7 +27,7 @@ IMPURE = {
 }
 """Imports that a pure module may not have."""
 
-FRAGMENTS_MAX = 9
+FRAGMENTS_MAX = 3
 """Docstrings that begin as a fragment."""
 
 # What the rules are about
