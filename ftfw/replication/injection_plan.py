@@ -219,7 +219,7 @@ class ChangePlanner:
             self._again = set()
         self._refused -= self._refused & keys
         changed: list[bytes] = []
-        for some in batches(keys, SORTED_AT_ONCE):
+        for some in batches(_popped(keys), SORTED_AT_ONCE):
             if self._are_plain(some):
                 changed += some
                 yield Pause()
@@ -231,7 +231,7 @@ class ChangePlanner:
         expectations: list[bytes] = []
         if not self._store.awaits_masters:
             waiting, self._need_master = self._need_master, set()
-            for some in batches(waiting, SORTED_AT_ONCE):
+            for some in batches(_popped(waiting), SORTED_AT_ONCE):
                 self._sort_dependent(some, rich, expectations)
                 yield Pause()
         yield from rich.steps()
@@ -340,6 +340,12 @@ class ChangePlanner:
                 own = [key for key in own if key not in self.held_back]
                 self.held_back.update(own)
                 yield DeletePinnedFlows(own)
+
+
+def _popped(keys: set[bytes]) -> Iterator[bytes]:
+    """Empty a set one key after the other: to free a million keys at once takes 60 ms."""
+    while keys:
+        yield keys.pop()
 
 
 def _sources(key: bytes, value: bytes) -> tuple[bytes, bytes]:
