@@ -3,25 +3,23 @@
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import chain, count
+from itertools import count
 from random import Random
 from unittest.mock import patch
 
 from ftfw.replication import limits
-from ftfw.replication.store import Store
 from ftfw.security.security_limits import SENDERS_MAX
 from tests.simulation.kernel import Kernel, held
 from tests.simulation.network import Network, Weather
 from tests.simulation.node import History, Node
 from tests.unit.conntrack import Conn
 from tests.unit.snapshots import snapshot
-from tests.unit.table import alike
-from tests.unit.table import held as rows_held
 
 STEP_S = 0.01
 EVENTS = 1000
 FAULTS = 5  # at least so many in a run
 PEACE_STEPS = 1200  # within which all has to be well after the last fault
+HOT = 0.4  # of the nodes keep their kernels equal to their stores while they are backups
 SHARES = (0.0, 0.5, 1.0)  # of what happens that is out of recordings
 KEYS = [b"k" * 32, b"o" * 32]
 
@@ -60,6 +58,7 @@ class Run:
                 Kernel(random, rounds, share),
                 keys=[KEYS[0]],
                 links=self.network.links,
+                hot=random.random() < HOT,
             )
             for name in names
         }
@@ -243,22 +242,10 @@ class Run:
             old.stand_by(self.now)
 
     def _promote(self, node: Node) -> None:
-        store = node.promote(self.now)
-        others = chain(store.plain.items(), store.rich.items(), store.expectations.items())
-        node.kernel.put(
-            {key: self._row(key, store) for key in [*store.plain, *store.rich] if key in self.known},
-            [(key, value) for key, value in others if key not in self.known],
-        )
+        node.promote(self.now)
+        node.kernel.take_over(self.known)
         self.primary = node.name
-        self.tell(f"{node.name} is active with {len(store.expectations)} expectations and {store.flow_count()} flows")
-
-    def _row(self, key: bytes, store: Store) -> Conn:
-        """What a kernel makes of a held flow: the entry that once was like it."""
-        rows = alike(rows_held(store))
-        versions = self.known[key]
-        return next(
-            (row for row in reversed(versions) if alike({key: row.table_row()}) == {key: rows[key]}), versions[-1]
-        )
+        self.tell(f"{node.name} is active with {len(list(node.kernel.keys()))} entries")
 
     # A run
 
@@ -311,6 +298,10 @@ class Run:
                 found.append(f"{node.name} is not in sync")
             elif wrong := view.difference(held(backup.store), whole=True):
                 found.append(f"{node.name}: {wrong}")
+            elif node.follower is not None:
+                but = node.follower.refused | active.kernel.orphans()
+                if wrong := view.difference(node.kernel.view().rows, but=but, whole=True):
+                    found.append(f"{node.name}'s hot kernel: {wrong}")
         if active.member.active.synced(self.now) is not True:
             found.append("the active does not know that all are in sync")
         return found

@@ -5,7 +5,7 @@ that step, though the events that led to it may not have been read yet.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import chain
@@ -95,6 +95,9 @@ class Kernel(Table):
         self._play = iter(changes)
         begun = {key for change in changes for key in change.entries}
         over = [key for key in self.entries if key in begun or self.random.random() < 0.5]
+        masters = {flow_entry.tuple_of(key) for key in over if not expectation.is_key(key)}
+        left = (key for key in self.entries if expectation.is_key(key) and key not in over)
+        over += [key for key in left if expectation.master_of(key) in masters]  # a master's end is theirs
         return Change([_end(self.entries[key].row) for key in over], {}, over)
 
     def _take(self, change: Change) -> None:
@@ -106,10 +109,61 @@ class Kernel(Table):
         self.was_silent |= any(there.untold for there in change.entries.values())
         self._named.update((_name(key), key) for key in change.entries if not expectation.is_key(key))
 
-    def put(self, flows: dict[bytes, Conn], others: Iterable[tuple[bytes, bytes]]) -> None:
-        """Have this table and no other: flows of the toy's, and what a store held besides them."""
-        self.rows, self.entries, self._named, self._play = flows, {}, {}, iter(())
-        self._take(Change([], {key: Entry(_full(key, value)) for key, value in others}, []))
+    # What an injector does
+
+    def create(self, key: bytes, value: bytes) -> None:
+        """Create an entry as it was held; one of the same key is replaced."""
+        self.rows.pop(key, None)
+        self.entries[key] = Entry(_full(key, value))
+        if not expectation.is_key(key):
+            self._named[_name(key)] = key
+
+    def delete_flow(self, key: bytes) -> None:
+        """Delete a flow, and with it the expectations of which it is the master."""
+        self.rows.pop(key, None)
+        if self.entries.pop(key, None):
+            self._named.pop(_name(key), None)
+        master = flow_entry.tuple_of(key)
+        if not any(flow_entry.tuple_of(each) == master for each in self.flows()):
+            for each in [each for each in self.entries if expectation.is_key(each)]:
+                if expectation.master_of(each) == master:
+                    self.delete_expectation(each)
+
+    def delete_expectation(self, key: bytes) -> None:
+        """Delete an expectation, if it is there."""
+        self.entries.pop(key, None)
+
+    def keys(self) -> Iterator[bytes]:
+        """The keys of all flows and expectations."""
+        yield from self.rows
+        yield from self.entries
+
+    def flows(self) -> Iterator[bytes]:
+        """The keys of all flows."""
+        return (key for key in self.keys() if not expectation.is_key(key))
+
+    def has(self, key: bytes) -> bool:
+        """Whether there is an entry of this key."""
+        return key in self.rows or key in self.entries
+
+    def finds(self, name: bytes) -> bool:
+        """Whether there is a flow of this original tuple and zone."""
+        return name in self._named or any(_name(key) == name for key in self.rows)
+
+    def orphans(self) -> set[bytes]:
+        """The keys of related flows whose master has ended: nobody can create them with the link to it."""
+        flows = (key for key in self.entries if not expectation.is_key(key))
+        related = (key for key in flows if uapi.CTA_TUPLE_MASTER in row_of(self.entries[key].row))
+        return {key for key in related if not self.finds(flow_entry.found_by_master(key, self.entries[key].row[BODY:]))}
+
+    def take_over(self, known: dict[bytes, list[Conn]]) -> None:
+        """Traffic comes through this kernel from here on: injected flows change again, and no recording goes on."""
+        self._play = iter(())
+        for key in known.keys() & self.entries.keys():
+            self._named.pop(_name(key), None)
+            row = row_of(self.entries.pop(key).row)
+            alike = (version for version in reversed(known[key]) if _toy_row(version) == row)
+            self.rows[key] = next(alike, known[key][-1])
 
     def dump(self) -> "KernelDump":
         return KernelDump(self)

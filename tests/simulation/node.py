@@ -14,6 +14,8 @@ from ftfw.replication.messages import Ack, BodyError
 from ftfw.replication.store import Store
 from ftfw.security.frames import RefusedError
 from ftfw.security.freshness import Freshness, SelfResumed
+from tests.simulation import injection
+from tests.simulation.injection import HotFollower
 from tests.simulation.kernel import Kernel, View, held
 from tests.unit.reading import Reader
 
@@ -44,7 +46,15 @@ class Node:
     """`kernel` outlives the process; everything else begins anew with it."""
 
     def __init__(
-        self, name: str, random: Random, history: History, kernel: Kernel, *, keys: list[bytes], links: int
+        self,
+        name: str,
+        random: Random,
+        history: History,
+        kernel: Kernel,
+        *,
+        keys: list[bytes],
+        links: int,
+        hot: bool,
     ) -> None:
         self.name = name
         self.kernel = kernel
@@ -55,6 +65,7 @@ class Node:
         self._random = random
         self._history = history
         self._links = links
+        self._hot = hot
         self.keys = keys
 
     def start(self, role: str, now: float) -> None:
@@ -95,17 +106,23 @@ class Node:
         """Be a backup, with nothing held."""
         self.freshness.begin_epoch()
         self.tampered: set[bytes] = set()  # keys of entries in the store that somebody has changed
-        self.member.begin_role(Backup(name=self.name, store=Store(), limit=LIMIT, now=now))
+        store = Store(journal=self._hot)
+        self.member.begin_role(Backup(name=self.name, store=store, limit=LIMIT, now=now, hot=self._hot))
+        self.follower = HotFollower(self.kernel, store, self._random) if self._hot else None
+        self._purged = False
 
-    def promote(self, now: float) -> Store:
-        """Be active; returns what was held."""
+    def promote(self, now: float) -> None:
+        """Put what is held into the kernel, and be active."""
         assert self.member.backup is not None
         backup = self.member.backup
         backup.unfollow()
         while backup.work(now):
             pass
+        if self.follower is not None:
+            self.follower.commit()
+        else:
+            injection.commit(self.kernel, backup.store)
         self.stream(now)
-        return backup.store
 
     def take(self, link: int, frame: bytes) -> None:
         """A frame is in the socket's buffer, if there is room."""
@@ -159,6 +176,7 @@ class Node:
         else:
             assert self.member.backup is not None
             self.member.backup.work(now)
+            self._work_on_kernel(self.member.backup)
             handle_timer(self.member, now)
         said = self.member.bodies_to_send()
         if self.member.backup is not None:
@@ -179,6 +197,18 @@ class Node:
         if not self.kernel.pending:
             self._history.tables[active.epoch, active.sequence] = self.kernel.view()
         self._check_kept(active, now)
+
+    def _work_on_kernel(self, backup: Backup) -> None:
+        """What a backup does to its own kernel: keeps it equal to the store if hot, and deletes what it had before."""
+        if self.follower is not None:
+            snapshots = backup.snapshots
+            if not self.follower.go_on(self._random.randrange(1, 30)):
+                return
+            backup.installed = snapshots
+        if backup.complete and not self._purged:
+            store = backup.store
+            injection.purge(self.kernel, [*store.plain, *store.rich, *store.expectations] if self._hot else [])
+            self._purged = True
 
     def _check_kept(self, active: Active, now: float) -> None:
         """What a backup lacks is kept, unless it was unheard for too long, or there is too much."""

@@ -9,10 +9,11 @@ import pytest
 from ftfw.kernel import create, event_selector, flow_entry, uapi
 from ftfw.kernel.event_selector import Selected, Selector
 from ftfw.kernel.flow_entry import Kind, Parsed
-from ftfw.replication import limits, messages
+from ftfw.replication import injection_plan, limits, messages
 from ftfw.replication.active import Active
 from ftfw.replication.backup import Backup
 from ftfw.replication.bucket_digests import Digests, Scope
+from ftfw.replication.injection_plan import ChangePlanner, Pause
 from ftfw.replication.store import Store
 from ftfw.security import security_limits
 from ftfw.security.freshness import Freshness
@@ -220,6 +221,30 @@ def leave_expectations_out_of_snapshots(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Selector, "dumped", dumped)
 
 
+# What follows is about the kernels of backups, hot and warm.
+
+
+def forget_changes_of_a_hot_store(patch: pytest.MonkeyPatch) -> None:
+    real = Store.take_changes
+    patch.setattr(Store, "take_changes", lambda self: set(sorted(real(self))[1:]))
+
+
+def leave_ended_flows_in_a_hot_kernel(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(injection_plan, "DeleteFlows", lambda _keys: Pause())
+
+
+def create_related_flows_in_any_order(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(flow_entry, "has_master", lambda _value: False)
+
+
+def create_related_flows_during_a_snapshot(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Store, "awaits_masters", property(lambda _: False))
+
+
+def try_nothing_again_at_a_promotion(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(ChangePlanner, "plan_remaining", ChangePlanner.plan_changes)
+
+
 MUTATIONS: list[Callable[[pytest.MonkeyPatch], None]] = [
     believe_replays,
     believe_recordings,
@@ -245,6 +270,11 @@ MUTATIONS: list[Callable[[pytest.MonkeyPatch], None]] = [
     take_what_a_process_changed_for_told,
     forget_the_ends_of_expectations,
     leave_expectations_out_of_snapshots,
+    forget_changes_of_a_hot_store,
+    leave_ended_flows_in_a_hot_kernel,
+    create_related_flows_in_any_order,
+    create_related_flows_during_a_snapshot,
+    try_nothing_again_at_a_promotion,
 ]
 
 

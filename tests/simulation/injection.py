@@ -1,0 +1,140 @@
+"""Carries out the plans of `ftfw.replication.injection_plan` on a simulated kernel, and checks their order.
+
+A hot backup's plan is carried out a few steps at a time, as the daemon does between other work; a commit's at once.
+Some requests are refused, as a full table refuses them, and some entries are deleted and created anew.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from random import Random
+
+from ftfw.kernel import create, expectation, flow_entry, uapi
+from ftfw.kernel.flow_entry import has_master
+from ftfw.replication.injection_plan import (
+    ChangePlanner,
+    CreateExpectations,
+    CreateFlows,
+    CreateGreFlows,
+    DeleteExpectations,
+    DeleteFlows,
+    DeletePinnedFlows,
+    Pause,
+    Step,
+    VerifyHelpers,
+    plan_commit,
+)
+from ftfw.replication.store import Store
+from tests.simulation.kernel import Kernel
+from tests.unit.conntrack import UDP, conn
+
+REFUSED = 0.01  # share of the flows without helper, which can be no masters, that a kernel refuses at the first try
+TOY_MASTER = flow_entry.tuple_of(conn(UDP).key)  # named by toy flows, and hardly ever there
+RECREATED = 0.02  # share of the changed flows that are deleted and created anew
+
+
+class HotFollower:
+    """Keeps a simulated kernel equal to the store of a hot backup, as `daemon.hot_kernel` does."""
+
+    def __init__(self, kernel: Kernel, store: Store, random: Random) -> None:
+        self.refused: set[bytes] = set()
+        self._recreated: set[bytes] = set()
+        self._kernel = kernel
+        self._store = store
+        self._random = random
+        self._planner = ChangePlanner(store, refused=self.refused, recreated=self._recreated)
+        self._steps: Iterator[Step] | None = None
+
+    def go_on(self, steps: int) -> bool:
+        """Carry out so many steps; return whether everything that had changed at the plan's begin is done."""
+        if self._steps is None:
+            self._steps = self._planner.plan_changes()
+        for _ in range(steps):
+            step = next(self._steps, None)
+            if step is None:
+                self._steps = None
+                return True
+            self._carry_out(step, refusing=True)
+        return False
+
+    def commit(self) -> None:
+        """Carry out what is left at a promotion."""
+        for step in self._steps or ():
+            self._carry_out(step, refusing=False)
+        for step in self._planner.plan_remaining():
+            self._carry_out(step, refusing=False)
+        assert all(map(expectation.is_key, self.refused)), "a promotion ended without what the kernel had refused"
+
+    def _carry_out(self, step: Step, *, refusing: bool) -> None:
+        match step:
+            case CreateFlows(flows) | CreateGreFlows(flows):
+                for key, value in flows:
+                    if refusing and not flow_entry.has_helper(value) and self._random.random() < REFUSED:
+                        self.refused.add(key)
+                        continue
+                    if self._kernel.has(key) and self._random.random() < RECREATED:
+                        self._kernel.delete_flow(key)
+                        self._recreated.add(key)
+                    create_flow(self._kernel, self._store, key, value)
+            case CreateExpectations(expectations):
+                for key, value, _zone in expectations:
+                    if not create_expectation(self._kernel, key, value):
+                        self.refused.add(key)
+            case _:
+                delete(self._kernel, step)
+
+
+def commit(kernel: Kernel, store: Store) -> None:
+    """Put the store of a warm backup into its kernel, as `daemon.commit` does."""
+    for step in plan_commit(store):
+        match step:
+            case CreateFlows(flows) | CreateGreFlows(flows):
+                for key, value in flows:
+                    create_flow(kernel, store, key, value)
+            case CreateExpectations(expectations):
+                for key, value, _zone in expectations:
+                    create_expectation(kernel, key, value)
+            case _:
+                delete(kernel, step)
+
+
+def create_flow(kernel: Kernel, store: Store, key: bytes, value: bytes) -> None:
+    """Create a flow; its master has to be there before it, if the store has it, else the link to it is lost."""
+    if has_master(value):
+        master = flow_entry.found_by_master(key, value)
+        held = any(flow_entry.found_by(each) == master for each in chain(store.plain, store.rich))
+        assert not held or kernel.finds(master), "a related flow was created before its master"
+        if not held and flow_entry.tuple_of(master) != TOY_MASTER:
+            value = create.without(value, uapi.CTA_TUPLE_MASTER)
+    kernel.create(key, value)
+
+
+def create_expectation(kernel: Kernel, key: bytes, value: bytes) -> bool:
+    """Create an expectation, unless its master is missing; return whether it was created."""
+    if not any(flow_entry.tuple_of(each) == expectation.master_of(key) for each in kernel.flows()):
+        return False
+    kernel.create(key, value)
+    return True
+
+
+def delete(kernel: Kernel, step: Step) -> None:
+    """Carry out a step that creates nothing."""
+    match step:
+        case DeleteFlows(keys) | DeletePinnedFlows(keys):
+            for key in keys:
+                kernel.delete_flow(key)
+        case DeleteExpectations(ended):
+            for key, _zone in ended:
+                kernel.delete_expectation(key)
+        case VerifyHelpers() | Pause():
+            pass
+        case _:
+            raise AssertionError(f"an unknown step: {step}")
+
+
+def purge(kernel: Kernel, keep: Iterable[bytes]) -> None:
+    """Delete what a kernel has from before, as `daemon.leftover_entries` does, except for the keys in `keep`."""
+    for key in set(kernel.keys()).difference(keep):
+        if expectation.is_key(key):
+            kernel.delete_expectation(key)
+        else:
+            kernel.delete_flow(key)
