@@ -196,8 +196,9 @@ class ChangePlanner:
         self._own: frozenset[bytes] = frozenset()
         self._own_starts: frozenset[bytes] = frozenset()  # of these addresses, as `source_start` gives them
         self._added: frozenset[bytes] = frozenset()  # own addresses that the kernel may have flows of from before
-        self._again: set[bytes] = set()  # keys to look at again although they did not change
-        self._need_master: set[bytes] = set()  # keys of related flows and expectations that are not in the kernel yet
+        self._again: dict[bytes, None] = {}  # keys to look at again although they did not change
+        # Keys of related flows and expectations that are not in the kernel yet, in the order of the store's changes.
+        self._need_master: dict[bytes, None] = {}
 
     def learn_addresses(self, own: frozenset[bytes]) -> None:
         """Take in this host's addresses, packed."""
@@ -205,7 +206,7 @@ class ChangePlanner:
             self._added |= own - self._own
             self._own = own
             self._own_starts = frozenset(address[:4] for address in own)
-            self._again |= self.held_back
+            self._again.update(dict.fromkeys(self.held_back))
 
     def plan_changes(self) -> Iterator[Step]:
         """Plan for what has changed since the last plan was begun.
@@ -216,8 +217,8 @@ class ChangePlanner:
         keys = self._store.take_changes()
         if self._again:
             keys |= self._again
-            self._again = set()
-        self._refused -= self._refused & keys
+            self._again = {}
+        self._refused -= self._refused & keys.keys()
         changed: list[bytes] = []
         for some in batches(_popped(keys), SORTED_AT_ONCE):
             if self._are_plain(some):
@@ -229,8 +230,8 @@ class ChangePlanner:
         for some in batches(changed, CHANGES_AT_ONCE):
             yield CreateFlows(self._flows_without_master(some, rich))
         expectations: list[bytes] = []
-        if not self._store.awaits_masters:
-            waiting, self._need_master = self._need_master, set()
+        if not self._store.in_snapshot:
+            waiting, self._need_master = self._need_master, {}
             for some in batches(_popped(waiting), SORTED_AT_ONCE):
                 self._sort_dependent(some, rich, expectations)
                 yield Pause()
@@ -240,7 +241,7 @@ class ChangePlanner:
 
     def plan_remaining(self) -> Iterator[Step]:
         """Plan for what has changed, and for what the kernel refused before: this node is to become active."""
-        self._again |= self._refused
+        self._again.update(dict.fromkeys(sorted(self._refused)))
         yield from self.plan_changes()
 
     def plan_held_back(self) -> Iterator[Step]:
@@ -271,11 +272,11 @@ class ChangePlanner:
                 if self._is_held_back(key, value):
                     continue
                 if expectation.is_key(key):
-                    self._need_master.add(key)
+                    self._need_master[key] = None
                 else:
                     changed.append(key)
                 continue
-            self._need_master.discard(key)
+            self._need_master.pop(key, None)
             if key in self.held_back:
                 self.held_back.discard(key)
             elif expectation.is_key(key):
@@ -305,7 +306,7 @@ class ChangePlanner:
                 flows.append((key, value))
             elif (value := self._store.rich.get(key)) is not None:
                 if flow_entry.has_master(value):
-                    self._need_master.add(key)
+                    self._need_master[key] = None
                 else:
                     flows += rich.sort([(key, value)])
         return flows
@@ -330,7 +331,10 @@ class ChangePlanner:
             yield Pause()
 
     def _withdraw_own(self) -> Iterator[Step]:
-        """Plan to delete flows that were created before their source became an address of this host."""
+        """Plan to delete flows that were created before their source became an address of this host.
+
+        Their expectations go with them.
+        """
         added, self._added = self._added, frozenset()
         if not added:
             return
@@ -340,12 +344,15 @@ class ChangePlanner:
                 own = [key for key in own if key not in self.held_back]
                 self.held_back.update(own)
                 yield DeletePinnedFlows(own)
+        for keys in batches(list(self._store.expectations), SORTED_AT_ONCE):
+            self.held_back.update(key for key in keys if not added.isdisjoint(_sources(key, key)))
+            yield Pause()
 
 
-def _popped(keys: set[bytes]) -> Iterator[bytes]:
-    """Empty a set one key after the other: to free a million keys at once takes 60 ms."""
+def _popped(keys: dict[bytes, None]) -> Iterator[bytes]:
+    """Take keys out one after the other, the last one first: to free a million keys at once takes 60 ms."""
     while keys:
-        yield keys.pop()
+        yield keys.popitem()[0]
 
 
 def _sources(key: bytes, value: bytes) -> tuple[bytes, bytes]:

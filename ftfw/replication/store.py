@@ -42,7 +42,7 @@ class Store:
         self.expectations: dict[bytes, bytes] = {}
         self.dropped: Counter[str] = Counter() if dropped is None else dropped
         self._helped: dict[bytes, set[bytes]] = {}  # original tuple → keys of the flows with a helper
-        self._journal: set[bytes] | None = set() if journal else None
+        self._journal: dict[bytes, None] | None = {} if journal else None  # keys, in the order of the first change
         self._checker = Checker()
         self.repaired: Counter[str] = Counter()
         self._touched_since_compare: set[bytes] | None = None  # keys; None: no compare is under way
@@ -58,11 +58,6 @@ class Store:
     def in_snapshot(self) -> bool:
         """True if a snapshot has begun and not ended."""
         return self._touched_by_events is not None
-
-    @property
-    def awaits_masters(self) -> bool:
-        """True if masters of held flows may still come: a snapshot of everything is under way."""
-        return self._touched_by_events is not None and self._scope is None
 
     @property
     def snapshot_size(self) -> int:
@@ -123,9 +118,11 @@ class Store:
         return any(noted is not None for noted in (self._touched_by_events, self._journal, self._touched_since_compare))
 
     def _note(self, touched: list[bytes]) -> None:
-        for noted in (self._touched_by_events, self._journal, self._touched_since_compare):
+        for noted in (self._touched_by_events, self._touched_since_compare):
             if noted is not None:
                 noted.update(touched)
+        if self._journal is not None:
+            self._journal.update(dict.fromkeys(touched))
 
     def _apply_slowly(self, message: bytes, touched: list[bytes]) -> None:
         self._note(touched)  # whether a flow was touched before makes a difference here
@@ -254,7 +251,7 @@ class Store:
             else:
                 self._hold(key, value)
         if self._journal is not None:
-            self._journal.update(changed)
+            self._journal.update(dict.fromkeys(changed))
 
     def _fill_in(self, key: bytes, value: bytes, kind: Kind) -> None:
         """Fill in from a snapshot's entry what live events have not said of it."""
@@ -299,7 +296,7 @@ class Store:
                 if self.expectations.pop(key, None) is None:
                     self._remove(key)
             if self._journal is not None:
-                self._journal.update(stale)
+                self._journal.update(dict.fromkeys(stale))
             if self._repairs is not None:
                 self._repairs.update(dict.fromkeys(stale, "stale"))
             yield len(stale)
@@ -334,10 +331,10 @@ class Store:
         self._scope = self._repairs = None
         self._unconfirmed.clear()
 
-    def take_changes(self) -> set[bytes]:
-        """Return the keys that changed since the last call."""
+    def take_changes(self) -> dict[bytes, None]:
+        """Return the keys that changed since the last call, in the order of their first change."""
         assert self._journal is not None
-        changes, self._journal = self._journal, set()
+        changes, self._journal = self._journal, {}
         return changes
 
     def get_flow(self, key: bytes) -> bytes | None:

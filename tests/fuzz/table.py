@@ -48,7 +48,10 @@ def hold(data: bytes) -> None:
     for store in stores:
         use_everything(store)
     assert (stores[0].plain, stores[0].rich) == (stores[1].plain, stores[1].rich)
-    assert stores[0].take_changes() >= stores[0].plain.keys() | stores[0].rich.keys() | stores[0].expectations.keys()
+    assert (
+        stores[0].take_changes().keys()
+        >= stores[0].plain.keys() | stores[0].rich.keys() | stores[0].expectations.keys()
+    )
 
 
 def _message(reader: Reader, what: int) -> bytes:

@@ -226,7 +226,7 @@ def leave_expectations_out_of_snapshots(patch: pytest.MonkeyPatch) -> None:
 
 def forget_changes_of_a_hot_store(patch: pytest.MonkeyPatch) -> None:
     real = Store.take_changes
-    patch.setattr(Store, "take_changes", lambda self: set(sorted(real(self))[1:]))
+    patch.setattr(Store, "take_changes", lambda self: dict.fromkeys([*real(self)][1:]))
 
 
 def leave_ended_flows_in_a_hot_kernel(patch: pytest.MonkeyPatch) -> None:
@@ -238,7 +238,7 @@ def create_related_flows_in_any_order(patch: pytest.MonkeyPatch) -> None:
 
 
 def create_related_flows_during_a_snapshot(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Store, "awaits_masters", property(lambda _: False))
+    patch.setattr(Store, "in_snapshot", property(lambda _: False))
 
 
 def try_nothing_again_at_a_promotion(patch: pytest.MonkeyPatch) -> None:

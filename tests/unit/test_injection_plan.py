@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_address
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ftfw.kernel import expectation, flow_entry, uapi
@@ -175,6 +175,7 @@ acts = st.one_of(
 
 
 @given(st.lists(acts, max_size=40))
+@example([("flow", OWN_FLOWS[1], 0), ("expect", EXPECTED[-1], None), ("steps", 1, None), ("address", True, None)])
 def test_a_kernel_gets_what_the_store_has_whenever_it_is_interrupted(told: list[tuple[str, object, object]]) -> None:
     store, kernel = Store(journal=True), Kernel()
     active, planner = Active(store), ChangePlanner(store, refused=kernel.refused, recreated=kernel.recreated)
