@@ -299,7 +299,7 @@ class Run:
             elif wrong := view.difference(held(backup.store), whole=True):
                 found.append(f"{node.name}: {wrong}")
             elif node.follower is not None:
-                but = node.follower.refused | node.tampered | active.kernel.orphans(node.tampered)
+                but = node.follower.refused | node.follower.lost_links | node.tampered
                 if wrong := view.difference(node.kernel.view().rows, but=but, whole=True):
                     found.append(f"{node.name}'s hot kernel: {wrong}")
         if active.member.active.synced(self.now) is not True:

@@ -10,6 +10,7 @@ from random import Random
 
 from ftfw.kernel import create, expectation, flow_entry, uapi
 from ftfw.kernel.flow_entry import has_master
+from ftfw.replication.backup import Backup
 from ftfw.replication.injection_plan import (
     ChangePlanner,
     CreateExpectations,
@@ -23,6 +24,7 @@ from ftfw.replication.injection_plan import (
     VerifyHelpers,
     plan_commit,
 )
+from ftfw.replication.state_tables import BackupState
 from ftfw.replication.store import Store
 from tests.simulation.kernel import Kernel
 from tests.unit.conntrack import UDP, conn
@@ -35,13 +37,14 @@ RECREATED = 0.02  # share of the changed flows that are deleted and created anew
 class HotFollower:
     """Keeps a simulated kernel equal to the store of a hot backup, as `daemon.hot_kernel` does."""
 
-    def __init__(self, kernel: Kernel, store: Store, random: Random) -> None:
+    def __init__(self, kernel: Kernel, backup: Backup, random: Random) -> None:
         self.refused: set[bytes] = set()
+        self.lost_links: set[bytes] = set()  # related flows that were created when their master was not held
+        self._backup = backup
         self._recreated: set[bytes] = set()
         self._kernel = kernel
-        self._store = store
         self._random = random
-        self._planner = ChangePlanner(store, refused=self.refused, recreated=self._recreated)
+        self._planner = ChangePlanner(backup.store, refused=self.refused, recreated=self._recreated)
         self._steps: Iterator[Step] | None = None
 
     def go_on(self, steps: int) -> bool:
@@ -74,7 +77,9 @@ class HotFollower:
                     if self._kernel.has(key) and self._random.random() < RECREATED:
                         self._kernel.delete_flow(key)
                         self._recreated.add(key)
-                    create_flow(self._kernel, self._store, key, value)
+                    if not create_flow(self._kernel, self._backup.store, key, value):
+                        assert self._backup.state is not BackupState.FILLING, "the master may have come later"
+                        self.lost_links.add(key)
             case CreateExpectations(expectations):
                 for key, value, _zone in expectations:
                     if not create_expectation(self._kernel, key, value):
@@ -97,15 +102,20 @@ def commit(kernel: Kernel, store: Store) -> None:
                 delete(kernel, step)
 
 
-def create_flow(kernel: Kernel, store: Store, key: bytes, value: bytes) -> None:
-    """Create a flow; its master has to be there before it, if the store has it, else the link to it is lost."""
+def create_flow(kernel: Kernel, store: Store, key: bytes, value: bytes) -> bool:
+    """Create a flow; return False if its link to its master is lost, because the store has no such master.
+
+    A master that the store has must be in the kernel before.
+    """
+    linked = True
     if has_master(value):
         master = flow_entry.found_by_master(key, value)
         held = any(flow_entry.found_by(each) == master for each in chain(store.plain, store.rich))
         assert not held or kernel.finds(master), "a related flow was created before its master"
         if not held and flow_entry.tuple_of(master) != TOY_MASTER:
-            value = create.without(value, uapi.CTA_TUPLE_MASTER)
+            value, linked = create.without(value, uapi.CTA_TUPLE_MASTER), False
     kernel.create(key, value)
+    return linked
 
 
 def create_expectation(kernel: Kernel, key: bytes, value: bytes) -> bool:

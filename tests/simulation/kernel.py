@@ -150,14 +150,6 @@ class Kernel(Table):
         """Whether there is a flow of this original tuple and zone."""
         return name in self._named or any(_name(key) == name for key in self.rows)
 
-    def orphans(self, lacking: Set[bytes] = frozenset()) -> set[bytes]:
-        """The keys of related flows whose master has ended, or is in `lacking`: nobody can create their link to it."""
-        names = set(map(_name, filter(lambda key: not expectation.is_key(key), lacking)))
-        flows = (key for key in self.entries if not expectation.is_key(key))
-        related = (key for key in flows if uapi.CTA_TUPLE_MASTER in row_of(self.entries[key].row))
-        masters = ((key, flow_entry.found_by_master(key, self.entries[key].row[BODY:])) for key in related)
-        return {key for key, master in masters if master in names or not self.finds(master)}
-
     def take_over(self, known: dict[bytes, list[Conn]]) -> None:
         """Traffic comes through this kernel from here on: injected flows change again, and no recording goes on."""
         self._play = iter(())

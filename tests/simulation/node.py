@@ -107,8 +107,9 @@ class Node:
         self.freshness.begin_epoch()
         self.tampered: set[bytes] = set()  # keys of entries in the store that somebody has changed
         store = Store(journal=self._hot)
-        self.member.begin_role(Backup(name=self.name, store=store, limit=LIMIT, now=now, hot=self._hot))
-        self.follower = HotFollower(self.kernel, store, self._random) if self._hot else None
+        backup = Backup(name=self.name, store=store, limit=LIMIT, now=now, hot=self._hot)
+        self.member.begin_role(backup)
+        self.follower = HotFollower(self.kernel, backup, self._random) if self._hot else None
         self._purged = False
 
     def promote(self, now: float) -> None:
