@@ -197,7 +197,7 @@ class ChangePlanner:
         self._own_starts: frozenset[bytes] = frozenset()  # of these addresses, as `source_start` gives them
         self._added: frozenset[bytes] = frozenset()  # own addresses that the kernel may have flows of from before
         self._again: dict[bytes, None] = {}  # keys to look at again although they did not change
-        # Keys of related flows and expectations that are not in the kernel yet, in the order of the store's changes.
+        # Keys of related flows and expectations that are not in the kernel yet.
         self._need_master: dict[bytes, None] = {}
 
     def learn_addresses(self, own: frozenset[bytes]) -> None:

@@ -29,7 +29,7 @@ from ftfw.replication.store import Store
 from tests.simulation.kernel import Kernel
 from tests.unit.conntrack import UDP, conn
 
-REFUSED = 0.01  # share of the flows without helper, which can be no masters, that a kernel refuses at the first try
+REFUSED = 0.04  # share of the flows without helper, which can be no masters, that a kernel refuses at the first try
 TOY_MASTER = flow_entry.tuple_of(conn(UDP).key)  # named by toy flows, and hardly ever there
 RECREATED = 0.02  # share of the changed flows that are deleted and created anew
 
