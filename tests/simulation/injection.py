@@ -46,12 +46,14 @@ class HotFollower:
         self._random = random
         self._planner = ChangePlanner(backup.store, refused=self.refused, recreated=self._recreated)
         self._steps: Iterator[Step] | None = None
+        self._held: set[bytes] = set()  # flows when the plan was begun
         self._filling = 0  # the snapshot under way when the plan was begun: it ends before its related flows are made
 
     def go_on(self, steps: int) -> bool:
         """Carry out so many steps; return whether everything that had changed at the plan's begin is done."""
         if self._steps is None:
             self._filling = self._snapshot()
+            self._held = {*self._backup.store.plain, *self._backup.store.rich}
             self._steps = self._planner.plan_changes()
         for _ in range(steps):
             step = next(self._steps, None)
@@ -60,6 +62,11 @@ class HotFollower:
                 return True
             self._carry_out(step, refusing=True)
         return False
+
+    def _planned(self) -> Iterator[bytes]:
+        """The flows that the plan, or one before it, has put into the kernel by the time of its related flows."""
+        store = self._backup.store
+        return (key for key in self._held - self.refused if store.get_flow(key) is not None)
 
     def _snapshot(self) -> int:
         """A number for the snapshot under way; 0 without one."""
@@ -83,7 +90,7 @@ class HotFollower:
                     if self._kernel.has(key) and self._random.random() < RECREATED:
                         self._kernel.delete_flow(key)
                         self._recreated.add(key)
-                    if not create_flow(self._kernel, self._backup.store, key, value):
+                    if not create_flow(self._kernel, key, value, planned=self._planned()):
                         assert not self._filling or self._filling != self._snapshot(), "the master may come later"
                         self.lost_links.add(key)
             case CreateExpectations(expectations):
@@ -100,7 +107,7 @@ def commit(kernel: Kernel, store: Store) -> None:
         match step:
             case CreateFlows(flows) | CreateGreFlows(flows):
                 for key, value in flows:
-                    create_flow(kernel, store, key, value)
+                    create_flow(kernel, key, value, planned=chain(store.plain, store.rich))
             case CreateExpectations(expectations):
                 for key, value, _zone in expectations:
                     create_expectation(kernel, key, value)
@@ -108,18 +115,18 @@ def commit(kernel: Kernel, store: Store) -> None:
                 delete(kernel, step)
 
 
-def create_flow(kernel: Kernel, store: Store, key: bytes, value: bytes) -> bool:
-    """Create a flow; return False if its link to its master is lost, because the store has no such master.
+def create_flow(kernel: Kernel, key: bytes, value: bytes, *, planned: Iterable[bytes]) -> bool:
+    """Create a flow; return False if its link to its master is lost, because the kernel has no such master.
 
-    A master that the store has must be in the kernel before.
+    The master must not be among the `planned` flows then: those come before the flows that are related to them.
     """
     linked = True
     if has_master(value):
         master = flow_entry.found_by_master(key, value)
-        held = any(flow_entry.found_by(each) == master for each in chain(store.plain, store.rich))
-        assert not held or kernel.finds(master), "a related flow was created before its master"
-        if not held and flow_entry.tuple_of(master) != TOY_MASTER:
-            value, linked = create.without(value, uapi.CTA_TUPLE_MASTER), False
+        if not kernel.finds(master):
+            assert master not in map(flow_entry.found_by, planned), "a related flow was created before its master"
+            if flow_entry.tuple_of(master) != TOY_MASTER:
+                value, linked = create.without(value, uapi.CTA_TUPLE_MASTER), False
     kernel.create(key, value)
     return linked
 
