@@ -1,6 +1,6 @@
-"""The active's side of the protocol: numbers the stream, sends lost frames again, keeps account of every backup.
+"""Runs the active's side of the protocol: numbers the stream, resends lost frames, keeps account of every backup.
 
-Sans-I/O: `now` is an argument (seconds, monotonic), and the bodies to send are returned by `bodies_to_send`.
+Sans-I/O: `now` is an argument (seconds, monotonic), and `bodies_to_send` returns the bodies to send.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,18 +15,18 @@ from ftfw.replication.state_tables import READING_TRANSITIONS, Reading, ReadingE
 
 @dataclass(slots=True)
 class BackupProgress:
-    """Holds what the active knows of one backup.
+    """Holds the progress of one backup, as the active knows it.
 
     Invariant: `acked` never exceeds the number of the last frame sent, and only grows while `epoch` stays the same.
     """
 
     name: str
     epoch: bytes
-    """The epoch in which the backup speaks; with a new one the account begins anew: the backup may have restarted."""
+    """The epoch in which the backup seals its frames.  A new epoch resets this record: the backup has restarted."""
     last_seen: float
-    """When the backup was last heard (seconds, monotonic).  Older than PEER_LOST_S: nothing waits for it."""
+    """When the backup was last heard (seconds, monotonic).  After PEER_LOST_S nothing waits for it any longer."""
     acked: int = 0
-    """The backup has applied the stream up to this frame, and needs no frame up to it any more."""
+    """The backup has applied the stream up to this frame, and will not ask for it or for earlier frames."""
     synced: bool = False
     """The backup's last message was an ACK for this stream that says "in sync"."""
     follows: bool = False
@@ -44,10 +44,10 @@ class _Kept:
 
 @dataclass(slots=True)
 class _Wanted:
-    """Holds what the kernel's table is to be read for next, and which of the readings so far answer a request.
+    """Holds the readings of the kernel's table that are requested, and where in the stream the last ones began.
 
-    A request says up to which frame its backup had applied the stream.  One that was sent before a reading began is
-    answered by that reading.
+    A request carries the number of the last frame that its backup had applied.  A reading that began after that frame
+    answers the request.
     """
 
     snapshot: bool = False
@@ -64,7 +64,7 @@ class _Wanted:
     """The number of the last SCOPE that began a snapshot of buckets, and these buckets."""
 
     def add(self, request: Resync | Want) -> None:
-        """Note what a backup asks for, unless a reading that is under way answers it already."""
+        """Note a backup's request, unless a reading that began later answers it."""
         if request.sequence < self.snapshot_began:
             return
         if isinstance(request, Want):
@@ -87,18 +87,18 @@ class _Wanted:
 class Active:
     """Numbers and keeps the frames of one active's stream, and keeps account of its backups.
 
-    `epoch`: the epoch that the frames are sealed in.  `limit`: bytes of a body.  `compress`: compress with zstd.
-    `compare_s`: seconds between two compares with the backups that follow.
+    `epoch`: the epoch in which the frames are sealed.  `limit`: the largest body in bytes.  `compress`: compress with
+    zstd.  `compare_s`: seconds between two compares with the backups that follow.  All times are seconds, monotonic.
     """
 
     def __init__(self, *, name: str, epoch: bytes, limit: int, compress: bool, compare_s: float, now: float) -> None:
         self.name = name
         self.epoch = epoch
         self.backups: dict[str, BackupProgress] = {}
-        self.sequence = 0  # of the last frame of the stream
-        self.resent = 0  # frames
+        self.sequence = 0  # the number of the last frame of the stream
+        self.resent = 0  # frames sent again
         self.compared = 0  # compares that were streamed to their end
-        self.outrun = 0  # frames that fell out of what is kept before every live backup had them
+        self.outrun = 0  # frames that were dropped before every live backup had acknowledged them
         self._bodies: list[bytes] = []
         self._reading = Reading.NOTHING
         self._wanted = _Wanted()
@@ -134,7 +134,7 @@ class Active:
     def restart(self, epoch: bytes, now: float) -> None:
         """Begin a new stream, sealed in `epoch`: its numbers begin at 1, and no backup is known.
 
-        A reading that is under way may go on; the backups of the new stream take nothing from the rest of it.
+        A reading that is under way may continue; the backups of the new stream ignore the rest of it.
         """
         self.epoch, self.sequence = epoch, 0
         self.backups.clear()
@@ -145,7 +145,7 @@ class Active:
         self._heartbeat_at = now
 
     def offer(self, parts: Sequence[Part], now: float) -> None:
-        """Stream live messages."""
+        """Stream live messages, in as few frames as they fit."""
         self._stream(messages.EVENTS, parts, now)
 
     def lose(self, now: float) -> None:
@@ -153,8 +153,8 @@ class Active:
         self._frame(messages.LOST, messages.STORED, b"", now)
 
     def resync_backups(self, now: float) -> None:
-        """Have every backup ask for a snapshot of everything, with a RENEW: an administrator wants it."""
-        self._frame(messages.RENEW, messages.STORED, b"", now)
+        """Send RESYNC_ALL, so that every backup requests a snapshot of the whole table: an administrator wants it."""
+        self._frame(messages.RESYNC_ALL, messages.STORED, b"", now)
 
     def _stream(self, kind: int, parts: Sequence[Part], now: float) -> None:
         for codec, blob in self._packer.blobs(parts):
@@ -175,11 +175,11 @@ class Active:
 
     @property
     def oldest(self) -> int:
-        """The number of the oldest frame that can be sent again; the next one's if there is none."""
+        """Return the number of the oldest frame that can be sent again; the next frame's number if there is none."""
         return self.sequence + 1 - len(self._kept)
 
     def _free(self, now: float) -> None:
-        """Forget the frames that every live backup that follows has."""
+        """Forget the frames that every live following backup has acknowledged."""
         wanted = min((backup.acked for backup in self._following(now)), default=self.sequence)
         for sequence in range(self.oldest, wanted + 1):
             self._forget(sequence)
@@ -187,7 +187,7 @@ class Active:
     # Readings of the kernel's table
 
     def wanted(self, now: float) -> Reading:
-        """Return what the kernel's table is to be read for next; NOTHING while no backup is there."""
+        """Return the reading of the kernel's table that is needed next; NOTHING while no backup is live."""
         if not self.live(now):
             return Reading.NOTHING
         if self._wanted.snapshot or self._wanted.buckets is not None:
@@ -199,7 +199,7 @@ class Active:
         self._wanted.compare = True
 
     def begin_snapshot(self, now: float) -> Scope | None:
-        """Begin a snapshot: `add_snapshot` follows with the table's entries in the buckets returned; None: all entries.
+        """Begin a snapshot; return the buckets whose entries `add_snapshot` is to stream, or None for the whole table.
 
         Raises LocalProtocolError if a reading is under way.
         """
@@ -216,11 +216,11 @@ class Active:
         return scope
 
     def add_snapshot(self, parts: Sequence[Part], now: float) -> None:
-        """Stream a part of the snapshot."""
+        """Stream a part of the snapshot that is under way."""
         self._stream(messages.SNAPSHOT_PART, parts, now)
 
     def end_snapshot(self, now: float) -> None:
-        """End the snapshot.  For a backup that was told of lost events meanwhile it is none.
+        """End the snapshot.  A backup that received LOST during the snapshot discards it.
 
         Raises LocalProtocolError if no snapshot is under way.
         """
@@ -228,7 +228,7 @@ class Active:
         self._frame(messages.SNAPSHOT_END, messages.STORED, b"", now)
 
     def begin_compare(self, now: float) -> None:
-        """Begin a compare: the table is read for its digests from now on.
+        """Begin a compare: the digests are to be made of a reading of the table that begins now.
 
         Raises LocalProtocolError if a reading is under way.
         """
@@ -259,7 +259,7 @@ class Active:
     # Backups
 
     def receive(self, epoch: bytes, message: Ack | Resync | Want | Heartbeat, now: float) -> None:
-        """Take in a message of a backup; `epoch` is that of the frame that carried it."""
+        """Process a message of a backup; `epoch` is the epoch of the frame that carried it."""
         backup = self.backups.pop(message.name, None)
         if backup is None or backup.epoch != epoch:
             backup = BackupProgress(message.name, epoch, now)
@@ -279,7 +279,7 @@ class Active:
             self._wanted.add(message)
 
     def _resend(self, request: Ack, now: float) -> None:
-        """Send missing frames again, as far as they are kept, and were not sent just now."""
+        """Send missing frames again, except those that are no longer kept or were sent within RESEND_S."""
         room = limits.RESEND_FRAMES
         for sequence in request.missing_within(self.oldest, self.sequence):
             kept = self._kept[sequence]
@@ -300,12 +300,12 @@ class Active:
         return [backup for backup in self.live(now) if backup.follows]
 
     def lag_s(self, backup: BackupProgress, now: float) -> float:
-        """Return for how long the first frame that `backup` has not acknowledged has been sent; 0 if there is none."""
+        """Return the age in seconds of the first frame that `backup` has not acknowledged; 0 if there is none."""
         first = self._kept.get(max(backup.acked + 1, self.oldest))
         return now - first.sent_at if first else 0.0
 
     def synced(self, now: float) -> bool | None:
-        """Return True if every live backup is in sync; None without any."""
+        """Return True if every live backup is in sync; None if no backup is live."""
         live = self.live(now)
         return all(self._is_synced(backup, now) for backup in live) if live else None
 
@@ -313,6 +313,6 @@ class Active:
         return backup.synced and now - backup.last_seen < limits.FRESH_S and self.lag_s(backup, now) < limits.FRESH_S
 
     def why_not(self, now: float) -> str | None:
-        """Return which live backups are not in sync, as a text; None if all are."""
+        """Return a text that names the live backups that are not in sync; None if all are."""
         names = [backup.name for backup in self.live(now) if not self._is_synced(backup, now)]
         return f"not in sync: {', '.join(sorted(names))}" if names else None

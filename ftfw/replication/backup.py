@@ -1,6 +1,6 @@
-"""The backup's side of the protocol: follows one active's stream, asks for what is missing, acknowledges.
+"""Runs the backup's side of the protocol: follows one active's stream, requests missing frames, acknowledges.
 
-Sans-I/O: `now` is an argument (seconds, monotonic), and the bodies to send are returned by `bodies_to_send`.
+Sans-I/O: `now` is an argument (seconds, monotonic), and `bodies_to_send` returns the bodies to send.
 """
 
 from array import array
@@ -30,10 +30,13 @@ WHY_NOT: Final = {
 
 @dataclass(slots=True)
 class _Resync:
-    """Holds what a backup knows, beside its state, about bringing its store in line with the active's table."""
+    """Holds the progress of a compare or a snapshot that makes the store equal to the active's table.
+
+    The backup's state is in `Backup.state`; this record has everything else that belongs to a resync.
+    """
 
     comparable: bool = False
-    """The store holds the table of this active's kernel, as of some moment, so a compare will find most entries alike.
+    """The store once was equal to this active's table, so a compare will find most entries equal.
 
     While ASKING, RESYNC asks for a compare if it is set, and for a snapshot if not.  It is set in COMPLETE, and cleared
     when an active of another name is followed and when a snapshot of everything is wanted.
@@ -41,18 +44,18 @@ class _Resync:
     compare_requested: bool = False
     """An administrator wants a compare: RESYNC asks for one until COMPARE comes."""
     counts_repairs: bool = False
-    """The store was COMPLETE before, so what is found wrong counts as repaired.  Never set in IDLE and COMPLETE, except
-    while `digests` is set."""
+    """The store was COMPLETE before, so entries that are found wrong count as repaired.  Not set in IDLE and COMPLETE,
+    except while `digests` is set."""
     all_count: bool = False
     """Buckets differ even if events have touched them since COMPARE: the store was not COMPLETE when the compare began.
 
     It means something only while `digests` is set."""
     digests: bytearray | None = None
-    """The active's digests as far as they have come; None if no compare is under way."""
+    """The active's digests that were received so far; None if no compare is under way."""
     wanted: Scope | None = None
-    """Buckets that differ and have not come yet.  Always set in REPAIRING, and never in IDLE, ASKING and COMPLETE."""
+    """Buckets that differ and are not repaired yet.  Always set in REPAIRING, never in IDLE, ASKING and COMPLETE."""
     scope: Scope | None = None
-    """Buckets of the snapshot that is about to begin or under way; None: of the whole table."""
+    """Buckets of the snapshot that is announced or under way; None: the snapshot is of the whole table."""
 
     def give_up(self) -> None:
         """Forget the compare and the snapshot that are under way."""
@@ -63,25 +66,26 @@ class _Resync:
 class Backup:
     """Follows an active's stream into `store`.
 
-    Frames are applied in their order.  Frames behind a gap wait until it is filled; if too many wait, or the active
-    does not have the missing ones any more, a compare tells what is to be repaired, or a snapshot replaces everything.
-    What takes long is done in steps, by `work`: the store is compared, stale entries go, waiting frames are applied.
+    Frames are applied in their order.  Frames behind a gap wait until it is filled.  If too many frames wait, or the
+    active has dropped the missing ones, a compare finds the entries to repair, or a snapshot replaces everything.
+    `work` does in steps everything that takes long: compare the store, remove stale entries, apply waiting frames.
 
-    `limit`: bytes of a body.  `hot`: the store counts as in sync once the driver has set `installed`.
+    `limit` is the largest body in bytes.  `hot`: this backup counts as in sync only while the driver has set
+    `installed` to the present number of `snapshots`.  All times are seconds, monotonic.
     """
 
     def __init__(self, *, name: str, store: Store, limit: int, now: float, hot: bool = False) -> None:
         self.name = name
         self.store = store
         self.state = BackupState.IDLE
-        self.epoch: bytes | None = None  # of the active that is followed
-        self.active_name: str | None = None  # the active that is followed, or was last
-        self.gaps = 0  # that could not be filled
-        self.repeated = 0  # frames that had come before
-        self.snapshots = 0  # of the whole table, completed
+        self.epoch: bytes | None = None  # of the active that is followed; None: none is followed
+        self.active_name: str | None = None  # of the active that is followed, or was followed last
+        self.gaps = 0  # gaps that could not be filled
+        self.repeated = 0  # frames that were received before
+        self.snapshots = 0  # completed snapshots of the whole table
         self.compared = 0  # compares completed
         self.stale = 0  # entries that were removed at the end of snapshots
-        self.installed: float = 0 if hot else inf  # how many of `snapshots` the kernel holds, too; the driver's to set
+        self.installed: float = 0 if hot else inf  # the number of `snapshots` that the kernel has; the driver sets it
         self.was_synced = False  # in sync when the active was last heard
         self._limit = limit
         self._bodies: list[bytes] = []
@@ -90,7 +94,7 @@ class Backup:
         self._known = 0  # the highest number that the active is known to have sent
         self._waiting = WaitingFrames()
         self._work: Iterator[int] | None = None  # a compare, or the end of a snapshot, in steps
-        self._ending: Iterator[int] | None = None  # the rest of streams that are followed no more, in steps
+        self._ending: Iterator[int] | None = None  # the rest of streams that have ended, in steps
         self._begun_at = now
         self._heard_at = -inf
         self._acked = 0
@@ -100,9 +104,10 @@ class Backup:
         self._heartbeat_at = now
 
     def receive(self, epoch: bytes, message: Stream | Heartbeat, now: float) -> None:
-        """Take in a message of an active; `epoch` is that of the frame that carried it.
+        """Process a message of an active; `epoch` is the epoch of the frame that carried it.
 
-        A heartbeat of a new epoch makes the backup follow that one; frames of a stream must be of the followed epoch.
+        A heartbeat of a new epoch makes the backup follow that epoch.  A stream frame must be of the followed epoch:
+        the caller checks that.
         """
         if isinstance(message, Heartbeat):
             if epoch != self.epoch:
@@ -125,21 +130,21 @@ class Backup:
         self._resync_at = now
 
     def unfollow(self) -> None:
-        """Follow no active any more: it has become a backup, or this node takes over.
+        """Stop following: the active has become a backup, or this node takes over.
 
-        The rest of its stream is applied by `work`; the store is as it will be once `has_work` is False.
+        `work` applies the rest of the active's stream; the store is final once `has_work` is False.
         """
         self._leave(BackupEvent.GONE)
         self.epoch = None
 
     def _leave(self, event: BackupEvent) -> None:
-        """End the stream that is followed: the frames that wait behind its gaps are the last of it, and are true."""
+        """End the followed stream, and plan to apply the frames that wait behind its gaps: they are valid, too."""
         kinds = {messages.EVENTS}
         sweep: Iterable[int] = ()
         if self.state is BackupState.FILLING:
             if self._work is None:
                 kinds.add(messages.SNAPSHOT_PART)
-            else:  # all of the snapshot has come
+            else:  # the whole snapshot was received
                 sweep = self._work
                 self._resync.comparable = True
                 self.snapshots += self._resync.scope is None
@@ -156,7 +161,7 @@ class Backup:
         self.store.abort_snapshot()
 
     def _turn(self, event: BackupEvent) -> None:
-        """Change the state by the table, and the store with it."""
+        """Change the state as the table says, and prepare the store for the new state."""
         before, self.state = self.state, next_state("backup", BACKUP_TRANSITIONS, self.state, event)
         if event in (BackupEvent.INTRODUCED, BackupEvent.LOSS, BackupEvent.GONE):
             self._work = None
@@ -181,17 +186,17 @@ class Backup:
             if self._waiting.too_many:
                 self._make_room(now)
         if self._waiting:
-            self._apply_waiting(1, now)  # so that fewer and fewer wait, however fast frames come
+            self._apply_waiting(1, now)  # one more than was added, so that the queue shrinks however fast frames arrive
         self._acknowledge_early(now)
 
     def _must_wait(self, frame: Stream) -> bool:
-        """Return True if a frame builds on work that is not done; LOST and RENEW make work on the store void."""
+        """Return True if a frame must wait for unfinished work; LOST and RESYNC_ALL cancel that work instead."""
         if self._ending is not None:
             return True
-        return self._work is not None and frame.kind not in (messages.EVENTS, messages.LOST, messages.RENEW)
+        return self._work is not None and frame.kind not in (messages.EVENTS, messages.LOST, messages.RESYNC_ALL)
 
     def _may_apply(self) -> bool:
-        """Return True if the next frame has come and need not wait any more."""
+        """Return True if the next frame in order was received and need not wait."""
         frame = self._waiting.get(self.applied + 1)
         return frame is not None and not self._must_wait(frame)
 
@@ -202,7 +207,7 @@ class Backup:
             self._apply(self._waiting.pop(self.applied + 1), now)
 
     def _make_room(self, now: float) -> None:
-        """Have fewer frames wait; the bound counts more than the length of a step."""
+        """Reduce the number of waiting frames, even if that takes longer than a step: the bound is strict."""
         if self._ending is not None:
             self._finish_ending()
         if self._may_apply():
@@ -217,7 +222,7 @@ class Backup:
                 self._apply_entries(frame)
             return
         if frame.kind != FOLLOWED_BY.get(self.state, frame.kind):
-            self._ask(now)  # the active has broken it off
+            self._ask(now)  # the active has abandoned the compare or snapshot
         self._apply_control(frame, now)
 
     def _apply_entries(self, frame: Stream) -> None:
@@ -226,10 +231,10 @@ class Backup:
             apply(part)
 
     def _apply_control(self, frame: Stream, now: float) -> None:
-        """Apply BEGIN, END, COMPARE, DIGESTS, SCOPE, LOST or RENEW."""
+        """Apply SNAPSHOT_BEGIN, SNAPSHOT_END, COMPARE, DIGESTS, SCOPE, LOST or RESYNC_ALL."""
         if frame.kind == messages.LOST:
             self._ask(now)
-        elif frame.kind == messages.RENEW:
+        elif frame.kind == messages.RESYNC_ALL:
             self.request_snapshot(now)
         elif frame.kind == messages.COMPARE:
             self._begin_compare()
@@ -246,7 +251,7 @@ class Backup:
             self._end_snapshot()
 
     def _give_up(self, sequence: int, now: float) -> None:
-        """Wait no more for the frames up to `sequence`."""
+        """Stop waiting for the frames up to `sequence`, count a gap and request a resync."""
         self.gaps += 1
         self._ask(now)
         self._waiting.drop_through(sequence)
@@ -258,14 +263,14 @@ class Backup:
         self._resync_at = now
 
     def request_snapshot(self, now: float) -> None:
-        """Ask for a snapshot of everything: an administrator wants it, or a compare would find too much."""
+        """Request a snapshot of the whole table: an administrator wants it, or a compare found too many differences."""
         counts_repairs = self._resync.counts_repairs or self.state is BackupState.COMPLETE
         self._resync.comparable = False
         self._ask(now)
         self._resync.counts_repairs = counts_repairs
 
     def request_compare(self, now: float) -> None:
-        """Ask for a compare: an administrator wants it."""
+        """Request a compare: an administrator wants it."""
         self._resync.compare_requested = True
         self._resync_at = now
 
@@ -285,7 +290,7 @@ class Backup:
         if theirs is None:
             return
         if found.first * DIGEST_BYTES != len(theirs):
-            self._ask(now)  # they are sent one behind the other
+            self._ask(now)  # the active sends them in order
             return
         theirs += found.digests
         if len(theirs) == DIGEST_BYTES << found.bits:
@@ -294,7 +299,8 @@ class Backup:
     def _compare(self, bits: int, salt: bytes, theirs: "array[int]", now: float) -> Iterator[int]:
         """Find the buckets that differ, in steps.
 
-        A bucket that an event has touched meanwhile may differ for that reason, and does not count then.
+        A bucket that an event has touched since COMPARE may differ for that reason; it is left out, except if
+        `all_count`.
         """
         ours = Digests(bits)
         for slice_ in self.store.digests(salt):
@@ -323,16 +329,16 @@ class Backup:
     def _add_scope(self, piece: Piece, now: float) -> None:
         scope = self._resync.scope = piece.scope.joined(self._resync.scope)
         if len(scope.buckets) > limits.WANTED_MAX:
-            self._ask(now)  # no active names so many
+            self._ask(now)  # an active never names so many
         elif not piece.left and (scope.meets(self._resync.wanted) or self.state is BackupState.COMPLETE):
             self._turn(BackupEvent.BEGIN)
 
     def _fill(self) -> Iterator[int]:
-        """Remove what the snapshot has not named, in steps; then the snapshot is complete."""
+        """Remove the entries that the snapshot has not named, in steps, and end the snapshot."""
         for stale in self.store.remove_stale():
             self.stale += stale
             yield stale
-        if self.state is BackupState.FILLING:  # and the stream has not ended meanwhile
+        if self.state is BackupState.FILLING:  # the stream has not ended since
             self._end_snapshot()
 
     def _end_snapshot(self) -> None:
@@ -350,11 +356,11 @@ class Backup:
 
     @property
     def has_work(self) -> bool:
-        """True if there is something for `work` to do."""
+        """Return True if there is something for `work` to do."""
         return self._ending is not None or self._work is not None or self._may_apply()
 
     def work(self, now: float) -> bool:
-        """Do one step, of a few milliseconds, of what takes long; return True if there is more to do."""
+        """Do one step of the pending work, a few milliseconds; return True if there is more to do."""
         if not self.has_work:
             return False
         if self._ending is not None:
@@ -375,7 +381,7 @@ class Backup:
             pass
         self._ending = None
 
-    # Timers, and what they say
+    # Timers and the bodies that they send
 
     def bodies_to_send(self) -> list[bytes]:
         """Return the bodies to send, in their order, and forget them."""
@@ -390,7 +396,7 @@ class Backup:
         return min(due, self._resync_at) if self._asks() else due
 
     def handle_timer(self, now: float) -> None:
-        """Send what is due: an acknowledgement, a request for what is missing, a sign of life."""
+        """Send what is due: an acknowledgement, a request for missing entries or frames, a heartbeat."""
         if self.epoch is None:
             if now >= self._heartbeat_at:
                 self._heartbeat_at = now + limits.HEARTBEAT_S
@@ -405,7 +411,7 @@ class Backup:
             self._send_request()
 
     def _asks(self) -> bool:
-        """Return True if something is asked for until it comes: a snapshot, buckets or a compare."""
+        """Return True while a snapshot, buckets or a compare is requested and has not begun."""
         asking = self.state in (BackupState.ASKING, BackupState.REPAIRING)
         return asking or self._resync.compare_requested
 
@@ -424,7 +430,7 @@ class Backup:
         return self._heartbeat_at if self.applied == self._acked else self._acked_at + limits.ACK_S
 
     def _acknowledge_early(self, now: float) -> None:
-        """Acknowledge ahead of the timer when frames come thick."""
+        """Acknowledge before the timer after ACK_FRAMES frames, or ACK_S after the last acknowledgement."""
         behind = self.applied - self._acked
         if behind >= limits.ACK_FRAMES or (behind > 0 and now >= self._acked_at + limits.ACK_S):
             self._acknowledge(now)
@@ -436,21 +442,21 @@ class Backup:
         synced = self.synced(now)
         self._bodies.append(messages.ack(self.name, self.epoch, self.applied, missing, self._limit, synced=synced))
 
-    # What others want to know
+    # State for status, log and driver
 
     @property
     def complete(self) -> bool:
-        """True if the snapshot of the active that is followed is in, and nothing was lost since."""
+        """Return True if a snapshot or a compare made the store equal to the active's table, and no loss followed."""
         return self.state is BackupState.COMPLETE
 
     @property
     def missing(self) -> bool:
-        """True if the active is known to have sent frames that are not applied."""
+        """Return True if the active is known to have sent frames that are not applied."""
         return self.epoch is not None and self.behind > 0
 
     @property
     def behind(self) -> int:
-        """How many frames that the active is known to have sent are not applied."""
+        """Return the number of frames that the active is known to have sent and that are not applied."""
         return self._known - self.applied
 
     def heard(self, now: float) -> bool:
@@ -458,16 +464,16 @@ class Backup:
         return now - self._heard_at < limits.FRESH_S
 
     def ready(self, now: float) -> bool:
-        """Return True if this node may take over; a node that waits for an active that never comes may, too."""
+        """Return True if this node may take over: it was in sync, or has heard no active for READY_S."""
         return self.was_synced or now - max(self._begun_at, self._heard_at) >= limits.READY_S
 
     def synced(self, now: float) -> bool:
-        """Return True if the store is the active's table, as far as can be known."""
+        """Return True if everything the active is known to have sent is applied, and it was heard within FRESH_S."""
         whole = self.complete and self.applied >= self._known and self.installed >= self.snapshots
         return whole and (self.heard(now) or self._heard_at == now)
 
     def why_not(self, now: float) -> str | None:
-        """Return why the store may not be the active's table, as a text; None if this backup is in sync."""
+        """Return as a text why this backup is not in sync; None if it is."""
         if self.synced(now):
             return None
         if self.state is BackupState.IDLE:

@@ -1,8 +1,8 @@
-"""Digests of entries by buckets, so that two tables can be compared without being sent.  Pure.
+"""Sums up entries in digests of buckets, so that nodes compare tables without sending them.  Pure.
 
-The bucket of an entry is given by the low bits of its key's CRC-32.  Each bucket has one number of 32 bits: the XOR of
-its entries' digests, which does not depend on their order.  A table of 2^n buckets folds into one of 2^(n-1): the most
-significant bit of the bucket's number is dropped.
+The low bits of the CRC-32 of an entry's key are the number of its bucket.  Each bucket has one number of 32 bits: the
+XOR of its entries' digests, which does not depend on their order.  A table of 2^n buckets folds into one of 2^(n-1):
+the most significant bit of the bucket's number is dropped.
 """
 
 from array import array
@@ -18,7 +18,7 @@ _NUMBER: Final = Struct(">I")
 
 
 def bucket_of(key: bytes, bits: int) -> int:
-    """Return the number of the bucket, of 2^bits, that holds the entry with this key."""
+    """Return the number, from 0 to 2^bits - 1, of the bucket that holds the entry with this key."""
     return crc32(key) & ((1 << bits) - 1)
 
 
@@ -34,7 +34,7 @@ class Scope:
         return bucket_of(key, self.bits) in self.buckets
 
     def meets(self, other: "Scope | None") -> bool:
-        """Return True if some buckets are in both scopes, and these have the same number of bits."""
+        """Return True if both scopes have the same number of bits and at least one bucket in common."""
         return other is not None and other.bits == self.bits and not self.buckets.isdisjoint(other.buckets)
 
     def joined(self, other: "Scope | None") -> "Scope":
@@ -42,19 +42,26 @@ class Scope:
         return self if other is None or other.bits != self.bits else Scope(self.bits, self.buckets | other.buckets)
 
     def without(self, other: "Scope") -> "Scope | None":
-        """Return the buckets that are not in the other scope; None if there are none."""
+        """Return the buckets that are not in the other scope; None if none is left.
+
+        All buckets are left if the other scope has another number of bits.
+        """
         left = self.buckets - other.buckets if other.bits == self.bits else self.buckets
         return Scope(self.bits, left) if left else None
 
     def pack(self, most: int) -> Iterator[bytes]:
-        """Generate pieces of at most `most` bucket numbers, 32 bits each in network order."""
+        """Yield pieces of at most `most` bucket numbers, 32 bits each in network order."""
         numbers = sorted(self.buckets)
         for start in range(0, len(numbers), most):
             yield b"".join(map(_NUMBER.pack, numbers[start : start + most]))
 
 
 def unpack(bits: int, packed: bytes) -> Scope:
-    """Return the buckets in a piece.  Raises ValueError if it has none, or numbers that need more than `bits` bits."""
+    """Return the buckets in a piece that `Scope.pack` made.
+
+    Raises ValueError if `packed` has no numbers, or numbers that need more than `bits` bits, or if `bits` is above
+    BUCKET_BITS_MAX.
+    """
     buckets = {number for (number,) in _NUMBER.iter_unpack(packed)} if len(packed) % _NUMBER.size == 0 else set()
     if not 0 <= bits <= limits.BUCKET_BITS_MAX or not buckets or max(buckets) >> bits:
         raise ValueError(f"{len(packed)} bytes of buckets of 2^{bits}")
@@ -62,7 +69,7 @@ def unpack(bits: int, packed: bytes) -> Scope:
 
 
 def bits_for(entries: int) -> int:
-    """Return how many buckets so many entries need, as a power of two."""
+    """Return the exponent n for which 2^n buckets suit so many entries; at most BUCKET_BITS_MAX."""
     return min((max(entries, 1) // limits.BUCKET_ENTRIES).bit_length(), limits.BUCKET_BITS_MAX)
 
 
@@ -82,7 +89,7 @@ class Digests:
             self.count += 1
 
     def folded(self, bits: int) -> "Digests":
-        """Return the digests of the same entries in 2^bits buckets, which must not be more than now."""
+        """Return the digests of the same entries in 2^bits buckets; `bits` must not exceed `self.bits`."""
         folded = Digests(bits)
         numbers = int.from_bytes(self.numbers.tobytes(), "little")
         for left in range(self.bits, bits, -1):
@@ -93,7 +100,7 @@ class Digests:
         return folded
 
     def differing(self, other: Sequence[int]) -> Iterator[set[int]]:
-        """Generate, in steps, the buckets in which another table of this size has another number."""
+        """Yield, in steps, the buckets whose number differs in `other`.  Raises ValueError if the lengths differ."""
         step = limits.STEP_BUCKETS
         for first in range(0, len(self.numbers), step):
             pairs = zip(self.numbers[first : first + step], other[first : first + step], strict=True)

@@ -1,4 +1,4 @@
-"""Facts that a node tells of its host, for people and `ftfw check`; no node acts on them.  Pure."""
+"""Defines the facts that a node reports about its host, for people and `ftfw check`; no node acts on them.  Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Fact = int | str | list[str]
 
 
 def are_facts(told: dict[Any, Any]) -> bool:
-    """Return True if these are facts, as many and as long as allowed: they are kept, and shown on terminals."""
+    """Return True if these are valid facts within the limits: they are stored, and shown on terminals."""
     return len(told) <= FACTS_MAX and all(_is_text(key) and _is_fact(value) for key, value in told.items())
 
 

@@ -1,10 +1,10 @@
-"""Plan how the entries of a store get into a kernel: bounded steps, in the order of promise 2.  Pure.
+"""Plan how the entries of a store are put into a kernel: bounded steps, masters before related flows.  Pure.
 
 Order: entries that ended are deleted first.  Then flows without a master are created, flows with a master (each after
 its own master), and GRE flows.  Then the helpers are verified, and expectations are created.
 
 A plan is an iterator of steps.  Each step is computed when it is asked for, after the steps before it, and takes about
-a millisecond to compute.  Whoever carries a plan out, a kernel or a simulated one, does so in the order of the steps.
+a millisecond to compute.  `daemon/plan_executor` and the simulation carry out the steps in their order.
 """
 
 from collections.abc import Iterable, Iterator
@@ -38,28 +38,28 @@ class DeleteFlows:
 
 @dataclass(frozen=True, slots=True)
 class DeletePinnedFlows:
-    """Remove those of these flows whose timers are pinned: a hot backup created them, and no packet has used them."""
+    """Remove the flows among these whose timers are pinned: a hot backup created them, and no packet has used them."""
 
     keys: list[bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class CreateFlows:
-    """Create flows, at most BATCH of them.  None: the plan needs more than one step's time to find the next ones."""
+    """Create flows, at most BATCH.  An empty list only ends a step, if it takes longer to find the next flows."""
 
     flows: list[HeldFlow]
 
 
 @dataclass(frozen=True, slots=True)
 class CreateGreFlows:
-    """Create GRE flows.  Their entries must count packets, which is how one finds that they are in use."""
+    """Create GRE flows.  Their entries must count packets: `daemon/gre_keeper` sees by that which are in use."""
 
     flows: list[HeldFlow]
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyHelpers:
-    """Read flows back, and create those anew that lost their helper."""
+    """Read flows back from the kernel, and recreate the ones that lost their helper."""
 
     flows: list[HeldFlow]
 
@@ -89,15 +89,16 @@ Step = (
 
 
 def plan_commit(store: Store) -> Iterator[Step]:
-    """Plan to create everything in `store`, which does not change meanwhile."""
+    """Plan to create everything in `store`, which must not change until the plan is carried out."""
     yield from _create_everything(store)
     yield from _create_expectations(store, store.expectations)
 
 
 def plan_missing(store: Store) -> Iterator[Step]:
-    """Plan to create the flows in `store`, which are missing from the kernel, and the expectations of those only.
+    """Plan to create all flows in `store`, and the expectations whose masters are among them.
 
-    The other expectations are in the kernel, or were met.
+    The caller has removed from `store` the flows that the kernel has; their expectations are in the kernel, or were
+    met.
     """
     wanted: list[bytes] = []
     for keys in batches(store.expectations, SORTED_AT_ONCE):
@@ -117,7 +118,7 @@ def _create_everything(store: Store) -> Iterator[Step]:
 
 
 class _RichFlows:
-    """Sorts flows by what is done with them after the flows that need nothing else."""
+    """Sorts out the flows that need a later step: related flows, GRE flows and flows with a helper."""
 
     def __init__(self) -> None:
         self._related: list[HeldFlow] = []
@@ -125,7 +126,7 @@ class _RichFlows:
         self._helped: list[HeldFlow] = []
 
     def sort(self, flows: list[HeldFlow]) -> list[HeldFlow]:
-        """Take flows in; return those that can be created at once."""
+        """Remember the flows that need a later step; return the ones that can be created at once."""
         alone = []
         for key, value in flows:
             if flow_entry.has_helper(value):
@@ -139,7 +140,7 @@ class _RichFlows:
         return alone
 
     def steps(self) -> Iterator[Step]:
-        """Plan for all flows that were taken in, and were not returned; the returned ones are created before."""
+        """Plan the later steps; the flows that `sort` returned must have been created before."""
         if self._related or self._gre or self._helped:
             yield Pause()
         for flows in in_master_order(self._related):
@@ -151,9 +152,9 @@ class _RichFlows:
 
 
 def in_master_order(related: Iterable[HeldFlow]) -> Iterator[list[HeldFlow]]:
-    """Yield flows with a master in lists, each flow after its own master if that is among them.
+    """Yield flows with a master in lists, each flow after its own master if the master is among them.
 
-    An empty list gives others a turn.
+    An empty list only ends a step, so that other tasks can run.
     """
     waiting: dict[bytes, HeldFlow] = {}
     for flows in batches(related, SORTED_AT_ONCE):
@@ -164,7 +165,7 @@ def in_master_order(related: Iterable[HeldFlow]) -> Iterator[list[HeldFlow]]:
 
 
 def _with_masters(name: bytes, waiting: dict[bytes, HeldFlow]) -> list[HeldFlow]:
-    """Take a flow, its master, the master's master and so on out of the flows that wait."""
+    """Remove a flow, its master, the master's master and so on from `waiting`, and return them in this order."""
     path = []
     while (flow := waiting.pop(name, None)) is not None:
         path.append(flow)
@@ -179,13 +180,14 @@ def _create_expectations(store: Store, keys: Iterable[bytes]) -> Iterator[Step]:
 
 
 class ChangePlanner:
-    """Plans what a hot backup changes in its kernel, so that the kernel has what the store has.
+    """Plans the changes by which a hot backup's kernel becomes equal to its store.
 
-    `refused` and `recreated` are filled by whoever carries the plans out: keys that the kernel refused, and keys of
-    flows that were deleted and created anew, so that the kernel has forgotten their expectations.
+    The executor of the plans fills `refused` and `recreated`: keys that the kernel refused, and keys of flows that were
+    deleted and created again, so that the kernel has forgotten their expectations.
 
     Flows that end at this host are held back: the backup's own connections may go through the active, which then
-    streams them translated.  The kernel keeps them as this host made them.  `held_back` has their keys.
+    streams them translated.  The kernel keeps the entries that this host made.  `held_back` has the keys of the
+    streamed ones.
     """
 
     def __init__(self, store: Store, *, refused: set[bytes], recreated: set[bytes]) -> None:
@@ -194,14 +196,14 @@ class ChangePlanner:
         self._refused = refused
         self._recreated = recreated
         self._own: frozenset[bytes] = frozenset()
-        self._own_starts: frozenset[bytes] = frozenset()  # of these addresses, as `source_start` gives them
-        self._added: frozenset[bytes] = frozenset()  # own addresses that the kernel may have flows of from before
-        self._again: dict[bytes, None] = {}  # keys to look at again although they did not change
+        self._own_starts: frozenset[bytes] = frozenset()  # the first bytes of these addresses (`source_start`)
+        self._added: frozenset[bytes] = frozenset()  # own addresses for which the kernel may have older flows
+        self._again: dict[bytes, None] = {}  # keys to plan again although they did not change
         # Keys of related flows and expectations that are not in the kernel yet.
         self._need_master: dict[bytes, None] = {}
 
     def learn_addresses(self, own: frozenset[bytes]) -> None:
-        """Take in this host's addresses, packed."""
+        """Record this host's addresses, packed."""
         if own != self._own:
             self._added |= own - self._own
             self._own = own
@@ -209,9 +211,9 @@ class ChangePlanner:
             self._again.update(dict.fromkeys(self.held_back))
 
     def plan_changes(self) -> Iterator[Step]:
-        """Plan for what has changed since the last plan was begun.
+        """Plan for the entries that have changed since the last plan was begun.
 
-        While a snapshot comes in, entries that need a master wait for its end, because the master may come later.
+        While a snapshot is under way, entries that need a master wait for its end, because the master may come later.
         """
         yield from self._withdraw_own()
         keys = self._store.take_changes()
@@ -240,12 +242,12 @@ class ChangePlanner:
         yield from self._create_expectations(expectations)
 
     def plan_remaining(self) -> Iterator[Step]:
-        """Plan for what has changed, and for what the kernel refused before: this node is to become active."""
+        """Plan for changed entries and for entries that the kernel refused before: this node becomes active."""
         self._again.update(dict.fromkeys(sorted(self._refused)))
         yield from self.plan_changes()
 
     def plan_held_back(self) -> Iterator[Step]:
-        """Plan to create the flows that were held back: this node is to become active."""
+        """Plan to create the flows that were held back: this node becomes active."""
         rich = _RichFlows()
         for some in batches(self.held_back, SORTED_AT_ONCE):
             yield CreateFlows(rich.sort([(key, value) for key in some if (value := self._store.get_flow(key))]))
@@ -253,7 +255,7 @@ class ChangePlanner:
         yield from _create_expectations(self._store, self.held_back)
 
     def _are_plain(self, keys: list[bytes]) -> bool:
-        """Tell, at a tenth of the cost, that `keys` are those of plain flows, and that none is to be held back."""
+        """Return True if all `keys` belong to plain flows and none is held back; costs a tenth of the full check."""
         values = [value for value in map(self._store.plain.get, keys) if value is not None]
         return (
             len(values) == len(keys)
@@ -263,7 +265,7 @@ class ChangePlanner:
         )
 
     def _delete_ended(self, keys: list[bytes], changed: list[bytes]) -> Iterator[Step]:
-        """Plan to delete those of `keys` that are not held any more; append the keys of held flows to `changed`."""
+        """Plan to delete the entries of `keys` that are no longer held; append the keys of held flows to `changed`."""
         store = self._store
         ended: list[bytes] = []
         ended_expectations: list[tuple[bytes, bytes]] = []
@@ -295,7 +297,7 @@ class ChangePlanner:
         return True
 
     def _flows_without_master(self, keys: list[bytes], rich: _RichFlows) -> list[HeldFlow]:
-        """Return flows to create at once; a flow that has changed once more meanwhile is in the next plan, too."""
+        """Return flows to create at once; a flow that changes again before it is created is in the next plan, too."""
         plain = self._store.plain
         flows = [(key, value) for key in keys if (value := plain.get(key)) is not None]
         if len(flows) == len(keys):
@@ -319,7 +321,7 @@ class ChangePlanner:
                 rich.sort([(key, value)])
 
     def _create_expectations(self, changed: list[bytes]) -> Iterator[Step]:
-        """Plan for changed expectations, and for those that the kernel forgot with their masters."""
+        """Plan for changed expectations, and for expectations that the kernel forgot with their masters."""
         yield from _create_expectations(self._store, changed)
         if not self._recreated:
             return
@@ -350,7 +352,7 @@ class ChangePlanner:
 
 
 def _popped(keys: dict[bytes, None]) -> Iterator[bytes]:
-    """Take keys out one after the other, the last one first: to free a million keys at once takes 60 ms."""
+    """Remove and yield keys one by one, the last one first: to free a million keys at once takes 60 ms."""
     while keys:
         yield keys.popitem()[0]
 

@@ -1,4 +1,4 @@
-"""The limits and times of replication.  Times are seconds; the page docs/protocol.md lists them from here.
+"""Defines the limits and times of replication.  Times are seconds; docs/protocol.md lists them from here.
 
 The first part belongs to the specification: nodes that differ in one of these do not work together.  The second part
 is tuning: each node may have values of its own.
@@ -10,20 +10,20 @@ from typing import Final
 
 HEARTBEAT_S: Final = 0.1  # between two heartbeats
 FRESH_S: Final = 1.0  # a node unheard for longer is in sync with nobody, and an active unheard for longer may be left
-PEER_LOST_S: Final = 3.0  # a node unheard for longer does not count as there: nothing waits for it
+PEER_LOST_S: Final = 3.0  # a node unheard for longer counts as absent: nothing waits for it
 FACTS_S: Final = 5.0  # between two FACTS
 UNPACKED_MAX: Final = 1 << 20  # bytes of one frame's messages, unpacked: far above what an MTU of 65535 can hold
 BUCKET_BITS_MAX: Final = 20  # 2^20 buckets, for eight million entries
 BUCKETS_MAX: Final = 128  # buckets that one WANT or SCOPE names
 WANTED_MAX: Final = 16384  # buckets that differ; with more of them a whole snapshot is shorter
 FACTS_MAX: Final = 32  # facts in one FACTS, and texts in one list
-FACT_TEXT_MAX: Final = 64  # characters of such a text
+FACT_TEXT_MAX: Final = 64  # characters of a text in FACTS
 
 # Tuning: the active
 
-SNAPSHOT_WINDOW: Final = 256  # frames by which a backup may be behind while a snapshot goes on
+SNAPSHOT_WINDOW: Final = 256  # frames by which a backup may be behind during a snapshot
 KEPT_BYTES: Final = 32 << 20  # of frames that can be sent again; a backup that is further behind gets a snapshot
-RESEND_S: Final = 0.02  # between two resends of one frame: several backups may miss the same one
+RESEND_S: Final = 0.02  # between two resends of one frame: several backups may miss the same frame
 RESEND_FRAMES: Final = 256  # frames sent again for one ACK; the backup asks for the rest once more
 BUCKET_ENTRIES: Final = 8  # entries of a bucket: a compare sends about half a byte for each entry
 

@@ -1,4 +1,4 @@
-"""A node among the others: its role, the active it follows, the other nodes.  Sans-I/O: time is an argument."""
+"""Represents this node in the cluster: its role's engine and the other nodes.  Sans-I/O: `now` is an argument."""
 
 from collections import Counter
 
@@ -10,39 +10,39 @@ from ftfw.replication.peers import Peers
 
 
 class Member:
-    """Hands each message to the engine of this node's role, and speaks for the node while it has none.
+    """Hands each message to the engine of this node's role, and sends heartbeats while the node has no engine.
 
-    At most one of `active` and `backup` is set.  Between `leave_role` and `begin_role` neither is: the node shows
-    itself as a backup then.  Before the first `begin_role` it says nothing.
+    At most one of `active` and `backup` is set.  Between `leave_role` and `begin_role` neither is set, and the node
+    sends a backup's heartbeats.  Before the first `begin_role` it sends nothing.  Times are seconds, monotonic.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.active: Active | None = None
         self.backup: Backup | None = None
-        self._heartbeat_at: float | None = None  # while there is no role after one
+        self._heartbeat_at: float | None = None  # set between two roles only
         self.peers = Peers()
         self._bodies: list[bytes] = []
         self.dropped: Counter[str] = Counter()
 
     @property
     def role(self) -> str:
-        """The role as it is shown: `active` or `backup`."""
+        """Return the role that status and heartbeats show: `active` or `backup`."""
         return "active" if self.active is not None else "backup"
 
     def begin_role(self, engine: Active | Backup) -> None:
-        """Be what `engine` is from now on."""
+        """Begin the role of `engine`."""
         self.active = engine if isinstance(engine, Active) else None
         self.backup = engine if isinstance(engine, Backup) else None
         self._heartbeat_at = None
 
     def leave_role(self, now: float) -> None:
-        """Have no role from now on: what the followed active says comes too late."""
+        """Drop the engine; messages of the active that was followed are ignored from here on."""
         self.active = self.backup = None
         self._heartbeat_at = now
 
     def begin_epoch(self, epoch: bytes, now: float) -> None:
-        """Speak in `epoch` from now on, in the same role: an active begins a new stream."""
+        """Continue in the same role with a new epoch: an active begins a new stream."""
         if self.active is not None:
             self.active.restart(epoch, now)
 
@@ -60,7 +60,7 @@ class Member:
         return engine.get_timer() if engine is not None else self._heartbeat_at
 
     def handle_timer(self, now: float) -> None:
-        """Do what the role has to do at `now`; without one, send a heartbeat."""
+        """Handle the timer of the role's engine; without an engine, send a heartbeat when it is due."""
         engine = self.active or self.backup
         if engine is not None:
             engine.handle_timer(now)
@@ -69,38 +69,38 @@ class Member:
             self._bodies.append(messages.heartbeat(self.name, "backup", 0, 0))
 
     def receive(self, epoch: bytes, message: Message, now: float) -> None:
-        """Take in a message of another node; `epoch` is that of the frame that carried it."""
+        """Process a message of another node; `epoch` is the epoch of the frame that carried it."""
         if isinstance(message, Stream):
             if self.backup is None:
-                return  # of another active: each streams its own flows
+                return  # an active applies no other node's stream
             if epoch == self.backup.epoch:
                 self.backup.receive(epoch, message, now)
             else:
                 self.dropped["not_followed"] += 1
             return
         if isinstance(message, Facts):
-            self.peers.learn(message.name, message.told, now)
+            self.peers.record_facts(message.name, message.told, now)
             return
         if isinstance(message, Heartbeat):
             if not self.peers.fits(message):
                 self.dropped["byte_order"] += 1
                 return
-            self.peers.hear(message.name, message.role, epoch, now)
+            self.peers.record(message.name, message.role, epoch, now)
             self.peers.conflict(self.role, now)
             if self.backup is not None:
                 self._follow(self.backup, epoch, message, now)
         else:
-            self.peers.hear(message.name, "backup", epoch, now)
+            self.peers.record(message.name, "backup", epoch, now)
         if self.active is not None and not (isinstance(message, Heartbeat) and message.role == "active"):
             self.active.receive(epoch, message, now)
 
     def _follow(self, backup: Backup, epoch: bytes, heartbeat: Heartbeat, now: float) -> None:
-        """Follow one active at a time, as long as it is heard; its heartbeat introduces it."""
+        """Follow the sender of an active's heartbeat, unless another active is followed and still heard."""
         if heartbeat.role != "active":
             if heartbeat.name == backup.active_name:
                 backup.unfollow()
             return
         other = epoch != backup.epoch and heartbeat.name != backup.active_name
         if other and backup.epoch is not None and backup.heard(now):
-            return  # a second active: the conflict is reported, the first one goes on being followed
+            return  # a second active: the conflict is reported, and the first active stays followed
         backup.receive(epoch, heartbeat, now)

@@ -1,4 +1,4 @@
-"""The bodies of frames: msgpack arrays whose first element is the type.  Pure."""
+"""Packs and unpacks the bodies of frames: msgpack arrays whose first element is the type.  Pure."""
 
 import math
 import sys
@@ -30,16 +30,16 @@ COMPARE: Final = 11
 DIGESTS: Final = 12
 SCOPE: Final = 13
 WANT: Final = 14
-RENEW: Final = 15
+RESYNC_ALL: Final = 15
 FACTS: Final = 16
 KINDS: Final = frozenset({*range(HEARTBEAT, LOST + 1), *range(COMPARE, FACTS + 1)})
 
 STORED: Final = 0
 ZSTD: Final = 1
-OBJECT: Final = 64  # bytes that Python takes for a message beside its own
-FRAMING: Final = 24  # bytes that type, sequence, codec and length take at most around a blob
-SLICE_FRAMING: Final = 40  # and bits, number and salt around digests or buckets
-REQUEST_FRAMING: Final = 128  # bytes that all but the numbers in ACK and WANT takes at most, with a name of 64 bytes
+OBJECT: Final = 64  # bytes of memory that Python needs for a message beside its contents
+FRAMING: Final = 24  # bytes of type, sequence, codec and length around a blob, at most
+SLICE_FRAMING: Final = 40  # bytes of number of bits, first bucket and salt around digests, at most
+REQUEST_FRAMING: Final = 128  # bytes of ACK and WANT without their numbers, at most, with a name of 64 bytes
 RANGE: Final = 18  # bytes of a range of missing frames, at most
 
 
@@ -53,7 +53,7 @@ class BodyError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
-    """Tells that a node is there: its name, its role, and how far its stream is."""
+    """Reports a node's name, its role, and the range of its stream that it can send again."""
 
     name: str
     role: str
@@ -64,7 +64,7 @@ class Heartbeat:
 
 
 class Slice(NamedTuple):
-    """Holds the digests of some of 2^bits buckets, one behind the other from number `first` on."""
+    """Holds the digests of consecutive buckets, of 2^bits, from number `first` on: SIZE bytes each."""
 
     salt: bytes
     bits: int
@@ -73,7 +73,7 @@ class Slice(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Names buckets that a snapshot is of; `left` more such frames follow, and behind the last one the snapshot."""
+    """Names buckets of a snapshot; `left` more SCOPE frames follow, and the snapshot after the last of them."""
 
     scope: Scope
     left: int
@@ -82,14 +82,14 @@ class Piece(NamedTuple):
 class Stream(NamedTuple):
     """Holds a numbered frame of an active's stream."""
 
-    kind: int  # EVENTS, SNAPSHOT_BEGIN, _PART, _END, COMPARE, DIGESTS, SCOPE, LOST, RENEW
+    kind: int  # EVENTS, SNAPSHOT_BEGIN, _PART, _END, COMPARE, DIGESTS, SCOPE, LOST, RESYNC_ALL
     sequence: int
     parts: list[Part]
     buckets: Slice | Piece | None = None  # of DIGESTS, of SCOPE
 
     @property
     def memory(self) -> int:
-        """Bytes of memory that the frame takes while it waits, about."""
+        """Return about how many bytes of memory the frame needs while it waits."""
         held = sum(
             len(part.messages) if isinstance(part, Run) else sum(map(len, part)) + OBJECT * len(part)
             for part in self.parts
@@ -108,7 +108,7 @@ class Ack:
     synced: bool
 
     def missing_within(self, first: int, last: int) -> Iterator[int]:
-        """Generate the missing numbers from `first` to `last`, each at most once, whatever the ranges say."""
+        """Yield the missing numbers from `first` to `last`, each at most once, even if ranges overlap."""
         for begin, end in self.missing:
             for number in range(max(begin, first), min(end, last) + 1):
                 first = number + 1
@@ -136,7 +136,7 @@ class Want:
 
 
 class Facts(NamedTuple):
-    """Holds what the node `name` tells of its host."""
+    """Holds the facts that the node `name` reports about its host."""
 
     name: str
     told: dict[str, Fact]
@@ -179,21 +179,21 @@ def _buckets_of(limit: int) -> int:
 
 
 def slices(digests: Digests, salt: bytes, limit: int) -> Iterator[bytes]:
-    """Generate blobs of DIGESTS that fit a frame whose body has `limit` bytes."""
+    """Yield blobs of DIGESTS that fit a frame whose body has `limit` bytes."""
     step = (limit - FRAMING - SLICE_FRAMING) // digests.numbers.itemsize
     for first in range(0, len(digests.numbers), step):
         yield _pack([salt, digests.bits, first, digests.numbers[first : first + step].tobytes()])
 
 
 def scopes(scope: Scope, limit: int) -> Iterator[bytes]:
-    """Generate blobs of SCOPE that fit a frame whose body has `limit` bytes."""
+    """Yield blobs of SCOPE that fit a frame whose body has `limit` bytes."""
     pieces = list(scope.pack(_buckets_of(limit)))
     for number, packed in enumerate(pieces, 1):
         yield _pack([scope.bits, len(pieces) - number, packed])
 
 
 def facts(name: str, told: dict[str, Fact], limit: int) -> bytes:
-    """Pack facts into a body of `limit` bytes, or more if they need it, so that a path that drops long frames shows."""
+    """Pack facts into a body padded to `limit` bytes: a path that drops long frames then loses them, which shows."""
     bare = _pack([FACTS, name, told, b""])
     return _pack([FACTS, name, told, bytes(max(0, limit - len(bare) - 1))])
 
@@ -203,9 +203,9 @@ def _pack(fields: list[Any]) -> bytes:
     return packed
 
 
-LEVEL: Final = -1  # half the time of zstd's default, for the same size
-MARGIN: Final = 1.04  # frames differ in how well they compress; one that does not fit is made twice
-# Messages; smaller batches compress worse and say little of large ones, unless a frame was believed to hold no more.
+LEVEL: Final = -1  # of zstd: half the time of its default level, for the same size
+MARGIN: Final = 1.04  # frames compress differently well; a blob that does not fit is made twice
+# Messages.  A smaller batch compresses worse than a large one, so it teaches nothing, unless it filled a frame.
 LEARN_FROM: Final = 8
 LEARN_RATE: Final = 0.1
 
@@ -216,10 +216,10 @@ class Packer:
     def __init__(self, *, limit: int, compress: bool) -> None:
         self._limit = limit - FRAMING
         self._compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=False) if compress else None
-        self._each = 20.0 if compress else 80.0  # bytes a message takes, as learnt so far
+        self._each = 20.0 if compress else 80.0  # bytes per message, as learnt so far
 
     def blobs(self, parts: Sequence[Part]) -> list[tuple[int, bytes]]:
-        """Return codec and blob for each frame that is needed; the messages are spread evenly over them."""
+        """Return codec and blob of each frame; the messages are spread evenly over the frames."""
         packed: list[tuple[int, bytes]] = []
         left = sum(map(len, parts))
         while left:
@@ -268,18 +268,18 @@ _DECOMPRESSOR: Final = zstandard.ZstdDecompressor()
 
 
 def unpack(body: bytes) -> Message:
-    """Return the message in an authentic body.  Raises BodyError if there is none."""
+    """Return the message in an authentic body.  Raises BodyError if the body is no valid message."""
     try:
         return _parse(msgpack.unpackb(body))
     except BodyError:
         raise
-    except Exception as error:  # msgpack and zstandard raise a family of their own each
+    except Exception as error:  # msgpack and zstandard raise many types of exceptions
         raise BodyError("malformed") from error
 
 
 def _parse(fields: Any) -> Message:
     match fields:
-        case [2, int(sequence), int(codec), bytes(blob)]:  # the one that comes thick stands first, and alone
+        case [2, int(sequence), int(codec), bytes(blob)]:  # the most frequent kind is tried first
             return Stream(EVENTS, sequence, _parts(codec, blob))
         case [3 | 4 | 5 | 8 | 11 | 12 | 13 | 15 as kind, int(sequence), int(codec), bytes(blob)]:
             return _parse_stream(kind, sequence, codec, blob)
@@ -352,9 +352,8 @@ def _ranges(numbers: list[Any]) -> list[tuple[int, int]]:
 
 def _parts(codec: int, blob: bytes) -> list[Part]:
     if codec == ZSTD:
-        if (
-            zstandard.frame_content_size(blob) > limits.UNPACKED_MAX
-        ):  # which `decompress` would heed more than its own limit
+        # `decompress` obeys the size in the blob rather than its own limit.
+        if zstandard.frame_content_size(blob) > limits.UNPACKED_MAX:
             raise BodyError("too_long")
         blob = _DECOMPRESSOR.decompress(blob, max_output_size=limits.UNPACKED_MAX, allow_extra_data=False)
     elif codec != STORED:

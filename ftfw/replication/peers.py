@@ -1,4 +1,4 @@
-"""The other nodes, their roles, and conflicts between them.  Pure: `now` is an argument (seconds, monotonic)."""
+"""Tracks the other nodes, their roles, and conflicts between them.  Pure: `now` is an argument (seconds, monotonic)."""
 
 import logging
 import sys
@@ -14,28 +14,28 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Peer:
-    """Holds what was last heard of another node.  Times are seconds, monotonic."""
+    """Holds the last known state of another node.  Times are seconds, monotonic."""
 
     name: str
     role: str
     epoch: bytes
     heard_at: float
-    since: float  # when it was first heard in this role and epoch
-    facts: dict[str, Fact] = field(default_factory=dict)  # that it has told of its host
-    told_at: float = float("-inf")  # when it told them
+    since: float  # when the node was first heard in this role and epoch
+    facts: dict[str, Fact] = field(default_factory=dict)  # that the node has reported about its host
+    told_at: float = float("-inf")  # when the node reported them
 
 
 class Peers:
-    """Keeps account of the other nodes that were heard."""
+    """Keeps account of the other nodes that were heard, at most PEERS_MAX."""
 
     def __init__(self) -> None:
         self.known: dict[str, Peer] = {}
-        self._active_since: float | None = None  # this node
+        self._active_since: float | None = None  # when this node became active; None: it is not
         self._told_of_conflict = False
-        self._unfit: set[str] = set()  # whose byte order was complained of
+        self._unfit: set[str] = set()  # names of nodes whose byte order was logged
 
-    def hear(self, name: str, role: str, epoch: bytes, now: float) -> None:
-        """Note that a node was heard, in this role and epoch."""
+    def record(self, name: str, role: str, epoch: bytes, now: float) -> None:
+        """Record that a node was heard, in this role and epoch."""
         peer = self.known.pop(name, None) or Peer(name, role, epoch, now, now)
         if (peer.role, peer.epoch) != (role, epoch):
             peer.since = now
@@ -44,13 +44,13 @@ class Peers:
         if len(self.known) > limits.PEERS_MAX:
             del self.known[next(iter(self.known))]
 
-    def learn(self, name: str, told: dict[str, Fact], now: float) -> None:
-        """Note the facts that a node has told; nothing is noted of a node that was not heard."""
+    def record_facts(self, name: str, told: dict[str, Fact], now: float) -> None:
+        """Record the facts that a node reports; ignore the facts of a node that was not heard before."""
         if (peer := self.known.get(name)) is not None:
             peer.facts, peer.told_at = told, now
 
     def fits(self, heartbeat: Heartbeat) -> bool:
-        """Return True if the node has this one's byte order: attributes travel as they are.  Log it once if not."""
+        """Return True if the node has this node's byte order, as attributes need it; log a difference once."""
         if heartbeat.byte_order == sys.byteorder:
             return True
         if heartbeat.name not in self._unfit and len(self._unfit) < limits.PEERS_MAX:
@@ -72,7 +72,8 @@ class Peers:
     def rivals(self, own_role: str, now: float) -> list[str]:
         """Return the names of other nodes that are active together with another one, or with this one.
 
-        A node that was last heard before the other became active has failed: that is a takeover and no conflict.
+        Both must have been active together for CONFLICT_S.  A node that was last heard before the other became active
+        has failed: that is a takeover and no conflict.
         """
         self._active_since = None if own_role != "active" else now if self._active_since is None else self._active_since
         this = [] if self._active_since is None else [Peer("", own_role, b"", now, self._active_since)]
@@ -80,7 +81,7 @@ class Peers:
         return sorted({one.name for one, other in pairs if _together_s(one, other) >= limits.CONFLICT_S} - {""})
 
     def conflict(self, own_role: str, now: float) -> bool:
-        """Return True if more than one node is active; log an error each time that begins."""
+        """Return True if more than one node is active; log an error when a conflict begins."""
         rivals = self.rivals(own_role, now)
         found = bool(rivals)
         if found and not self._told_of_conflict:
@@ -94,5 +95,5 @@ class Peers:
 
 
 def _together_s(one: Peer, other: Peer) -> float:
-    """Return for how long both nodes are known to have been in their roles at the same time."""
+    """Return for how many seconds both nodes are known to have been in their roles at the same time."""
     return min(one.heard_at, other.heard_at) - max(one.since, other.since)

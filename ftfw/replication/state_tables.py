@@ -1,4 +1,4 @@
-"""The state machines of replication, as tables: (state, event) → state.  Pure; docs/protocol.md shows them."""
+"""Defines the state machines of replication as tables: (state, event) → state.  Pure; docs/protocol.md shows them."""
 
 from collections.abc import Mapping
 from enum import Enum
@@ -6,10 +6,7 @@ from typing import Final, TypeVar
 
 
 class LocalProtocolError(RuntimeError):
-    """Tells that an engine was asked for something that its state does not allow: an error in ftfw, never a peer's.
-
-    A peer's errors are counted by reason instead.
-    """
+    """Raised if an event is not possible in a state: a bug in ftfw.  A peer's errors are counted by reason instead."""
 
     def __init__(self, role: str, state: Enum, event: Enum) -> None:
         super().__init__(f"{role}: {event.value!r} is not possible while {state.value!r}")
@@ -19,28 +16,28 @@ class LocalProtocolError(RuntimeError):
 
 
 class BackupState(Enum):
-    """Tells how far the store of a backup is the active's table."""
+    """Names how far the store of a backup agrees with the active's table."""
 
     IDLE = "idle"  # no active is followed; the store holds the last one's entries
-    ASKING = "asking"  # something may be missing: a compare or a snapshot is asked for
+    ASKING = "asking"  # something may be missing: a compare or a snapshot is requested
     COMPARING = "comparing"  # a compare is under way
-    REPAIRING = "repairing"  # some buckets differ, and a snapshot of them is asked for
+    REPAIRING = "repairing"  # some buckets differ, and a snapshot of them is requested
     FILLING = "filling"  # a snapshot is under way
-    COMPLETE = "complete"  # the store is the active's table, and nothing was lost since
+    COMPLETE = "complete"  # the store was made equal to the active's table, and nothing was lost since
 
 
 class BackupEvent(Enum):
     """Names what may happen to a backup's store."""
 
     INTRODUCED = "introduced"  # a heartbeat of an active's new epoch
-    COMPARE = "compare"  # COMPARE
+    COMPARE = "compare"  # COMPARE was received
     EQUAL = "equal"  # a compare has found no difference
     DIFFERENT = "different"  # a compare has found differences, few enough to be repaired
-    BEGIN = "begin"  # SNAPSHOT_BEGIN of a whole snapshot, or of one with buckets that are wanted
-    PART = "part"  # SNAPSHOT_END, and other buckets are still wanted
-    END = "end"  # SNAPSHOT_END
+    BEGIN = "begin"  # SNAPSHOT_BEGIN, or the last SCOPE of a snapshot that has wanted buckets
+    PART = "part"  # SNAPSHOT_END was applied, and other buckets are still wanted
+    END = "end"  # SNAPSHOT_END was applied, and no bucket is wanted
     LOSS = "loss"  # LOST, a gap that cannot be filled, too many differences, or a request for a snapshot
-    GONE = "gone"  # the active is active no more, or this node is to take over
+    GONE = "gone"  # the active has become a backup, or this node takes over
 
 
 BACKUP_TRANSITIONS: Final = {
@@ -81,7 +78,7 @@ BACKUP_TRANSITIONS: Final = {
 
 
 class Reading(Enum):
-    """Why an active reads its kernel's table; events are streamed meanwhile."""
+    """Names why an active reads its kernel's table; events are streamed during a reading."""
 
     NOTHING = "nothing"
     COMPARE = "compare"

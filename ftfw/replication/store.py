@@ -1,10 +1,10 @@
-"""The flows and expectations that a backup holds for its peer, as the stream left them.  Pure.
+"""Holds the flows and expectations that a backup received from its active.  Pure.
 
 A snapshot and live events may interleave in any way.  Between `begin_snapshot` and `end_snapshot` the events decide
-about each entry that they have touched: the snapshot fills in what an event left out, and does not bring back an entry
-that was destroyed.  Entries that neither has named by the end are gone from the active, and are removed.  Until then
-they stay, so that a promotion in the middle of a snapshot commits as much as there is.  A snapshot may be of some
-buckets only; entries in other buckets stay as they are.
+about each entry that they have touched: the snapshot fills in attributes that an event left out, and does not bring
+back an entry that was destroyed.  Entries that neither the snapshot nor an event has named are no longer on the active:
+they are removed at the end.  Until then they stay, so that a promotion during a snapshot commits everything that is
+held.  A snapshot may be of some buckets only; entries in other buckets stay as they are.
 
 A key is the bytes of CTA_TUPLE_ORIG and CTA_ZONE of a flow, or of an expectation's tuple, mask and master; a value is
 the bytes of all other attributes (`ftfw.kernel.flow_entry`, `ftfw.kernel.expectation`).
@@ -32,12 +32,12 @@ class Store:
     """Holds flows and expectations by key.
 
     `dropped` counts messages that could not be applied, by reason.  `repaired` counts entries that snapshots found to
-    be wrong, by kind (one of `REPAIRS`).  `journal`: keep the keys that change until `take_changes`, for a kernel that
-    is to hold the same entries.
+    be wrong, by kind (one of `REPAIRS`).  `journal`: record the keys that change, for `take_changes`: a hot
+    backup's kernel follows the store by them.
     """
 
     def __init__(self, *, journal: bool = False, dropped: Counter[str] | None = None) -> None:
-        self.plain: dict[bytes, bytes] = {}  # flows of which each event says everything: it replaces the value
+        self.plain: dict[bytes, bytes] = {}  # flows whose events are complete: an event replaces the value
         self.rich: dict[bytes, bytes] = {}  # flows with more attributes: an event is laid over the value
         self.expectations: dict[bytes, bytes] = {}
         self.dropped: Counter[str] = Counter() if dropped is None else dropped
@@ -49,19 +49,21 @@ class Store:
         # While a snapshot is under way; otherwise None or empty:
         self._touched_by_events: set[bytes] | None = None  # keys that live events named since it began
         self._scope: Scope | None = None  # the buckets that the snapshot is of; None: all
-        self._repairs: dict[bytes, str] | None = None  # entries that it found to be wrong; None: that does not count
+        self._repairs: dict[bytes, str] | None = None  # entries that the snapshot found to be wrong; None: not counted
         self._named: set[bytes] = set()  # keys that the snapshot named
-        self._fully_reported: set[bytes] = set()  # keys of flows of which a GET has told everything since it began
-        self._unconfirmed: dict[bytes, frozenset[int]] = {}  # attributes from before it that no event has said again
+        self._fully_reported: set[bytes] = set()  # keys of flows that a GET answered in full since it began
+        self._unconfirmed: dict[
+            bytes, frozenset[int]
+        ] = {}  # attributes older than the snapshot that no event has repeated
 
     @property
     def in_snapshot(self) -> bool:
-        """True if a snapshot has begun and not ended."""
+        """Return True if a snapshot has begun and not ended."""
         return self._touched_by_events is not None
 
     @property
     def snapshot_size(self) -> int:
-        """How many entries the snapshot under way has named so far."""
+        """Return how many entries the snapshot under way has named so far."""
         return len(self._named)
 
     def flow_count(self) -> int:
@@ -69,7 +71,7 @@ class Store:
         return len(self.plain) + len(self.rich)
 
     def apply(self, messages: Run | Iterable[bytes]) -> None:
-        """Apply live messages in their order."""
+        """Apply live messages (netlink, with header) in their order; count malformed ones in `dropped`."""
         if isinstance(messages, Run):
             if self._apply_run(messages):
                 return
@@ -97,7 +99,7 @@ class Store:
         self._note(touched)
 
     def _apply_run(self, run: Run) -> bool:
-        """Apply a run without looking at each message; return False, and apply nothing, if that is not possible."""
+        """Apply a run as a whole; return False, and apply nothing, if its messages must be applied one by one."""
         ends = run.shape.kind == DESTROY
         if run.shape.dump:
             return False
@@ -125,7 +127,7 @@ class Store:
             self._journal.update(dict.fromkeys(touched))
 
     def _apply_slowly(self, message: bytes, touched: list[bytes]) -> None:
-        self._note(touched)  # whether a flow was touched before makes a difference here
+        self._note(touched)  # `_apply_flow` asks whether a flow was touched before
         touched.clear()
         try:
             parsed = flow_entry.parse(message)
@@ -154,7 +156,7 @@ class Store:
         if parsed.kind is Kind.FULL and (old is None or not flow_entry.same_instance(old, parsed.attributes)):
             touched = self._touched_by_events
             if touched is None or key in touched or (self._scope is not None and key not in self._scope):
-                return False  # the flow has ended since the kernel was asked, or was never heard of
+                return False  # the flow has ended since the GET, or was never held
             old = None  # the snapshot under way may name the flow as it was before the answer
         if self._touched_by_events is not None:
             self._note_unconfirmed(key, old, parsed)
@@ -162,7 +164,7 @@ class Store:
         return True
 
     def _note_unconfirmed(self, key: bytes, old: bytes | None, parsed: flow_entry.Parsed) -> None:
-        """Note which attributes of a flow are from before the snapshot: those are the snapshot's to say."""
+        """Note which attributes of a flow are older than the snapshot: for these the snapshot decides."""
         left: frozenset[int] = frozenset()
         if parsed.kind is Kind.FULL:
             self._fully_reported.add(key)
@@ -204,7 +206,7 @@ class Store:
             self._helped.pop(tuple_, None)
 
     def zone_of(self, expectation_key: bytes) -> bytes:
-        """Return the zone attribute of an expectation's master, or b"": an expectation carries none of its own."""
+        """Return the CTA_ZONE attribute of an expectation's master, or b"": the kernel reports no other."""
         masters = self.masters_of(expectation_key)
         return flow_entry.zone_of(min(masters, key=len)) if masters else b""
 
@@ -213,10 +215,10 @@ class Store:
         return self._helped.get(expectation.master_of(expectation_key), ())
 
     def begin_snapshot(self, scope: Scope | None = None, *, repair: bool = False) -> None:
-        """Begin a snapshot of `scope` (None: of everything).
+        """Begin a snapshot of the buckets in `scope` (None: of the whole table); give up one that is under way.
 
-        Entries in it that neither the snapshot nor live events name are removed at its end.  `repair`: count the
-        entries that it finds to be wrong in `repaired`.
+        Entries in these buckets that neither the snapshot nor live events name are removed at its end.  `repair`: count
+        the held entries that the snapshot shows to be wrong in `repaired`.
         """
         self.abort_snapshot()
         self._touched_by_events = set()
@@ -254,7 +256,7 @@ class Store:
             self._journal.update(dict.fromkeys(changed))
 
     def _fill_in(self, key: bytes, value: bytes, kind: Kind) -> None:
-        """Fill in from a snapshot's entry what live events have not said of it."""
+        """Fill in the attributes that live events have left out from a snapshot's entry."""
         above = self.get_flow(key)
         if kind is Kind.FULL and above is not None and key not in self._fully_reported:
             self._hold(key, flow_entry.under(value, above, self._unconfirmed.pop(key, frozenset())))
@@ -273,7 +275,7 @@ class Store:
         return key, flow_entry.overlay(self.get_flow(key), Kind.FULL, parsed.attributes, self.dropped), Kind.FULL
 
     def _compare(self, key: bytes, value: bytes) -> None:
-        """Note it if the snapshot's entry shows that the held one is wrong."""
+        """Note the key as missing or different if the snapshot's entry shows that the held one is wrong."""
         assert self._repairs is not None
         held = self.value(key)
         if held is None:
@@ -282,11 +284,11 @@ class Store:
             self._repairs[key] = "different"
 
     def end_snapshot(self) -> int:
-        """End the snapshot; return how many entries were removed because nothing named them."""
+        """End the snapshot in one call; return how many stale entries were removed."""
         return sum(self.remove_stale())
 
     def remove_stale(self) -> Iterator[int]:
-        """End the snapshot in steps: generate how many entries each step has removed; it ends with the last step."""
+        """End the snapshot in steps; yield how many stale entries each step has removed."""
         assert self._touched_by_events is not None
         for keys in self._key_steps():
             stale = [key for key in keys if not (key in self._touched_by_events or key in self._named)]
@@ -315,12 +317,12 @@ class Store:
         self._touched_since_compare = set()
 
     def end_compare(self) -> set[bytes]:
-        """Return the keys that live events have touched since `begin_compare`, and note them no more."""
+        """Return the keys that live events have touched since `begin_compare`, and stop noting them."""
         touched, self._touched_since_compare = self._touched_since_compare, None
         return touched or set()
 
     def digests(self, salt: bytes) -> Iterator[Iterator[tuple[bytes, int]]]:
-        """Generate key and digest of each entry held, in steps."""
+        """Yield, in steps, pairs of key and digest (32 bits) of the entries held; `salt` has SALT_SIZE bytes."""
         for keys in self._key_steps():
             values = ((key, self.value(key)) for key in keys)
             yield entry_digest.digests(((key, value) for key, value in values if value is not None), salt)
@@ -332,7 +334,7 @@ class Store:
         self._unconfirmed.clear()
 
     def take_changes(self) -> dict[bytes, None]:
-        """Return the keys that changed since the last call, in the order of their first change."""
+        """Return the keys that changed since the last call, in the order of their first change, and forget them."""
         assert self._journal is not None
         changes, self._journal = self._journal, {}
         return changes
@@ -346,12 +348,12 @@ class Store:
         return self.get_flow(key) or self.expectations.get(key)
 
     def flows(self) -> Iterator[Flow]:
-        """Generate the held flows, decoded."""
+        """Yield the held flows, decoded."""
         for key, value in chain(list(self.plain.items()), list(self.rich.items())):
             yield decode.flow(key, value)
 
     def decoded_expectations(self) -> Iterator[Expectation]:
-        """Generate the held expectations, decoded."""
+        """Yield the held expectations, decoded."""
         for key, value in list(self.expectations.items()):
             yield decode.expectation(key, value, self.zone_of(key))
 

@@ -1,12 +1,12 @@
 """Reads an active's kernel into its stream: live events, snapshots, compares and counts.  Sans-I/O.
 
-The driver reads the kernel and passes on what it read; `TableReader` decides what becomes of it.  One reading goes
-through these steps, in this order:
+The driver reads the kernel and passes on the messages; `TableReader` decides whether they are streamed, digested or
+only counted.  One reading goes through these steps, in this order:
 
-1. `begin` says that the table is to be read, and for what.  The driver subscribed to events before.
-2. `add_flows` takes each batch of the dump of flows, then `add_expectations` each batch of the dump of expectations.
+1. `begin` returns True if the table is to be read.  The driver subscribed to events before.
+2. `add_flows` gets each batch of the dump of flows, then `add_expectations` each batch of the dump of expectations.
    While `has_room` is false the driver waits: backups have not acknowledged enough of the snapshot.
-3. `receive_events` takes the events that waited while the table was read, so that nothing in the dump is ahead of the
+3. `receive_events` gets the events that waited while the table was read, so that no entry of the dump is newer than the
    events in the stream.
 4. `end` ends the snapshot, or streams the digests.
 
@@ -26,11 +26,11 @@ from ftfw.replication.state_tables import Reading
 
 
 class TableReader:
-    """Selects what an active's kernel says, and hands it to the active's stream.
+    """Selects messages of an active's kernel, and hands them to the active's stream.
 
-    `counts` are the flows and expectations that the last reading found.  `random` returns so many random bytes.  The
-    table is read for its counts alone when they are older than `count_s` (seconds).  Digests are made of 2^`bits`
-    buckets.
+    `counts` are the numbers of flows and expectations that the last reading found.  `random(n)` returns n random bytes.
+    The table is read only for its counts when these are older than `count_s` seconds.  Digests are collected in
+    2^`bits` buckets; `Active.end_compare` folds them.  `now` is in seconds, monotonic.
     """
 
     def __init__(
@@ -50,15 +50,16 @@ class TableReader:
         self._counted_at = -inf
         self._bits = bits
         self._reading: Reading | None = None
-        self._scope: Scope | None = None  # of a snapshot: None for the whole table
+        self._scope: Scope | None = None  # the buckets of a snapshot; None: the whole table
         self._digests = Digests(bits)
         self._salt = b""
         self._flows = self._expectations = 0  # found by the reading under way
 
     def receive_events(self, events: Sequence[bytes], now: float) -> Iterator[None]:
-        """Stream events, then what the kernel answers about flows that changed without an event.
+        """Stream events, then the kernel's answers about flows that changed without an event.
 
-        Yields after the events and after each batch of answers: the driver sends, and lets other tasks run.
+        `events` are netlink messages, one each.  Yields after the events and after each batch of answers: the driver
+        sends, and lets other tasks run.
         """
         selected = self._selector.select(events)
         self._active.offer(selected.parts, now)
@@ -72,7 +73,7 @@ class TableReader:
         self._active.lose(now)
 
     def begin(self, now: float) -> bool:
-        """Begin a reading of the table if a backup needs one, or if the counts are old; return whether one began."""
+        """Begin a reading of the table if a backup needs one, or if the counts are old; return True if one began."""
         assert self._reading is None, "a reading is under way"
         wanted = self._active.wanted(now)
         if wanted is Reading.SNAPSHOT:
@@ -88,28 +89,28 @@ class TableReader:
 
     @property
     def count_at(self) -> float:
-        """When the table is to be read for its counts, if no backup needs a reading before (seconds, monotonic)."""
+        """Return when the table is to be read for its counts, unless it is read before (seconds, monotonic)."""
         return self._counted_at + self._count_s
 
     def set_counts(self, flows: int, expectations: int, now: float) -> None:
-        """Take the counts from what this node has just put into its kernel."""
+        """Set the counts as of `now`: a reading has ended, or this node has just committed so many entries."""
         self.counts, self._counted_at = (flows, expectations), now
 
     @property
     def is_reading(self) -> bool:
-        """Whether a reading has begun and not ended."""
+        """Return True if a reading has begun and not ended."""
         return self._reading is not None
 
     def has_room(self, now: float) -> bool:
-        """Return whether the stream takes more of this reading now."""
+        """Return True if more of this reading may be added; False while a snapshot waits for acknowledgements."""
         return self._reading in (Reading.NOTHING, Reading.COMPARE) or self._active.may_snapshot(now)
 
     def add_flows(self, messages: Sequence[bytes], now: float) -> None:
-        """Take a batch of a dump of flows."""
+        """Add a batch of a dump of flows, one netlink message each."""
         self._flows += self._add(messages, now)
 
     def add_expectations(self, messages: Sequence[bytes], now: float) -> None:
-        """Take a batch of a dump of expectations."""
+        """Add a batch of a dump of expectations, one netlink message each."""
         self._expectations += self._add(messages, now)
 
     def _add(self, messages: Sequence[bytes], now: float) -> int:
@@ -127,7 +128,7 @@ class TableReader:
             self._active.add_snapshot([wanted], now)
 
     def end(self, now: float) -> Iterator[None]:
-        """End the reading, once the events that waited meanwhile are streamed.
+        """End the reading, after the events that waited during it are streamed.
 
         Yields after each frame of digests: the driver sends, and waits until there is room.
         """

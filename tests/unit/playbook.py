@@ -140,8 +140,8 @@ def lost(number: int) -> Stream:
     return Stream(messages.LOST, number, [])
 
 
-def renew(number: int) -> Stream:
-    return Stream(messages.RENEW, number, [])
+def resync_all(number: int) -> Stream:
+    return Stream(messages.RESYNC_ALL, number, [])
 
 
 def compare(number: int) -> Stream:

@@ -27,8 +27,8 @@ from tests.unit.playbook import (
     part,
     passes,
     present,
-    renew,
     resync,
+    resync_all,
     scope,
     step,
     unfollow,
@@ -468,7 +468,7 @@ def test_a_scope_of_more_buckets_than_anybody_wants_is_not_gathered(monkeypatch:
 
 def test_an_administrator_on_the_active_has_everything_asked_for() -> None:
     play = complete(FLOW.full())
-    play >> renew(4) << resync(4)
+    play >> resync_all(4) << resync(4)
     play >> begin(5) >> end(6) >> work
     assert of(play).snapshots == 2
     assert of(play).store.repaired == {"stale": 1}

@@ -69,7 +69,7 @@ def test_the_types_are_the_codes() -> None:
             "DIGESTS",
             "SCOPE",
             "WANT",
-            "RENEW",
+            "RESYNC_ALL",
             "FACTS",
             "REWOUND",
         ),
