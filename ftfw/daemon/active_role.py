@@ -1,4 +1,4 @@
-"""Runs an active: reads the kernel's events and table, and hands them to the table reader and its stream."""
+"""Runs an active: reads the kernel's events and table, and hands them to `TableReader`, which streams them."""
 
 import logging
 import os
@@ -16,15 +16,16 @@ from ftfw.replication.table_reader import TableReader
 
 log = logging.getLogger(__name__)
 
-GATHER_S = 0.008  # events are gathered for so long: wake-ups, system calls and frames are paid per batch
-DRAIN_MAX = 2048  # events taken between two checkpoints: a few milliseconds
-COUNT_S = 60.0  # the table is counted at least so often, unless compares count it less often
+GATHER_S = 0.008  # pause between two batches: wake-ups, system calls and frames cost per batch
+DRAIN_MAX = 2048  # events read between two checkpoints: a few milliseconds
+COUNT_S = 60.0  # longest time between two counts of the table, unless compare_s is longer
 
 
 class ActiveRole:
     """Streams this kernel's events, and reads its table when a backup needs it, until cancelled.
 
-    `counts` gets the events and overruns.  `known` are the flows and expectations that this node has committed.
+    `counts` gets the numbers of events and overruns.  `known`: numbers of flows and expectations that this node has
+    committed; None without a commit.  `compare_s`: seconds between two compares.
     """
 
     def __init__(
@@ -45,15 +46,15 @@ class ActiveRole:
         self._reader = TableReader(active, selector, random=os.urandom, count_s=max(COUNT_S, compare_s))
         if known is not None:
             self._reader.set_counts(*known, trio.current_time())
-        self._moved = trio.Event()  # replaced whenever backups have said something, or a timer was due
+        self._moved = trio.Event()  # replaced after each batch of frames and each timer
 
     @property
     def table_counts(self) -> tuple[int | None, int | None]:
-        """The flows and expectations that the last reading of the table found; None before the first one."""
+        """Return the numbers of flows and expectations that the last reading found; None before the first one."""
         return self._reader.counts or (None, None)
 
     def after_batch(self) -> None:
-        """Wake what waits for an acknowledgement or a request of a backup, or for a backup to be given up."""
+        """Wake the reading of the table: it may wait for a backup's acknowledgement or request, or for its loss."""
         self._moved.set()
         self._moved = trio.Event()
 
@@ -82,14 +83,14 @@ class ActiveRole:
             self._counts["overruns"] += 1
             log.warning(
                 "the kernel had more events than kernel.event_buffer_bytes holds, and some are lost;"
-                " a compare with each backup finds what they said"
+                " a compare with each backup finds the differences"
             )
             self._reader.lose_events(trio.current_time())
             return DRAIN_MAX
         self._counts["events"] += len(events)
         batches = self._reader.receive_events(events, trio.current_time())
         next(batches)
-        self._driver.flush()  # with a heartbeat, if one is due: by itself it would wake the backup once more
+        self._driver.flush()  # with a heartbeat, if one is due: a heartbeat alone would wake the backup once more
         for _ in batches:
             self._driver.flush()
             await trio.lowlevel.checkpoint()
@@ -126,9 +127,9 @@ class ActiveRole:
             await self._moved.wait()
 
     async def _catch_up(self) -> None:
-        """Stream what happened while the table was read, so that nothing in it is ahead of the events.
+        """Stream the events that arrived while the table was read, so that no entry read is newer than the events.
 
-        At most as much is streamed as may have waited in the socket's buffer: new events may come all the time.
+        At most as many are streamed as the socket's buffer may have held: new events may arrive all the time.
         """
         for _ in range(self._events.most // DRAIN_MAX + 1):
             if await self._stream_batch() < DRAIN_MAX:

@@ -23,14 +23,15 @@ DISCARDED_AT_ONCE = 4096  # entries: about a millisecond
 async def restore_timeouts(
     store: Store, injector: Injector, streamed_injector: Injector, selector: Selector, outcome: InjectionOutcome
 ) -> None:
-    """Give entries with pinned timers, or what is left of them, the timeouts of their state; create missing flows.
+    """Give entries whose timers are pinned the timeouts of their state, and create missing flows.
 
     This follows a hot promotion, a commit that broke off, and a start as active: a daemon that was killed as a backup
-    may have left pinned timers. Entries get their timeouts whether they are held in `store` or not. Flows that are held
-    and missing from the kernel are created; existing entries are not changed for them. `store` is used up.
+    may have left pinned timers. Entries get their timeouts whether `store` holds them or not. Flows that are held and
+    missing from the kernel are created; other existing entries are not changed. `store` is emptied of the flows that
+    the kernel has.
 
-    Timeouts are set by `injector`, whose events are not streamed: they are not compared. Entries that are created and
-    deleted are the business of `streamed_injector`, so that the new backup hears of them.
+    `injector` sets the timeouts: its events are not streamed, and a compare leaves timeouts out. `streamed_injector`
+    creates and deletes entries, so that the new backup receives the events.
     """
     for each in (injector, streamed_injector):
         each.refresh_timeouts()
@@ -74,7 +75,7 @@ async def _restore_expectation_timeouts(
 
 
 async def discard(store: Store) -> None:
-    """Empty a store a part at a time: to free a million entries at once holds the loop for a tenth of a second."""
+    """Empty a store a part at a time: to free a million entries at once blocks the loop for a tenth of a second."""
     for held in (store.plain, store.rich, store.expectations):
         while held:
             for _ in range(min(len(held), DISCARDED_AT_ONCE)):

@@ -1,4 +1,4 @@
-"""Do the work of a backup besides the protocol: keep a hot kernel equal to the store, clean up after being active."""
+"""Do the work of a backup besides the protocol: keep a hot kernel equal to the store, delete leftover entries."""
 
 import logging
 from collections import Counter
@@ -52,7 +52,7 @@ class BackupRole:
         self._purged = False
         self._told: Counter[str] = Counter()  # repairs that were reported
         self._to_go_through = trio.Event()  # replaced by each pass
-        self._changed = trio.Event()  # the store may be ahead of the kernel; replaced by each look at it
+        self._changed = trio.Event()  # set if the store may be ahead of the kernel; replaced by each pass
 
     async def run(self) -> None:
         """Work until cancelled. Each task ends within one step, of a few milliseconds, when it is cancelled."""
@@ -66,7 +66,7 @@ class BackupRole:
         self.window_tracking_disabled = True
 
     async def _go_through_store(self) -> None:
-        """Do what goes through the whole store, a slice at a time."""
+        """Do the backup's work on the whole store, a step at a time."""
         while True:
             while self.backup.work(trio.current_time()):
                 await trio.lowlevel.checkpoint()
@@ -95,7 +95,7 @@ class BackupRole:
 
     @property
     def filled(self) -> bool:
-        """Tell whether this kernel, a hot one, has had all entries of the active that is followed."""
+        """Return whether this hot kernel has had all entries of the active that is followed."""
         return self._filled_epoch is not None and self._filled_epoch == self.backup.epoch
 
     def _look_whether_filled(self) -> None:
@@ -113,7 +113,7 @@ class BackupRole:
             self._told = self.store.repaired.copy()
 
     def after_batch(self) -> None:
-        """Look at what a batch of frames, or a timer, has changed."""
+        """Start the work that a batch of frames, or a timer, has made necessary."""
         if self.backup.epoch not in {None, self._followed_epoch}:
             self._followed_epoch = self.backup.epoch
             self._followed()

@@ -57,7 +57,7 @@ class CommandHandler:
                 f"found {kind} and {state}; expected one of {', '.join(TYPES)} and of {', '.join(STATES)}"
             )
         before = self._roles.role
-        wanted = self._keepalived.hear_hook(notification, arrival)
+        wanted = self._keepalived.record_hook(notification, arrival)
         if wanted is None:
             why = (
                 f"{' '.join(notification.subject)} changes nothing:"
@@ -65,7 +65,7 @@ class CommandHandler:
             )
             return self._roles.describe(before) | {"warnings": [why]}
         if await self._roles.changer.reach(wanted, progress) is None:
-            why = f"accepted, but not waited for: {WAITING_MAX} commands already wait for a change of role"
+            why = f"accepted without waiting: {WAITING_MAX} commands already wait for a change of role"
             return self._roles.describe(before) | {"warnings": [why]}
         return self._roles.describe(before)
 

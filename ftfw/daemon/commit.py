@@ -12,7 +12,7 @@ from ftfw.replication.store import Store
 
 log = logging.getLogger(__name__)
 
-PROGRESS_S = 0.25
+PROGRESS_S = 0.25  # between two reports
 
 
 class ProgressReporter:
@@ -25,7 +25,7 @@ class ProgressReporter:
         self._next = trio.current_time() + PROGRESS_S
 
     async def report(self, tried: int) -> None:
-        """Take in that so many more entries have been tried."""
+        """Add `tried` to the number of entries that have been tried, and report it if PROGRESS_S has passed."""
         self._tried += tried
         if trio.current_time() < self._next:
             await trio.lowlevel.checkpoint()
@@ -38,9 +38,9 @@ class ProgressReporter:
 async def commit(
     store: Store, injector: Injector, outcome: InjectionOutcome, progress: Progress, *, overwrite: bool = False
 ) -> None:
-    """Create everything that is held in the kernel, in the order of promise 2; every entry is tried.
+    """Create every entry of `store` in the kernel, masters before related flows; every entry is tried.
 
-    `overwrite`: no traffic passes, so that entries that exist already may be missing for a moment.
+    `overwrite`: no traffic passes, so that existing entries may be deleted and created again.
     """
     injector.refresh_timeouts()
     reporter = ProgressReporter(store.flow_count() + len(store.expectations), progress)

@@ -1,4 +1,4 @@
-"""Runs sans-I/O engines: calls their timers when they are due, and sends what they have to say."""
+"""Runs sans-I/O engines: calls their timers when they are due, and sends their bodies."""
 
 from collections.abc import Callable, Sequence
 from math import inf
@@ -10,22 +10,22 @@ from ftfw.daemon.transport import Transport
 
 
 class Engine(Protocol):
-    """The part of an engine that its driver uses.  All times are seconds, monotonic."""
+    """Defines the part of an engine that its driver uses.  All times are seconds, monotonic."""
 
     def bodies_to_send(self) -> list[bytes]:
         """Return the bodies of the frames to send, in their order, and forget them."""
 
     def get_timer(self) -> float | None:
-        """Return the time at which `handle_timer` is to be called; None: nothing is due."""
+        """Return the time at which `handle_timer` is to be called; None if nothing will be due."""
 
     def handle_timer(self, now: float) -> None:
-        """Do what is due at `now`."""
+        """Do everything that is due at `now`."""
 
 
 class EngineDriver:
-    """Sends what `engines` have to say, and sleeps until the earliest of their timers.
+    """Sends the bodies of `engines`, and sleeps until the earliest of their timers.
 
-    Whoever hands an engine something calls `flush` afterwards.  `moved` is called, without arguments, when engines may
+    Callers of an engine's methods call `flush` afterwards.  `moved` is called, without arguments, when engines may
     have changed their state: after a batch of frames, and after a timer.
     """
 
@@ -43,12 +43,12 @@ class EngineDriver:
             self.after_batch()
 
     def after_batch(self) -> None:
-        """Send what a batch of received frames, or a timer, has made the engines say."""
+        """Send the bodies that a batch of received frames, or a timer, has caused, and call `moved`."""
         self.flush()
         self._moved()
 
     def flush(self) -> None:
-        """Handle the timers that are due, and send what the engines have to say."""
+        """Handle the timers that are due, and send the engines' bodies."""
         now = trio.current_time()
         for engine in self._engines:
             timer = engine.get_timer()

@@ -13,7 +13,7 @@ from ftfw.security.frames import OVERHEAD
 
 
 class FactsSender:
-    """Sends facts regularly, in frames of full length: so a path that drops these is found."""
+    """Sends facts every FACTS_S, in frames of full length, so that `ftfw check` finds a path that drops long frames."""
 
     def __init__(self, config: Config, transport: Transport) -> None:
         self._config = config

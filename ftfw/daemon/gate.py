@@ -15,20 +15,20 @@ from ftfw.system.libnftables import Nft, NftError
 
 log = logging.getLogger(__name__)
 
-RENEW_S: Final = 0.25  # an eighth of the time after which the gate opens by itself
-RETRY_S: Final = 5.0  # after the table could not be made
-COUNT_S: Final = 1.0  # how old the count of dropped packets may be
-PATIENCE_S: Final = 10.0  # for which packets are dropped without a promotion
-QUIET_S: Final = 3.0  # without a dropped packet: no traffic waits
+RENEW_S: Final = 0.25  # an eighth of TIMEOUT_S, after which the kernel opens the gate
+RETRY_S: Final = 5.0  # between two attempts to make or remove the table
+COUNT_S: Final = 1.0  # between two readings of the count of dropped packets
+PATIENCE_S: Final = 10.0  # longest time for which packets are dropped without a promotion
+QUIET_S: Final = 3.0  # after so long without a dropped packet no traffic waits
 REMEDY: Final = "ftfw needs CAP_NET_ADMIN, Linux 5.12 or newer and nftables 0.9.9 or newer"
 
 
 class Gate:
-    """Drops packets that arrive on `interfaces` while it is shut, except those that the host itself needs.
+    """While shut, drops packets that arrive on `interfaces`, except those that the host itself needs.
 
-    These are VRRP, neighbour discovery, and packets for its own addresses and its links. The gate stays shut only while
-    `run` renews it: when the daemon's loop hangs or ends, the kernel opens the gate. Raises NftError if libnftables is
-    missing.
+    These are broadcasts and multicasts, VRRP, neighbour discovery, IPv6 link-local packets, and packets for its own
+    addresses and its links. The gate stays shut only while `run` renews it: when the daemon's loop hangs or ends, the
+    kernel opens the gate. Raises NftError if libnftables is missing.  All times are seconds, monotonic.
     """
 
     def __init__(self, interfaces: Sequence[str], links: frozenset[bytes], *, held: Callable[[float], None]) -> None:
@@ -63,7 +63,7 @@ class Gate:
     def shut(self, own: frozenset[bytes]) -> None:
         """Shut the gate until `open`.  `own` are this host's addresses without the virtual ones, packed.
 
-        An address that this host gets later is taken for a virtual one: packets to it wait.
+        An address that this host gets later counts as virtual: packets to it wait.
         """
         self._own = own
         self._patient = self._promoting = False
@@ -74,13 +74,13 @@ class Gate:
         self._wake()
 
     def learn_addresses(self, present: frozenset[bytes]) -> None:
-        """Record this host's addresses, packed; one that goes and comes back is taken for a virtual one."""
+        """Record this host's addresses, packed; one that was removed and added again counts as virtual."""
         if not self._own <= present:
             self._own &= present
             self._wake()
 
     def wait_for_commit(self) -> None:
-        """Stay shut until `open`, however long it takes: a promotion has begun, and opens the gate."""
+        """Stay shut until `open`, without a time limit: a promotion has begun, and will open the gate."""
         self._patient = self._promoting = True
 
     def open(self) -> None:
@@ -96,7 +96,7 @@ class Gate:
             if not self._knock(gate_rules.OPEN):
                 self.failed["not_opened"] += 1
                 log.error(
-                    "gate: the kernel did not take the request to open; the table is removed now, or opens in %d s",
+                    "gate: the kernel did not accept the request to open; the table is removed now, or opens in %d s",
                     gate_rules.TIMEOUT_S,
                 )
 
@@ -138,7 +138,7 @@ class Gate:
         self._changed.set()
 
     def is_shut(self, now: float) -> bool:
-        """Tell whether traffic waits."""
+        """Return whether the kernel's gate is shut at `now`."""
         return self._renewed_at is not None and now - self._renewed_at < gate_rules.TIMEOUT_S
 
     async def _update(self) -> None:
@@ -169,7 +169,7 @@ class Gate:
         now = trio.current_time()
         if self._renewed_at is not None and not self.is_shut(now):
             self.failed["lapsed"] += 1
-            log.warning("gate: opened by itself: it was not renewed for %.1f s", now - self._renewed_at)
+            log.warning("gate: the kernel opened it, as it was not renewed for %.1f s", now - self._renewed_at)
         was_shut = self.is_shut(now)
         if self._knock(gate_rules.SHUT):
             self._renewed_at = now
@@ -180,7 +180,7 @@ class Gate:
             log.info("gate: shut on %s", ", ".join(self._interfaces))
 
     def _knock(self, word: int) -> bool:
-        """Send SHUT or OPEN to the table; return whether it took the word: it drops it then, and sending fails."""
+        """Send SHUT or OPEN to the table; return whether a rule accepted it: its drop makes sending fail (EPERM)."""
         try:
             self._knocker.sendto(b"", (gate_rules.LOOPBACK, word))
         except PermissionError:
@@ -205,12 +205,12 @@ class Gate:
         self._counted = counted
 
     def _open_without_promotion(self) -> None:
-        """Open the gate if traffic arrives for long without a promotion: it must not wait for ever."""
+        """Open the gate if traffic has arrived for PATIENCE_S without a promotion: it must not wait without limit."""
         if self._dropping and not self._patient and self._dropping[1] - self._dropping[0] >= PATIENCE_S:
             self.failed["no_promotion"] += 1
             log.warning(
                 "gate: opens, as traffic has arrived at this backup for %.0f s without a promotion, until another"
-                " active is followed; `ftfw promote` if this node is to take over, and see what should promote it",
+                " active is followed; `ftfw promote` if this node is to take over, and check why nothing promotes it",
                 PATIENCE_S,
             )
             self.open()
@@ -228,7 +228,7 @@ class Gate:
         self._dropped, self._counted = self._dropped + self._counted, 0
 
     async def _ask(self, commands: str) -> str | None:
-        """Run nft in a thread, as other changes of the ruleset may take long; return its output, None if it refuses."""
+        """Run nft in a thread, as other changes of the ruleset may take long; return its output, None if refused."""
         try:
             return await trio.to_thread.run_sync(self._nft.run, commands)
         except NftError as error:

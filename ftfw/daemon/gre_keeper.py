@@ -14,10 +14,10 @@ GRE_CHECK_S = 5.0
 
 
 class GreKeeper:
-    """Keeps injected GRE flows alive: their entries never renew their timers, and cannot be given new ones.
+    """Keeps injected GRE flows alive: packets do not restart the timers of their entries, and no request can set them.
 
-    An entry that has let packets through since it was created is created again before it runs out. Other entries run
-    out. `injector` is one whose events are streamed, because a backup must hear of the new entries.
+    An entry that has counted packets since it was created is created again before it expires. Other entries expire. The
+    events of `injector` must be streamed, because a backup needs the new entries.
     """
 
     def __init__(self, injector: Injector, selector: Selector, outcome: InjectionOutcome) -> None:
@@ -26,7 +26,7 @@ class GreKeeper:
         self._outcome = outcome
 
     async def run(self) -> None:
-        """Watch the injected GRE flows that are in the kernel now until none is left."""
+        """Watch the injected GRE flows that the kernel has now, until none is left."""
         keys = await self._find()
         while keys:
             await trio.sleep(GRE_CHECK_S)
@@ -41,7 +41,7 @@ class GreKeeper:
             await recreate(due, self._injector, self._outcome)
 
     async def _find(self) -> list[bytes]:
-        """Return the keys of injected GRE flows, whichever daemon has injected them."""
+        """Return the keys of injected GRE flows, including those that an earlier daemon has injected."""
         keys: list[bytes] = []
         async with aclosing(dump_fixed_flows()) as dump:
             async for batch in dump:

@@ -18,7 +18,7 @@ from ftfw.replication.store import Store
 class HotKernel:
     """Applies the changes of a store with a journal to this kernel. Timers are pinned: no traffic refreshes them.
 
-    `selector` knows the addresses of this host. What was done is counted in `outcome`.
+    `selector` knows the addresses of this host. `outcome` counts the changes.
     """
 
     def __init__(self, store: Store, injector: Injector, selector: Selector, outcome: InjectionOutcome) -> None:
@@ -30,7 +30,7 @@ class HotKernel:
         self._steps: Iterator[Step] | None = None  # the rest of a plan that was interrupted
 
     async def apply_to_kernel(self) -> None:
-        """Apply everything that has changed by now. When this is cancelled, the next call goes on where it ended."""
+        """Apply everything that has changed by now. If this is cancelled, the next call continues there."""
         if self._steps is None:
             self._planner.learn_addresses(self._selector.excluded)
             self._steps = self._planner.plan_changes()
@@ -41,7 +41,7 @@ class HotKernel:
         self._steps = None
 
     async def commit_remaining(self, outcome: InjectionOutcome) -> None:
-        """Apply at a promotion the last changes, what the kernel refused before, and the flows that were held back.
+        """Apply at a promotion the last changes, the entries that the kernel refused before, and the flows held back.
 
         Flows that were held back end at this host. Their timers are set as in a commit, because `restore_timeouts`
         does not touch entries of this host.

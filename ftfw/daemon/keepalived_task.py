@@ -18,8 +18,8 @@ from ftfw.daemon.roles.vrrp_states import VrrpStates
 
 log = logging.getLogger(__name__)
 
-WATCH_S: Final = 0.1  # between two looks whether the FIFO is still the one at its path, and at role and addresses
-READ_BYTES: Final = 1 << 16  # all that a pipe holds
+WATCH_S: Final = 0.1  # between two checks of the FIFO at the path, and of role and addresses
+READ_BYTES: Final = 1 << 16  # the capacity of a pipe
 READY: Final = "0\n"  # keepalived multiplies it by a weight; without a weight, any other number is a failure
 NOT_READY: Final = "1\n"
 
@@ -29,15 +29,15 @@ class FifoError(Exception):
 
 
 class NodeState(NamedTuple):
-    """Tells the keepalived task what it has to know of the node."""
+    """Holds the node's state as the keepalived task needs it."""
 
     role: str | None  # None while it changes
     ready: bool
-    free: bool  # nobody has wanted a role of this node since it started, and no other one is active
+    free: bool  # no role was wanted since this daemon started, and no other node is active
 
 
 class KeepalivedTask:
-    """Turns keepalived's notifications into the wanted role, and tells keepalived whether this node is ready."""
+    """Turns keepalived's notifications into the wanted role, and reports to keepalived whether this node is ready."""
 
     def __init__(self, keys: schema.KeepalivedSection, role: str, *, want: Callable[[RoleEvent], None]) -> None:
         self._keys = keys
@@ -51,24 +51,24 @@ class KeepalivedTask:
 
     @property
     def holds_addresses(self) -> bool:
-        """Tell whether this host has any of the virtual addresses."""
+        """Return whether this host has any of the virtual addresses."""
         return bool(self._monitor.present)
 
     @property
     def holds_all_addresses(self) -> bool:
-        """Tell whether this host has all of the virtual addresses."""
+        """Return whether this host has all of the virtual addresses."""
         return self._monitor.complete
 
     def learn_addresses(self, own: frozenset[bytes]) -> None:
         """Record all addresses of this host, packed."""
-        self._monitor.learn(own)
+        self._monitor.learn_addresses(own)
 
-    def hear_hook(self, notification: Notification, arrival: int) -> RoleEvent | None:
-        """Record a hook script's notification; return what follows for the role, or None if it does not count.
+    def record_hook(self, notification: Notification, arrival: int) -> RoleEvent | None:
+        """Record a hook script's notification; return the wanted role, or None if the notification does not count.
 
         `arrival` is a number that is higher for a later notification.
         """
-        return self._hear(notification, arrival)
+        return self._record(notification, arrival)
 
     async def run(self, node: Callable[[], NodeState]) -> None:
         """Read the FIFO, and watch addresses and readiness, until cancelled."""
@@ -91,9 +91,9 @@ class KeepalivedTask:
             "dropped": dict(self._parser.dropped + self._states.dropped),
         }
 
-    def _hear(self, notification: Notification, arrival: int | None = None) -> RoleEvent | None:
+    def _record(self, notification: Notification, arrival: int | None = None) -> RoleEvent | None:
         before = self._states.states.get(notification.subject)
-        wanted = self._states.hear(notification, arrival)
+        wanted = self._states.record(notification, arrival)
         if wanted is not None and before != notification.state:
             log.info("keepalived: %s is %s", " ".join(notification.subject), notification.state)
         return wanted
@@ -101,7 +101,7 @@ class KeepalivedTask:
     # The FIFO
 
     async def _read_fifo(self, path: Path) -> None:
-        """Read whichever FIFO is at `path`: keepalived removes a FIFO that it has made itself."""
+        """Read the FIFO at `path`, and open it again when it was replaced: keepalived removes a FIFO that it made."""
         while True:
             try:
                 descriptor = _open(path)
@@ -130,11 +130,11 @@ class KeepalivedTask:
             if data:
                 self._process(data)
                 continue
-            if not _is_at(path, descriptor):  # all that was written to this one has been read
+            if not _is_at(path, descriptor):  # everything written to the old FIFO has been read
                 return
-            self._watch_writer(path, present=data is None)  # it is at its end if it has no writer
+            self._watch_writer(path, present=data is None)  # end of file: it has no writer
             if data is not None and not waiting.cancelled_caught:
-                await trio.sleep(WATCH_S)  # after its last writer, it stays readable
+                await trio.sleep(WATCH_S)  # without a writer it stays readable
 
     def _watch_writer(self, path: Path, *, present: bool) -> None:
         if not self._writer.update(present=present, now=trio.current_time()):
@@ -150,10 +150,10 @@ class KeepalivedTask:
             log.info("%s: keepalived has opened it", path)
 
     def _process(self, data: bytes) -> None:
-        """Want only the role that follows from all of `data`: late notifications come all at once."""
+        """Want only the role that follows from all of `data`: late notifications arrive together."""
         wanted = None
         for notification in self._parser.feed(data):
-            wanted = self._hear(notification) or wanted
+            wanted = self._record(notification) or wanted
         if wanted is not None:
             self._want(wanted)
 
@@ -163,9 +163,9 @@ class KeepalivedTask:
         try:
             while True:
                 role, ready, free = node()
-                if self._monitor.compare(role, trio.current_time()):
-                    self._tell_disagreement()
-                if self._monitor.is_to_adopt(role, trio.current_time()) and free:
+                if self._monitor.check_role(role, trio.current_time()):
+                    self._log_disagreement()
+                if self._monitor.must_adopt(role, trio.current_time()) and free:
                     self._adopt()
                 self._write_track_file(ready=ready)
                 await trio.sleep(WATCH_S)
@@ -185,7 +185,7 @@ class KeepalivedTask:
         self._states.assume_master()
         self._want(RoleEvent.PROMOTE)
 
-    def _tell_disagreement(self) -> None:
+    def _log_disagreement(self) -> None:
         if self._monitor.disagreement is None:
             log.info("the role and the virtual addresses agree again")
             return
@@ -204,7 +204,7 @@ class KeepalivedTask:
         try:
             path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             new.write_text(text)
-            new.replace(path)  # keepalived never reads half of it, and notices this as it notices writing
+            new.replace(path)  # keepalived never reads half of it, and notices a renamed file as well
         except OSError as error:
             log.warning("%s: cannot be written: %s; set keepalived.track_file to another path", path, error.strerror)
 

@@ -1,4 +1,4 @@
-"""Handle the entries that a backup's kernel has from before: disable window tracking, delete what is stale."""
+"""Handle the entries that a backup's kernel had before: disable window tracking, delete stale entries."""
 
 from contextlib import aclosing
 
@@ -25,7 +25,7 @@ async def purge(
             stale += [key for key in keys if not (keep_held and store.get_flow(key) is not None)]
             await trio.lowlevel.checkpoint()
     await injector.delete(stale, outcome)
-    expectations: list[bytes] = []  # that did not go with their masters
+    expectations: list[bytes] = []  # expectations that the kernel did not delete with their masters
     async with aclosing(dump_expectations()) as dump:
         async for batch in dump:
             messages = selector.dumped(batch).messages
@@ -36,7 +36,7 @@ async def purge(
 
 
 async def disable_window_tracking(injector: Injector, selector: Selector) -> None:
-    """Disable window tracking for the TCP flows that a backup's kernel has from before.
+    """Disable window tracking for the TCP flows that a backup's kernel had before.
 
     Their segments go through another node now, so that the windows in this kernel are soon out of date. If this node
     takes over before a snapshot is complete, these entries are all it has, and the kernel would count their next

@@ -1,4 +1,4 @@
-"""Reads what the daemon has to know of its host: addresses, the kernel's timeouts, and facts for the other nodes."""
+"""Reads the properties of the host that the daemon uses: addresses, the kernel's timeouts, facts for other nodes."""
 
 import os
 import socket

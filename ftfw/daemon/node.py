@@ -180,15 +180,15 @@ class NodeDaemon:
             self._shut_gate()
 
     def _shut_gate(self) -> None:
-        """Shut the gate, as another node is active: traffic that comes here from now on is ahead of a promotion.
+        """Shut the gate, as another node is active: traffic that arrives here from now on is ahead of a promotion.
 
-        The gate stays open before: until then this kernel's table is the only one, and traffic may go through it.
+        Before that the gate is open: this kernel's table may be the only one, and traffic may use it.
         """
         if self.gate is not None and not self.keepalived.holds_addresses:
             self.gate.shut(self._addresses)
 
     def _open_gate(self) -> None:
-        """Open the gate, as a hot kernel has the active's entries: traffic need not wait for a commit."""
+        """Open the gate, as a hot kernel has the active's entries: traffic does not need to wait for a commit."""
         if self.gate is not None:
             self.gate.open()
 

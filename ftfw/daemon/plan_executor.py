@@ -82,9 +82,9 @@ async def _carry_out_other(step: Step, injector: Injector, outcome: InjectionOut
 async def recreate(
     gre: Iterable[HeldFlow], injector: Injector, outcome: InjectionOutcome, *, pinned: bool = False
 ) -> None:
-    """Give GRE entries new timers, which cannot be set: delete them and create them again.
+    """Restart the timers of GRE entries, which cannot be set: delete the entries and create them again.
 
-    A flow that was deleted is created again even if this is cancelled meanwhile.
+    A flow that was deleted is created again even if this is cancelled in between.
     """
     for flows in batches(gre, RESOLVED_AT_ONCE):
         with trio.CancelScope(shield=True):
@@ -96,7 +96,7 @@ async def recreate(
 
 @contextmanager
 def _counting_packets() -> Iterator[None]:
-    """Let entries that are created meanwhile count their packets: `GreKeeper` finds by it which flows are in use.
+    """Let entries created in this context count their packets: `GreKeeper` sees by that which flows are in use.
 
     The kernel gives an entry its counters when it is created, if nf_conntrack_acct is set then (nf_ct_acct_ext_add).
     """

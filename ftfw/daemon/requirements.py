@@ -19,7 +19,7 @@ class RequirementError(Exception):
 
 
 class Lack(NamedTuple):
-    """Names something that the host lacks, what was found instead, and the remedy."""
+    """Names a property that the host lacks, what was found instead, and the remedy."""
 
     subject: str
     found: str
@@ -27,14 +27,14 @@ class Lack(NamedTuple):
 
 
 def require(config: Config) -> None:
-    """Check that this process may use conntrack, and make the gate if one is configured.  Raises RequirementError."""
+    """Check that this process may use conntrack and, if a gate is configured, can make it.  Raises RequirementError."""
     for lack in (conntrack_lack(), gate_lack(config)):
         if lack is not None:
             raise RequirementError(f"{lack.found}; {lack.remedy}")
 
 
 def conntrack_lack() -> Lack | None:
-    """Return what keeps this process from using the kernel's connection tracking; None if nothing does."""
+    """Return the reason why this process cannot use the kernel's connection tracking; None if it can."""
     error = conntrack_errno()
     if error == errno.EPERM:
         return Lack(
@@ -54,7 +54,7 @@ def conntrack_lack() -> Lack | None:
 
 
 def gate_lack(config: Config) -> Lack | None:
-    """Return what keeps this process from making the configured gate; None if nothing does."""
+    """Return the reason why this process cannot make the configured gate; None if it can, or if none is configured."""
     if not config.takeover.gate_interfaces or libnftables.is_installed():
         return None
     return Lack(

@@ -1,4 +1,4 @@
-"""Change roles one after the other: anybody may want a role at any time, and one task carries the changes out."""
+"""Change roles one after the other: callers may want a role at any time, and one task carries out the changes."""
 
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -12,7 +12,7 @@ from ftfw.daemon.roles.role_table import AT_REST, TRANSITIONS, Action, RoleEvent
 
 Perform = Callable[[Action], Awaitable[None]]
 
-WAITING_MAX: Final = 256  # callers that wait for a change; events of more callers are accepted all the same
+WAITING_MAX: Final = 256  # callers that wait for a change; further callers do not wait, and their events count
 
 
 @dataclass(slots=True, eq=False)
@@ -26,12 +26,12 @@ class _Waiting:
 class RoleChanger:
     """Follows the table of roles, and calls `perform` for each of its actions.
 
-    However many events come while an action is carried out, the last one decides what comes after it.
+    Of all events that arrive while an action is carried out, the last one decides the next action.
     """
 
     def __init__(self, role: str, perform: Perform) -> None:
         self.state = RoleState(role)
-        self.asked = False  # somebody has wanted a role since the start
+        self.asked = False  # a role was wanted since the start
         self._perform = perform
         self._due = deque([AT_REST[self.state]])
         self._waiting: list[_Waiting] = []
@@ -39,7 +39,7 @@ class RoleChanger:
 
     @property
     def at_rest(self) -> bool:
-        """Tell whether no change is under way."""
+        """Return whether no change is under way."""
         return self.state in AT_REST and not self._due
 
     def accept(self, event: RoleEvent) -> None:
@@ -51,9 +51,9 @@ class RoleChanger:
             self._something_due.set()
 
     async def reach(self, event: RoleEvent, progress: Progress | None = None) -> bool | None:
-        """Promote or demote, wait until no change is under way, and tell whether the node has the wanted role then.
+        """Promote or demote, wait until no change is under way, and return whether the node has the wanted role then.
 
-        Return None at once if WAITING_MAX callers wait already: the event is accepted all the same.
+        Return None at once if WAITING_MAX callers wait already; the event counts nevertheless.
         """
         if len(self._waiting) >= WAITING_MAX:
             self.accept(event)
@@ -62,7 +62,7 @@ class RoleChanger:
         self._waiting.append(waiting)
         self.accept(event)
         if self.at_rest:
-            self._tell_all()
+            self._release_waiting()
         await waiting.over.wait()
         return waiting.reached
 
@@ -82,13 +82,13 @@ class RoleChanger:
                 self._due.popleft()
                 if action in (Action.COMMIT, Action.STOP):
                     self.accept(RoleEvent.DONE)
-            self._tell_all()
+            self._release_waiting()
             task_status.started()
             task_status = trio.TASK_STATUS_IGNORED
             self._something_due = trio.Event()
             await self._something_due.wait()
 
-    def _tell_all(self) -> None:
+    def _release_waiting(self) -> None:
         for waiting in self._waiting:
             waiting.reached = waiting.wanted is self.state
             waiting.over.set()

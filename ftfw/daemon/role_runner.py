@@ -83,7 +83,7 @@ class RoleRunner:
         self.backup_role: BackupRole | None = None
         self.active_role: ActiveRole | None = None
         self.last_commit: dict[str, Any] | None = None
-        # Of all roles that this node has had: counters that fall are taken for a restart.
+        # Over all roles of this process: Prometheus takes a counter that falls for a restart.
         self.inject_failed: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self._warnings: list[str] = []  # of the last commit
@@ -97,7 +97,7 @@ class RoleRunner:
 
     @property
     def lacks_state(self) -> bool:
-        """Tell whether this node is a backup that follows an active whose entries its kernel does not have."""
+        """Return whether this node is a backup that follows an active whose entries its kernel does not have."""
         backup_role = self.backup_role
         return backup_role is not None and backup_role.backup.epoch is not None and not backup_role.filled
 
@@ -115,13 +115,13 @@ class RoleRunner:
     async def change(self, event: RoleEvent, progress: Progress) -> dict[str, Any]:
         """Carry out `ftfw promote` or `ftfw demote`, and return the answer.
 
-        Raises ControlError if the contrary was wanted before it was done, or if too many commands wait already.
+        Raises ControlError if the opposite was wanted before it was done, or if WAITING_MAX commands wait already.
         """
         before = self.role
         reached = await self.changer.reach(event, progress)
         if reached is None:
             raise ControlError(
-                f"{WAITING_MAX} commands wait for a change of role already: this one is taken, and not waited for;"
+                f"{WAITING_MAX} commands already wait for a change of role: this one is accepted without waiting;"
                 " `ftfw status` tells what comes of it"
             )
         if not reached:
@@ -179,7 +179,7 @@ class RoleRunner:
         store, now = Store(journal=self._hot, dropped=self.dropped), trio.current_time()
         name, limit = self._config.node.name, self._transport.body_limit
         backup = Backup(name=name, store=store, limit=limit, now=now, hot=self._hot)
-        # The kernel of a node that was the only active, or in sync with it, has all the state that there is.
+        # The kernel of a node that was the only active, or in sync with it, has all entries.
         before, alone = self.backup_role, self.active_role is not None and not self.member.peers.rivals("active", now)
         backup.was_synced = alone or (before is not None and before.backup.was_synced)
         self.backup_role = BackupRole(
@@ -202,7 +202,7 @@ class RoleRunner:
         """End the work of a backup, and create what it holds in the kernel.
 
         The work ends within one step, so that a promotion begins at once whatever the backup was doing. The gate is
-        told first: it must not run out of patience while a promotion goes on.
+        informed first: during a promotion it must not open because of its time limit.
         """
         backup_role = self.backup_role
         assert backup_role is not None
@@ -316,12 +316,12 @@ class RoleRunner:
         self._transport.freshness.begin_epoch()
 
     async def _finish_commit(self) -> None:
-        """Do what traffic need not wait for. This node's table is its kernel's by now, so that the store is discarded.
+        """Do the work that traffic does not wait for, and discard the store: the kernel's table replaces it.
 
         A start as active needs this as well: an earlier daemon may have left pinned timers and GRE flows.
 
-        Entries that are created and deleted make events like any others, and so reach the backups: the socket for them
-        is not the one whose events are dropped.
+        Entries that are created and deleted here must reach the backups by events. Therefore they have a socket of
+        their own: the events of the other one are dropped.
         """
         unfinished, self._unfinished = self._unfinished, None
         with closing(RequestSocket()) as requests:

@@ -30,7 +30,7 @@ COUNTS_AGE_S: Final = 1.0  # how old an active's counts of its kernel's entries 
 
 @dataclass(kw_only=True)
 class NodeStatus:
-    """Describes the node.  Reads its parts and changes none of them; times are in seconds of trio's clock."""
+    """Describes the node.  Reads its parts and changes none of them; times are seconds, monotonic (trio's clock)."""
 
     config: Config
     transport: Transport
@@ -63,7 +63,7 @@ class NodeStatus:
         return flows, expectations
 
     def known_counts(self) -> tuple[int | None, int | None]:
-        """Return the counts as far as they are known: a client that asks on a timer must not cost a dump each time."""
+        """Return the counts without a dump, None if unknown: a client that asks regularly must not cost dumps."""
         standby, streaming = self.roles.backup_role, self.roles.active_role
         if standby is not None:
             return standby.store.flow_count(), len(standby.store.expectations)

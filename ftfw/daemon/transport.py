@@ -1,4 +1,4 @@
-"""The way between links and engines: frames go out over every link, authentic messages come in from any."""
+"""Connects links and engines: sends frames over every link, and hands on authentic messages from any link."""
 
 import logging
 import os
@@ -20,23 +20,23 @@ from ftfw.security.freshness import Freshness, FreshnessEvent, PeerResumed
 
 log = logging.getLogger(__name__)
 
-TELL_S = 60.0
-TOLD = {
+REPORT_S = 60.0  # between two log lines about refusals of one reason
+REPORTED = {
     "own_name": "another node calls itself {name}, too; give each node a name of its own (node.name)",
     "version": (
-        "frames of protocol version {theirs} come in, and this node, {name} with ftfw {program}, speaks {ours};"
+        "frames of protocol version {theirs} arrive, and this node, {name} with ftfw {program}, speaks {ours};"
         " run the same ftfw on all nodes"
     ),
     "unknown_key": "frames under a key that this node does not have; compare security.key_files on both nodes",
 }
 
-# Reasons that anybody without a key can bring about; under all other reasons, the refused frame is authentic.
+# Reasons that a sender without a key can cause; under all other reasons, the refused frame is authentic.
 STRANGE: Final = frozenset({"short", "foreign", "version", "own_name", "own_frame", "unknown_key", "forged"})
 UNHEARD: Final = "no node is heard on it, but on another link; look at the path, and at packet filters on both nodes"
 
 
 class Transport:
-    """Seals and sends over all links of a node, and opens what comes in over any of them."""
+    """Seals and sends frames over all links of a node, and opens the frames that arrive over any of them."""
 
     def __init__(self, links: Sequence[Link], keys: Sequence[bytes], *, name: str) -> None:
         self.links = links
@@ -46,7 +46,7 @@ class Transport:
         self._admit(keys)
 
     def rekey(self, keys: Sequence[bytes]) -> None:
-        """Seal with the first of `keys` and open with all; have the kernel drop what comes under none of them."""
+        """Seal with the first of `keys` and open with all; have the kernel drop frames under other keys."""
         self.freshness.rekey(keys)
         self._admit(keys)
 
@@ -57,17 +57,17 @@ class Transport:
 
     @property
     def body_limit(self) -> int:
-        """The longest body that every link carries in one datagram."""
+        """Return the length in bytes of the longest body that every link carries in one frame."""
         return min(link.frame_limit for link in self.links) - OVERHEAD
 
     def send(self, bodies: Sequence[bytes]) -> None:
         """Seal `bodies`, and send each frame over every link."""
-        for frame in self.freshness.seal(bodies):  # close behind each other: the other side wakes once
+        for frame in self.freshness.seal(bodies):  # without a pause between them: the receiver wakes once
             for link in self.links:
                 link.send(frame)
 
     async def receive_all(self, link: Link, member: Member, after: Callable[[], None]) -> None:
-        """Hand every message that comes over a link, and is fresh, to `member`; call `after` behind each batch."""
+        """Hand every fresh message that arrives over a link to `member`; call `after` at the end of each batch."""
         number = self.links.index(link)
         await link.run(partial(self._receive, link, number, member, after))
 
@@ -84,7 +84,7 @@ class Transport:
             except (RefusedError, BodyError) as refused:
                 link.dropped[refused.reason] += 1
                 authentic -= refused.reason in STRANGE
-                self._tell(refused, link, now)
+                self._log_refusal(refused, link, now)
                 continue
             if heard is not None and message is not None:
                 name = getattr(message, "name", name)
@@ -100,15 +100,15 @@ class Transport:
         if isinstance(event, PeerResumed):
             names = {sender_id(name): name for name in member.peers.known}
             name = names.get(event.sender, f"the node with the id {event.sender.hex()}")
-            log.warning("%s was resumed from a snapshot of its memory; it is told to begin a new epoch", name)
+            log.warning("%s was resumed from a snapshot of its memory; it is asked to begin a new epoch", name)
         else:
             log.warning("this node was resumed from a snapshot of its memory, as a peer says; a new epoch begins")
             member.begin_epoch(self.freshness.epoch, now)
 
-    def _tell(self, refused: RefusedError | BodyError, link: Link, now: float) -> None:
-        """Log a refusal that an administrator has to look at, at most once in TELL_S for each reason."""
-        text = TOLD.get(refused.reason)
-        if text is not None and now - self._told_at.get(refused.reason, float("-inf")) >= TELL_S:
+    def _log_refusal(self, refused: RefusedError | BodyError, link: Link, now: float) -> None:
+        """Log a refusal that needs an administrator, at most once in REPORT_S for each reason."""
+        text = REPORTED.get(refused.reason)
+        if text is not None and now - self._told_at.get(refused.reason, float("-inf")) >= REPORT_S:
             self._told_at[refused.reason] = now
             theirs = refused.version if isinstance(refused, RefusedError) else VERSION
             told = text.format(name=self._name, program=__version__, theirs=theirs, ours=VERSION)

@@ -1,12 +1,13 @@
-"""Frames: a clear header, authenticated, and a sealed body.  Pure; random bytes come in as an argument.
+"""Seals and opens frames: a clear, authenticated header and an encrypted body.  Pure; the caller gives random bytes.
 
 header  magic 'FW', version, 0 · key id (4) · sender (8) · epoch (32) · epoch tag (8) · counter (8)
-tag     the first bytes of HMAC-SHA256(key, sender and epoch): nobody without the key makes a node derive keys
+epoch tag  the first 8 bytes of HMAC-SHA256(key, sender and epoch): without the key nobody makes a node derive keys
 body    AES-256-GCM-SIV (RFC 8452) with the header as associated data, the counter as nonce, and a key of its own for
         each sender and epoch: HKDF-SHA256 of the key file, salted with the epoch
 
-An epoch is 32 random bytes drawn at each start of a process.  GCM-SIV, because a virtual machine that is resumed from
-a snapshot may use a counter twice.
+An epoch is 32 random bytes.  A node draws a new one when its process starts, when it begins or ends to be active, and
+when a peer tells it that its counters have gone back.  The cipher is GCM-SIV, because a virtual machine that is resumed
+from a snapshot may use a counter twice.
 """
 
 import hmac
@@ -28,14 +29,14 @@ MAGIC: Final = b"FW"
 SENDER_SIZE: Final = 8
 EPOCH_SIZE: Final = 32
 _START: Final = MAGIC + bytes((VERSION, 0))
-_HEADER: Final = Struct(">4s8s32s8sQ")  # behind the start
+_HEADER: Final = Struct(">4s8s32s8sQ")  # after the start
 HEADER_SIZE: Final = len(_START) + _HEADER.size
 _IDENTITY: Final = slice(4, 56)  # key id, sender, epoch, epoch tag
 OVERHEAD: Final = HEADER_SIZE + 16  # and GCM-SIV's tag
 
 
 class RefusedError(Exception):
-    """Tells that a frame is dropped; it is counted under `reason`, and says to be of protocol version `version`."""
+    """Raised if a frame is refused; it is counted under `reason`.  `version` is the protocol version in its header."""
 
     def __init__(self, reason: str, version: int = VERSION) -> None:
         super().__init__(reason)
@@ -53,12 +54,12 @@ class Opened(NamedTuple):
 
 
 def sender_id(name: str) -> bytes:
-    """Return the 8 bytes that stand for a node's name in a header."""
+    """Return the 8 bytes that identify a node in a header: a hash of its name."""
     return sha256(b"ftfw node " + name.encode()).digest()[:SENDER_SIZE]
 
 
 def key_id(key: bytes) -> bytes:
-    """Return the 4 bytes that tell in a header which key sealed the frame."""
+    """Return the 4 bytes that identify in a header the key that sealed the frame: a hash of the key."""
     return sha256(b"ftfw key " + key).digest()[:4]
 
 
@@ -84,7 +85,7 @@ class Sealer:
         self.rekey(key)
 
     def rekey(self, key: bytes) -> None:
-        """Seal with this key from now on; the counter is not reset."""
+        """Seal with this key (32 bytes) from now on; the counter is not reset."""
         self._key_id = key_id(key)
         self._epoch_tag = _epoch_tag(key, self._sender, self._epoch)
         self._cipher = _cipher(key, self._sender, self._epoch)
@@ -97,9 +98,9 @@ class Sealer:
 
 
 class Opener:
-    """Opens frames that somebody with a key has sealed.  It looks at size, header and seal, in this order.
+    """Opens frames that were sealed with a known key.  Checks size, header, epoch tag and seal, in this order.
 
-    It does not know whether a frame is fresh; see `freshness`.
+    It does not check whether a frame is fresh: `freshness` does.
     """
 
     def __init__(self, keys: Sequence[bytes]) -> None:
@@ -112,7 +113,7 @@ class Opener:
         self._ciphers.clear()
 
     def open(self, frame: bytes) -> Opened:
-        """Return the contents of a frame.  Raises RefusedError if it is not authentic."""
+        """Return the contents of a frame.  Raises RefusedError if the frame is too short, foreign or not authentic."""
         if len(frame) < OVERHEAD:
             raise RefusedError("short")
         if frame[:4] != _START:

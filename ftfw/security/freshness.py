@@ -1,13 +1,14 @@
-"""Freshness of frames: seals this node's bodies, opens those of others, and lets nothing old through.  Sans-I/O.
+"""Seals this node's bodies, opens the frames of other nodes, and refuses recordings.  Sans-I/O.
 
-An authentic frame may be a recording.  Within an epoch a window of counters tells (`replay_window`).  A new epoch is
-believed only after its sender has sealed a challenge of this node in it: a recording cannot contain bytes that were
-drawn today.  Until then its frames are dropped, except those that prove freshness.  A challenge goes to a sender, not
-to an epoch, so recordings cannot get in the way of the live epoch's proof.
+An authentic frame may be a recording.  Within an epoch, a window of counters shows it (`replay_window`).  A new epoch
+is believed only after its sender has sealed a challenge of this node in it: a recording cannot contain bytes that were
+just drawn.  Until then the epoch's frames are dropped, except challenges and responses.  A challenge goes to a sender,
+not to an epoch, so that recordings cannot prevent the live epoch's proof.
 
-A virtual machine that is resumed from a snapshot of its memory goes on in its epoch with counters of the past.  Its
-frames look replayed.  After some of them it is challenged, and told so if it answers under such a counter; then it
-begins a new epoch.  Its window is never reset: recordings from between snapshot and resumption would be fresh again.
+A virtual machine that is resumed from a snapshot of its memory continues its epoch with counters of the past.  Its
+frames look replayed.  After REPLAYS_MAX of them it is challenged.  If it answers under a counter of the past, it gets
+REWOUND and begins a new epoch.  Its window is never reset: recordings made between snapshot and resumption would be
+fresh again.
 """
 
 from collections import Counter, deque
@@ -33,20 +34,20 @@ from ftfw.security.replay_window import ReplayWindow
 
 
 class Heard(NamedTuple):
-    """Holds the body of an authentic frame that was not heard before, from a live sender."""
+    """Holds the body of an authentic, fresh frame of a live sender."""
 
     epoch: bytes
     body: bytes
 
 
 class PeerResumed(NamedTuple):
-    """Tells that a sender was resumed from a snapshot of its memory."""
+    """Reports that a sender was resumed from a snapshot of its memory."""
 
     sender: bytes
 
 
 class SelfResumed(NamedTuple):
-    """Tells that this node was resumed from a snapshot of its memory, and has begun a new epoch."""
+    """Reports that this node was resumed from a snapshot of its memory, and has begun a new epoch."""
 
 
 FreshnessEvent = PeerResumed | SelfResumed
@@ -54,7 +55,7 @@ FreshnessEvent = PeerResumed | SelfResumed
 
 @dataclass(slots=True)
 class _Sender:
-    """Holds what is known of one sender.  Times are seconds, monotonic."""
+    """Holds the state of one sender.  Times are seconds, monotonic."""
 
     epoch: bytes | None = None
     """The sender's one proved epoch."""
@@ -74,13 +75,13 @@ class _Sender:
     """When the last challenge was sent."""
 
     def is_answered_by(self, proof: Proof | None, now: float) -> bool:
-        """Return True if this is a response to the challenge under way that does not come too late."""
+        """Return True if `proof` is a response to the challenge under way, within ANSWER_S of its draw."""
         if not isinstance(proof, Response) or not self.nonce or proof.nonce != self.nonce:
             return False
         return now - self.drawn_at < limits.ANSWER_S
 
     def begin(self, epoch: bytes, counter: int) -> None:
-        """Take `epoch` for proved, by the frame with this counter; frames from before it may be recordings."""
+        """Accept `epoch` as proved by the frame with this counter; frames with lower counters may be recordings."""
         self.epoch, self.nonce, self.replays = epoch, b"", 0
         self.window, self.by_link = ReplayWindow.behind(counter), {}
 
@@ -88,8 +89,8 @@ class _Sender:
 class Freshness:
     """Proves that senders are live, and to them that this node is.
 
-    `keys`: the first one seals, all of them open.  `links`: over how many of them each frame is sent.  `random` returns
-    so many random bytes.
+    `keys`: the first one seals, all of them open; 32 bytes each.  `links`: the number of links over which each frame is
+    sent.  `random(n)` returns n random bytes.  `now` is in seconds, monotonic.
     """
 
     def __init__(self, keys: Sequence[bytes], *, name: str, links: int, random: Callable[[int], bytes]) -> None:
@@ -112,7 +113,7 @@ class Freshness:
         self._sealer = Sealer(self._keys[0], name=self._name, epoch=self.epoch)
 
     def rekey(self, keys: Sequence[bytes]) -> None:
-        """Seal with the first of `keys` from now on, and open with all.  Epochs, counters and proofs go on."""
+        """Seal with the first of `keys` from now on, and open with all.  Epochs, counters and proofs stay."""
         self._keys = keys
         self._opener.rekey(keys)
         self._sealer.rekey(keys[0])
@@ -127,17 +128,17 @@ class Freshness:
         return self._events.popleft() if self._events else None
 
     def get_timer(self) -> None:
-        """Return None: everything that is said answers a frame, at once."""
+        """Return None: every body answers a frame at once."""
 
     def handle_timer(self, now: float) -> None:
         """Do nothing: no timer is ever due."""
 
     def seal(self, bodies: Sequence[bytes]) -> list[bytes]:
-        """Return the frames that carry `bodies`."""
+        """Return the sealed frames that carry `bodies`, in their order."""
         return list(map(self._sealer.seal, bodies))
 
     def receive(self, frame: bytes, link: int, now: float) -> Heard | None:
-        """Return the body in a frame that came over the link of this number; None if it was about freshness.
+        """Return the body in a frame that arrived over the link of this number; None if the frame was about freshness.
 
         Raises RefusedError, whose `reason` tells why the frame is dropped.
         """
@@ -162,7 +163,7 @@ class Freshness:
 
     def _sender(self, identity: bytes) -> _Sender:
         known = self._senders.pop(identity, None) or _Sender()
-        self._senders[identity] = known  # the one heard last stands last
+        self._senders[identity] = known  # in the order of the last frame
         if len(self._senders) > limits.SENDERS_MAX:
             del self._senders[next(iter(self._senders))]
         return known
@@ -170,7 +171,7 @@ class Freshness:
     def _check_replay(self, sender: _Sender, opened: Opened, link: int) -> None:
         """Accept the counter of a frame of the proved epoch.  Raises RefusedError if it is not fresh.
 
-        A frame comes once over each link.  Over another link it is a duplicate, over the same one it was replayed.
+        A frame arrives once over each link.  Over another link it is a duplicate; over the same link it was replayed.
         """
         if self._links > 1:
             window = sender.by_link.setdefault(link, ReplayWindow())
@@ -182,7 +183,7 @@ class Freshness:
         sender.window.accept(opened.counter)
 
     def _receive_replayed(self, sender: _Sender, opened: Opened, size: int, now: float) -> bool:
-        """Find out whether the sender was resumed from a snapshot; return True if this frame shows that it was."""
+        """Return True if a replayed frame shows that its sender was resumed from a snapshot; else count it."""
         proof = unpack_proof(opened.body)
         if sender.is_answered_by(proof, now) and opened.counter <= sender.highest_at_draw:
             sender.nonce, sender.replays = b"", 0
@@ -196,7 +197,7 @@ class Freshness:
         return False
 
     def _receive_unproved(self, sender: _Sender, opened: Opened, size: int, now: float) -> None:
-        """Take in a frame of an epoch that is not proved: nothing is looked at except what is about freshness."""
+        """Process a frame of an epoch that is not proved: only challenges and responses in it are read."""
         proof = unpack_proof(opened.body)
         if sender.is_answered_by(proof, now):
             sender.begin(opened.epoch, opened.counter)
@@ -211,7 +212,7 @@ class Freshness:
     def _challenge(self, sender: _Sender, identity: bytes, size: int, now: float) -> None:
         """Challenge a sender, unless it was just challenged, or its frame of `size` bytes is shorter than a challenge.
 
-        So nobody can have other nodes flooded by this one.
+        The limits keep this node from being used to flood others.
         """
         if now - sender.challenged_at < limits.CHALLENGE_S or size < OVERHEAD + CHALLENGE_BYTES:
             return
@@ -223,7 +224,7 @@ class Freshness:
         self._bodies.append(challenge(identity, sender.nonce))
 
     def _answer(self, proof: Proof, now: float) -> None:
-        """Answer a challenge of this node, and begin a new epoch if this one's counters have gone back."""
+        """Answer a challenge to this node; after REWOUND begin a new epoch, as this epoch's counters have gone back."""
         if isinstance(proof, Challenge) and proof.target == self._id:
             if now - self._responded_at >= limits.RESPONSE_S:
                 self._responded_at = now
@@ -231,5 +232,5 @@ class Freshness:
                 self._bodies.append(response(proof.nonce))
         elif isinstance(proof, Rewound) and proof.epoch == self.epoch:
             self.begin_epoch()
-            self._senders.clear()  # what this node has heard since the snapshot could be played to it again
+            self._senders.clear()  # frames received since the snapshot could be replayed to this node
             self._events.append(SelfResumed())

@@ -1,4 +1,4 @@
-"""CHALLENGE, RESPONSE and REWOUND: the bodies that tell live epochs from others.  Pure.
+"""Packs and unpacks CHALLENGE, RESPONSE and REWOUND, the bodies that prove that an epoch is live.  Pure.
 
 All bodies of the protocol are msgpack arrays whose first element is the kind, out of one space of numbers.  These
 kinds belong to this package, all others to `ftfw.replication.messages`.
@@ -25,16 +25,16 @@ class Challenge(NamedTuple):
 
 
 class Response(NamedTuple):
-    """Proves that the epoch in which it is sealed is live: somebody has just drawn `nonce`."""
+    """Proves that the epoch in which it is sealed is live: it repeats the `nonce` of a recent challenge."""
 
     nonce: bytes
 
 
 class Rewound(NamedTuple):
-    """Tells the sender of `epoch` that its counters have gone back, so that it must begin another epoch.
+    """Informs the sender of `epoch` that its counters have gone back, so that it must begin another epoch.
 
-    The sender of this body has had a fresh nonce answered in that epoch under a counter of the past.  The statement is
-    true for ever, so a recording of it says nothing wrong.
+    A node sends it after a fresh nonce was answered in that epoch under a counter of the past.  The statement stays
+    true, so that a recording of it does no harm.
     """
 
     epoch: bytes
@@ -65,15 +65,15 @@ CHALLENGE_BYTES: Final = len(challenge(bytes(SENDER_SIZE), bytes(NONCE_BYTES)))
 
 
 def unpack_proof(body: bytes) -> Proof | None:
-    """Return the proof in an authentic body; None if the body is of another kind, which is not looked at any further.
+    """Return the proof in an authentic body; None if the body is of another kind.
 
-    Raises RefusedError with the reason `malformed` if it is of one of these kinds, but not as it should be.
+    Raises RefusedError with the reason `malformed` if it is of one of these kinds, but not valid.
     """
     if body[1:2] not in _KINDS:
         return None
     try:
         fields = msgpack.unpackb(body)
-    except Exception as error:  # msgpack raises a family of its own
+    except Exception as error:  # msgpack raises many types of exceptions
         raise RefusedError("malformed") from error
     match fields:
         case [9, bytes(target), bytes(nonce)]:

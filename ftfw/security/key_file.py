@@ -1,4 +1,4 @@
-"""Link keys: 32 random bytes, kept as one line of base64 in a file that only its owner may read."""
+"""Writes and reads link keys: 32 random bytes, as one line of base64 in a file that only its owner may read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SERVICE_USER = "ftfw"  # conf/systemd/ftfw.sysusers
 
 
 class KeyFileError(Exception):
-    """Tells that a key file cannot be used or made: which one, what was found, and the remedy."""
+    """Raised if a key file cannot be used or made; the message has its path, what was found, and the remedy."""
 
 
 def generate(path: Path) -> None:
@@ -40,7 +40,7 @@ def generate(path: Path) -> None:
 
 
 def read(path: Path) -> bytes:
-    """Return the key in the file at `path`, 32 bytes.  Raises KeyFileError if there is none or others could know it."""
+    """Return the key in the file at `path`, 32 bytes.  Raises KeyFileError if that fails or others have access."""
     try:
         # Without O_NONBLOCK a FIFO by that name would keep the daemon from starting.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -72,7 +72,7 @@ def _check_status(path: Path, status: os.stat_result) -> None:
         raise KeyFileError(f"{path}: not a regular file; make a key with `ftfw keygen FILE`")
     mode = stat.S_IMODE(status.st_mode)
     if mode & 0o077:
-        raise KeyFileError(f"{path}: mode {mode:04o} lets others at the key; `chmod 600 {path}`")
+        raise KeyFileError(f"{path}: mode {mode:04o} gives other users access to the key; `chmod 600 {path}`")
     if status.st_uid not in {0, os.geteuid(), *_service_uid()}:
         raise KeyFileError(f"{path}: belongs to user {status.st_uid}, who could change it; `chown root {path}`")
 

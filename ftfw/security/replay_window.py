@@ -1,4 +1,4 @@
-"""The replay window of one sender's epoch (for the purpose, see RFC 6479).  Pure."""
+"""Keeps the replay window of one sender's epoch (for the purpose, see RFC 6479).  Pure."""
 
 from ftfw.security.security_limits import WINDOW_COUNTERS
 

@@ -27,11 +27,11 @@ _LIBC.freeifaddrs.restype = None
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """Holds what decides whether a link can run over an interface."""
+    """Holds the properties that decide whether a link can run over an interface."""
 
-    index: int  # an interface that was deleted and made anew has another one
+    index: int  # an interface that was deleted and created again has another one
     up: bool
-    running: bool  # there is a carrier, as far as the kind of interface can tell
+    running: bool  # there is a carrier; interfaces that cannot detect one are always running
     multicast: bool
     mtu: int  # bytes
 

@@ -45,7 +45,7 @@ class Nft:
 
 
 def is_installed() -> bool:
-    """Tell whether the library is installed."""
+    """Return whether the library is installed."""
     try:
         _load()
     except NftError:

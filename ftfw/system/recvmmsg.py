@@ -59,7 +59,7 @@ class BatchReader:
         self._starts = range(0, slots * usual, usual)
 
     def read(self, descriptor: int) -> list[bytes]:
-        """Return the datagrams that are there, at most `slots`, without waiting.
+        """Return the datagrams that wait, at most `slots`, and none if there is none.
 
         Datagrams longer than `size` are left out and added to `truncated`.  Raises OSError.
         """

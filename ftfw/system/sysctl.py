@@ -6,7 +6,7 @@ SYSCTLS = Path("/proc/sys/net/netfilter")
 
 
 def read(name: str) -> int | None:
-    """Return the value of net.netfilter.`name`; None if the kernel has no such switch."""
+    """Return the value of net.netfilter.`name`; None if the kernel does not have it."""
     try:
         return int((SYSCTLS / name).read_text())
     except (OSError, ValueError):

@@ -166,7 +166,7 @@ def read_fifo(data: bytes) -> None:
     for start in range(1, len(data), size):
         for notification in parser.feed(data[start : start + size]):
             assert notification.state in STATES
-            assert states.hear(notification) in (RoleEvent.PROMOTE, RoleEvent.DEMOTE)
+            assert states.record(notification) in (RoleEvent.PROMOTE, RoleEvent.DEMOTE)
     assert len(pickle.dumps(parser)) <= LINE_MAX_BYTES + 1000  # it keeps one unfinished line at most
     parser.cut_off()
 

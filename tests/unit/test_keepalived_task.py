@@ -167,12 +167,12 @@ async def test_what_is_no_fifo_is_told_once_and_waited_for(tmp_path: Path, caplo
 async def test_a_hook_has_a_say_until_the_fifo_has(tmp_path: Path) -> None:
     daemon = Daemon(tmp_path / "fifo")
     master = Notification(("INSTANCE", "VI_1"), MASTER)
-    assert daemon.keepalived.hear_hook(master, 1) is RoleEvent.PROMOTE
+    assert daemon.keepalived.record_hook(master, 1) is RoleEvent.PROMOTE
     async with daemon.running():
         await daemon.opened()
         daemon.write(b'INSTANCE "VI_1" BACKUP 150\n')
         await daemon.wants(RoleEvent.DEMOTE)
-        assert daemon.keepalived.hear_hook(master, 2) is None
+        assert daemon.keepalived.record_hook(master, 2) is None
         status = daemon.keepalived.status()
         assert status is not None
         assert status["instances"] == {"INSTANCE VI_1": "BACKUP"}
@@ -253,5 +253,5 @@ async def test_a_free_backup_with_all_addresses_wants_to_be_active_once_and_says
         "192.0.2.1: all on this host for 3 s, without a notification of keepalived since this daemon"
     )
     # The first instance that is heard of does not speak for the other one.
-    assert daemon.keepalived.hear_hook(Notification(("INSTANCE", "VI_1"), MASTER), 1) is RoleEvent.PROMOTE
-    assert daemon.keepalived.hear_hook(Notification(("INSTANCE", "VI_2"), "BACKUP"), 2) is RoleEvent.DEMOTE
+    assert daemon.keepalived.record_hook(Notification(("INSTANCE", "VI_1"), MASTER), 1) is RoleEvent.PROMOTE
+    assert daemon.keepalived.record_hook(Notification(("INSTANCE", "VI_2"), "BACKUP"), 2) is RoleEvent.DEMOTE

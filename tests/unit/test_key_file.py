@@ -65,7 +65,7 @@ def test_a_file_open_to_others_is_refused(tmp_path: Path, mode: int) -> None:
     file = tmp_path / "link.key"
     key_file.generate(file)
     file.chmod(mode)
-    with pytest.raises(KeyFileError, match=f"mode {mode:04o} lets others at the key; `chmod 600 {file}`"):
+    with pytest.raises(KeyFileError, match=f"mode {mode:04o} gives other users access to the key; `chmod 600 {file}`"):
         key_file.read(file)
 
 

@@ -133,7 +133,7 @@ async def test_another_protocol_version_is_refused_naming_both(caplog: pytest.Lo
     assert link.dropped["version"] == 2
     (told,) = caplog.messages  # once
     assert told.startswith(
-        f"one: frames of protocol version 9 come in, and this node, fw1 with ftfw {__version__}, speaks"
+        f"one: frames of protocol version 9 arrive, and this node, fw1 with ftfw {__version__}, speaks"
     )
 
 

@@ -11,7 +11,7 @@ VI_1, VI_2, FW = ("INSTANCE", "VI_1"), ("INSTANCE", "VI_2"), ("GROUP", "FW")
 
 
 def wanted(states: VrrpStates, *said: tuple[tuple[str, str], str]) -> list[RoleEvent | None]:
-    return [states.hear(Notification(*each)) for each in said]
+    return [states.record(Notification(*each)) for each in said]
 
 
 def test_one_instance_decides_without_being_named() -> None:
@@ -62,19 +62,19 @@ def test_until_it_is_heard_of_a_name_is_in_the_first_role() -> None:
 
 def test_a_late_hook_does_not_overrule_the_fifo() -> None:
     states = VrrpStates([], "backup")
-    assert states.hear(Notification(VI_1, MASTER), hook=1) is RoleEvent.PROMOTE
-    assert states.hear(Notification(VI_1, "BACKUP")) is RoleEvent.DEMOTE
-    assert states.hear(Notification(VI_1, MASTER), hook=2) is None
-    assert states.hear(Notification(VI_2, "BACKUP"), hook=3) is RoleEvent.DEMOTE
+    assert states.record(Notification(VI_1, MASTER), hook=1) is RoleEvent.PROMOTE
+    assert states.record(Notification(VI_1, "BACKUP")) is RoleEvent.DEMOTE
+    assert states.record(Notification(VI_1, MASTER), hook=2) is None
+    assert states.record(Notification(VI_2, "BACKUP"), hook=3) is RoleEvent.DEMOTE
     assert states.dropped == {"hook_overruled": 1}
 
 
 def test_of_hooks_the_one_that_came_last_counts_in_whatever_order_they_are_read() -> None:
     states = VrrpStates(["VI_1", "VI_2"], "active")
-    assert states.hear(Notification(VI_1, MASTER), hook=5) is RoleEvent.PROMOTE
-    assert states.hear(Notification(VI_1, "BACKUP"), hook=4) is None
-    assert states.hear(Notification(VI_2, "FAULT"), hook=3) is RoleEvent.DEMOTE  # the last of this one
-    assert states.hear(Notification(VI_2, MASTER), hook=6) is RoleEvent.PROMOTE
+    assert states.record(Notification(VI_1, MASTER), hook=5) is RoleEvent.PROMOTE
+    assert states.record(Notification(VI_1, "BACKUP"), hook=4) is None
+    assert states.record(Notification(VI_2, "FAULT"), hook=3) is RoleEvent.DEMOTE  # the last of this one
+    assert states.record(Notification(VI_2, MASTER), hook=6) is RoleEvent.PROMOTE
     assert states.dropped == {"hook_overtaken": 1}
 
 
@@ -88,7 +88,7 @@ def test_of_hooks_the_one_that_came_last_counts_in_whatever_order_they_are_read(
 )
 def test_only_the_last_word_of_each_counts(said: list[Notification], listed: set[str], role: str) -> None:
     states = VrrpStates(listed, role)
-    found = [each for each in map(states.hear, said) if each is not None]
+    found = [each for each in map(states.record, said) if each is not None]
     counted = [each for each in said if not listed or each.subject[1] in listed]
     last = {subject: state for subject, state in counted if state}
     there = {subject[1]: state for subject, state in last.items() if state != "DELETED"}
@@ -106,5 +106,5 @@ def test_only_the_last_word_of_each_counts(said: list[Notification], listed: set
 def test_assumed_masters_are_what_the_first_notification_does_not_decide_alone(names: list[str]) -> None:
     states = VrrpStates(names, "backup")
     states.assume_master()
-    assert states.hear(Notification(VI_1, MASTER)) is RoleEvent.PROMOTE
-    assert states.hear(Notification(VI_2, "BACKUP")) is RoleEvent.DEMOTE
+    assert states.record(Notification(VI_1, MASTER)) is RoleEvent.PROMOTE
+    assert states.record(Notification(VI_2, "BACKUP")) is RoleEvent.DEMOTE

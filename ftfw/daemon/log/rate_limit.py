@@ -1,4 +1,4 @@
-"""Limits the log to a few lines of one kind a minute, and counts those that it leaves out."""
+"""Limits the log to a few lines of one kind a minute, and counts the lines that it leaves out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Final
 
 BURST: Final = 5  # lines of one kind
 WINDOW_S: Final = 60.0
-KINDS_MAX: Final = 1000  # told apart by template and words; beyond, by template only
+KINDS_MAX: Final = 1000  # kinds by template and words; further records are of one kind by template only
 ALWAYS: Final = {"always": True}
 """The `extra` of a line that is never left out."""
 
@@ -55,7 +55,7 @@ class RateLimit(logging.Filter):
         self._lock = threading.Lock()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether the record is written."""
+        """Return whether the record is to be written."""
         if getattr(record, "always", False):
             return True
         with self._lock:
@@ -90,7 +90,7 @@ class RateLimit(logging.Filter):
                 self._write(_summary(counted.last, counted.count - BURST))
 
     def _write(self, record: logging.LogRecord) -> None:
-        """Write a record past this filter, from any thread."""
+        """Write a record without this filter, from any thread."""
         with self._handler.lock or nullcontext():
             self._handler.emit(record)
 

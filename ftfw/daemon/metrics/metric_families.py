@@ -20,7 +20,7 @@ PACKETS_BUCKETS: Final = (0, 1, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
 
 
 def collect(status: Status) -> Iterator[Metric]:
-    """Yield all metrics of a status; what is None or absent in it has no sample."""
+    """Yield all metrics of a status; a field that is None or absent has no sample."""
     yield InfoMetricFamily("ftfw_node", "this node", {key: str(status.get(key)) for key in ("node", "mode", "version")})
     for field in FIELDS:
         if field.metric is not None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
 
-DISAGREEMENT_S: Final = 1.0  # for which role and addresses may differ: a takeover takes a while
-ADOPTION_S: Final = 3.0  # for which all addresses are on a backup, and no active is heard, before it becomes active
+DISAGREEMENT_S: Final = 1.0  # longest time for which role and addresses may differ, as during a takeover
+ADOPTION_S: Final = 3.0  # time with all addresses on a backup, and no active heard, until it becomes active
 
 
 class AddressMonitor:
@@ -19,7 +19,7 @@ class AddressMonitor:
         self._addresses = {address.packed: str(address) for address in addresses}
         self._present: list[str] = []
         self._differs_since: float | None = None
-        self._on_backup_since: float | None = None  # all addresses
+        self._on_backup_since: float | None = None  # since when all addresses are on a backup
         self.disagreement: str | None = None
 
     @property
@@ -29,17 +29,17 @@ class AddressMonitor:
 
     @property
     def complete(self) -> bool:
-        """Tell whether there are virtual addresses, and this host has all of them."""
+        """Return whether there are virtual addresses, and this host has all of them."""
         return bool(self._present) and len(self._present) == len(self._addresses)
 
-    def learn(self, own: frozenset[bytes]) -> None:
+    def learn_addresses(self, own: frozenset[bytes]) -> None:
         """Record all addresses of this host, packed."""
         self._present = [text for packed, text in self._addresses.items() if packed in own]
 
-    def compare(self, role: str | None, now: float) -> bool:
-        """Compare role and addresses, at `now` (seconds, monotonic); return whether `disagreement` has changed.
+    def check_role(self, role: str | None, now: float) -> bool:
+        """Update `disagreement` between role and addresses; return whether it has changed.
 
-        `role` is None while it changes: no disagreement begins then.
+        `now` is in seconds, monotonic.  `role` is None while it changes: no disagreement begins then.
         """
         found = self._difference(role) if role is not None else None
         if found is None:
@@ -50,8 +50,11 @@ class AddressMonitor:
         before, self.disagreement = self.disagreement, found if lasts else None
         return self.disagreement != before
 
-    def is_to_adopt(self, role: str | None, now: float) -> bool:
-        """Tell whether all virtual addresses have been on a backup for ADOPTION_S; to be called at each look."""
+    def must_adopt(self, role: str | None, now: float) -> bool:
+        """Return whether all virtual addresses have been on a backup for ADOPTION_S.
+
+        The caller calls this regularly: the time counts from the first call that finds them.
+        """
         if role != "backup" or not self.complete:
             self._on_backup_since = None
         elif self._on_backup_since is None:

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 from ftfw.control.notification_words import STATES
 
 LINE_MAX_BYTES: Final = 1024  # keepalived's lines are as long as a name
-WRITER_MISSED_S: Final = 30.0  # without a writer; a restart of keepalived and the boot of a host take less
+WRITER_MISSED_S: Final = 30.0  # time without a writer; a restart of keepalived and the boot of a host take less
 
 _LINE: Final = re.compile(r'(INSTANCE|GROUP) (?:"(.*)"|(\S+)) ([A-Z_]+)(?: -?\d+)?')
 
@@ -17,7 +17,7 @@ Subject = tuple[str, str]
 
 
 class Notification(NamedTuple):
-    """Says that an instance or a group is in one of STATES."""
+    """Reports that an instance or a group is in one of STATES."""
 
     subject: Subject
     state: str
@@ -44,7 +44,7 @@ class NotificationParser:
             self._rest, self._overlong = b"", True
 
     def cut_off(self) -> None:
-        """Drop an unfinished line: another FIFO follows, on which the end of the line does not come."""
+        """Drop an unfinished line: the next bytes are of another FIFO."""
         if self._rest or self._overlong:
             self.dropped["line_cut_off"] += 1
         self._rest, self._overlong = b"", False
@@ -62,11 +62,11 @@ class NotificationParser:
 
 
 class FifoWriterWatch:
-    """Watches whether keepalived has the FIFO open: if there was none when it started, it opens none until a reload."""
+    """Watches whether keepalived has the FIFO open: a FIFO that was missing at its start, it opens at a reload only."""
 
     def __init__(self) -> None:
-        self.present: bool | None = None  # somebody has the FIFO open for writing; None before the first look
-        self.missed = False  # nobody has had it open for WRITER_MISSED_S
+        self.present: bool | None = None  # a process has the FIFO open for writing; None before the first check
+        self.missed = False  # no process has had it open for WRITER_MISSED_S
         self._absent_since: float | None = None
 
     def update(self, *, present: bool, now: float) -> bool:

@@ -20,7 +20,7 @@ class RoleState(Enum):
 
 
 class RoleEvent(Enum):
-    """Names what happens: a command or keepalived wants a role, or the action under way is done."""
+    """Names an event: a command or keepalived wants a role, or the action under way is done."""
 
     PROMOTE = "promote"
     DEMOTE = "demote"
@@ -28,7 +28,7 @@ class RoleEvent(Enum):
 
 
 class Action(Enum):
-    """Names what the node does; the event DONE follows COMMIT and STOP, and ends a change."""
+    """Names an action of the node; the event DONE follows COMMIT and STOP."""
 
     COMMIT = "commit"  # end a backup's work, put its store into the kernel
     STREAM = "stream"  # begin an active's work
@@ -55,5 +55,5 @@ TRANSITIONS: Final[dict[tuple[RoleState, RoleEvent], tuple[RoleState, Action | N
     (RoleState.DEMOTING, RoleEvent.DONE): (RoleState.BACKUP, Action.LISTEN),
     (RoleState.RETURNING, RoleEvent.PROMOTE): (RoleState.RETURNING, None),
     (RoleState.RETURNING, RoleEvent.DEMOTE): (RoleState.DEMOTING, None),
-    (RoleState.RETURNING, RoleEvent.DONE): (RoleState.ACTIVE, Action.STREAM),  # it goes on with its own table
+    (RoleState.RETURNING, RoleEvent.DONE): (RoleState.ACTIVE, Action.STREAM),  # it streams its own table again
 }

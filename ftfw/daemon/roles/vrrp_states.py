@@ -25,10 +25,10 @@ class VrrpStates:
         self._names = frozenset(names)
         self._assumed_master = set(self._names) if role == "active" else set()
         self._over_fifo: set[Subject] = set()
-        self._by_hook: dict[Subject, int] = {}  # the number of the last hook that counted
+        self._by_hook: dict[Subject, int] = {}  # the number of the last hook that counted, by subject
 
-    def hear(self, notification: Notification, hook: int | None = None) -> RoleEvent | None:
-        """Record a notification; return what all states together want, or None if the notification does not count.
+    def record(self, notification: Notification, hook: int | None = None) -> RoleEvent | None:
+        """Record a notification; return the role that all states together want, or None if it does not count.
 
         `hook` is None for a notification from the FIFO, else a number that is higher for a later hook. Hook scripts run
         concurrently, and one may be late: where the FIFO notifies, a hook does not count.
