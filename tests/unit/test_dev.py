@@ -22,6 +22,8 @@ def project(tmp_path: Path) -> Path:
     made = tmp_path / "project"
     made.mkdir()
     shutil.copy(DEV, made / "dev")
+    (made / ".ci").mkdir()
+    shutil.copy(DEV.parent / ".ci/test-on", made / ".ci")
     for name in ("requirements.lock", "pyproject.toml"):
         (made / name).touch()
     (tmp_path / "bin").mkdir()
@@ -59,3 +61,16 @@ def test_a_lint_without_shellcheck_fails_and_says_what_to_do(project: Path) -> N
     assert done.stderr == "dev: shellcheck is not installed: `./dev setup` installs it, with all the rest\n"
     script(project.parent / "bin/shellcheck", "exit 0")
     assert run(project, "./dev", "lint", cwd=project).returncode == 0
+
+
+@pytest.mark.parametrize("arguments", [[], ["stretch"], ["--keep"], ["--keep", "stretch"], ["tests/unit", "bookworm"]])
+def test_a_release_that_there_is_not_is_refused_before_anything_is_made(project: Path, arguments: list[str]) -> None:
+    script(project.parent / "bin/id", "echo 0")
+    script(project.parent / "bin/dpkg-query", "echo installed")
+    done = run(project, "./dev", "test-on", *arguments, cwd=project)
+    assert (done.returncode, done.stdout) == (2, "")
+    found = next((each for each in arguments if each != "--keep"), "")
+    assert done.stderr == (
+        f'test-on: RELEASE: found "{found}", expected one of: bookworm trixie; '
+        "usage: ./dev test-on [--keep] RELEASE [ARGUMENTS of ./dev test]\n"
+    )
