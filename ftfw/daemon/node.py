@@ -61,13 +61,16 @@ def run(config: Config, role: str, path: Path) -> None:
     except (requirements.RequirementError, key_file.KeyFileError) as error:
         raise StartError(str(error)) from None
     links = [_make_link(link, config.node.name) for link in config.link]
+    refusal: BaseException | None = None
     try:
         trio.run(NodeDaemon(config, Transport(links, keys, name=config.node.name), role, KeyReload(path, config)).run)
     except* ControlError as group:
-        raise StartError(str(first_of(group))) from None
+        refusal = first_of(group)  # not raised here: Python before 3.11.4 wraps what is raised in an except* clause
     finally:
         for link in links:
             link.close()
+    if refusal is not None:
+        raise StartError(str(refusal)) from None
 
 
 def _make_link(link: AnyLink, node: str) -> Link:
