@@ -2,6 +2,7 @@
 
 import errno
 import secrets
+import signal
 import socket
 import struct
 import sys
@@ -187,8 +188,14 @@ def test_a_daemon_whose_only_link_has_no_interface_serves_commands_and_is_in_syn
         backup.start("backup")
         status = backup.status()
         assert (status["synced"], status["links"][0]["up"]) == (False, False)
+        trouble = "there is no interface sync; create it, or correct `interface` of this [[link]]"
+        assert status["links"][0]["trouble"] == trouble
+        assert f"down: {trouble}" in backup.log.read_text()
         connect((active, backup), "sync")
         replicates(active, backup, 1)
+        until(lambda: link(backup)["trouble"] is None, "no trouble")
+        assert backup.log.read_text().count("there is no interface sync") == 1
+        assert backup.kill(signal.SIGTERM) == 0  # it is the process that was started without the interface
 
 
 @pytest.mark.parametrize("links", [MULTICAST, MULTICAST_6, "udp"])
