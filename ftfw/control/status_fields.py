@@ -250,6 +250,16 @@ FIELDS: Final = (
         metric=_gauge("ftfw_stream_behind_frames"),
     ),
     StatusField(
+        "stream.waiting",
+        "backup: frames that have arrived and are not applied yet: they wait behind a gap, or for work on the store",
+        metric=_gauge("ftfw_stream_waiting_frames"),
+    ),
+    StatusField(
+        "stream.waiting_bytes",
+        "backup: memory that these frames take, about, in bytes",
+        metric=_gauge("ftfw_stream_waiting_bytes"),
+    ),
+    StatusField(
         "stream.gaps",
         "backup: gaps in the stream that could not be filled",
         grade=_unless_zero,
@@ -280,6 +290,11 @@ FIELDS: Final = (
         "backup: entries repaired after a compare although the store was in sync: `missing`, `stale` or `different`",
         grade=_unless_zero,
         metric=_counter("ftfw_stream_repaired_entries"),
+    ),
+    StatusField(
+        "stream.kept_bytes",
+        "active: bytes of the frames kept until every live backup has acknowledged them",
+        metric=_gauge("ftfw_stream_kept_bytes"),
     ),
     StatusField("stream.resent", "active: frames sent again", metric=_counter("ftfw_stream_resent_frames")),
     StatusField(

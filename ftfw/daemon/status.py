@@ -144,6 +144,8 @@ class NodeStatus:
                 "state": backup.state.value,
                 "incoming": standby.store.snapshot_size if standby.store.in_snapshot else None,
                 "behind": backup.behind,
+                "waiting": backup.waiting,
+                "waiting_bytes": backup.waiting_bytes,
                 "gaps": backup.gaps,
                 "repeated": backup.repeated,
                 "snapshots": backup.snapshots,
@@ -154,7 +156,13 @@ class NodeStatus:
             }
         if streaming is not None:
             active = streaming.active
-            return {"resent": active.resent, "outrun": active.outrun, "compared": active.compared, **proofs}
+            return {
+                "kept_bytes": active.kept_bytes,
+                "resent": active.resent,
+                "outrun": active.outrun,
+                "compared": active.compared,
+                **proofs,
+            }
         return proofs
 
     def _peers(self, now: float) -> list[dict[str, Any]]:

@@ -174,6 +174,11 @@ class Active:
         self._kept_bytes -= len(self._kept.pop(sequence).body)
 
     @property
+    def kept_bytes(self) -> int:
+        """Bytes of the frames that can be sent again.  At most KEPT_BYTES of `limits`."""
+        return self._kept_bytes
+
+    @property
     def oldest(self) -> int:
         """Return the number of the oldest frame that can be sent again; the next frame's number if there is none."""
         return self.sequence + 1 - len(self._kept)

@@ -183,7 +183,7 @@ class Backup:
             self._apply(frame, now)
         else:
             self._waiting.add(frame)
-            if self._waiting.too_many:
+            while self._waiting.too_many:  # several times if a large frame has come after small ones
                 self._make_room(now)
         if self._waiting:
             self._apply_waiting(1, now)  # one more than was added, so that the queue shrinks however fast frames arrive
@@ -293,6 +293,7 @@ class Backup:
             self._ask(now)  # the active sends them in order
             return
         theirs += found.digests
+        assert len(theirs) <= DIGEST_BYTES << limits.BUCKET_BITS_MAX  # no slice reaches behind the last bucket
         if len(theirs) == DIGEST_BYTES << found.bits:
             self._work = self._compare(found.bits, found.salt, array("I", theirs), now)
 
@@ -458,6 +459,16 @@ class Backup:
     def behind(self) -> int:
         """Return the number of frames that the active is known to have sent and that are not applied."""
         return self._known - self.applied
+
+    @property
+    def waiting(self) -> int:
+        """How many frames have come and are not applied yet.  At most WAITING_FRAMES of `limits`."""
+        return len(self._waiting)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that these frames take, about.  At most WAITING_BYTES of `limits`."""
+        return self._waiting.memory
 
     def heard(self, now: float) -> bool:
         """Return True if the active was heard within FRESH_S."""

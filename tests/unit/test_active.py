@@ -162,11 +162,14 @@ def test_frames_are_kept_until_every_live_backup_has_them() -> None:
         active.offer([[conn().new()]], 0.0)
     active.receive(PEER, ack(4), 0.1)
     active.receive(PEER, ack(2, name="fw3"), 0.1)
+    sent = active.bodies_to_send()
+    assert active.kept_bytes == sum(map(len, sent))
     active.handle_timer(0.1)
     assert active.oldest == 3
+    assert active.kept_bytes == sum(map(len, sent[2:]))
     active.receive(PEER, ack(5), PEER_LOST_S + 1)
     active.handle_timer(PEER_LOST_S + 1)  # fw3 is lost, and holds nobody up
-    assert active.oldest == 6
+    assert (active.oldest, active.kept_bytes) == (6, 0)
 
 
 def test_a_frame_is_sent_again_as_it_was_but_not_twice_in_a_moment() -> None:

@@ -222,6 +222,17 @@ def test_nor_are_few_frames_that_unpack_to_much(monkeypatch: pytest.MonkeyPatch)
     assert of(play).gaps == 1
 
 
+def test_as_many_frames_give_way_as_a_large_one_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    large = events(11, *[OTHER_FLOW.new()] * 10)
+    monkeypatch.setattr(limits, "WAITING_BYTES", large.memory)
+    play = complete()
+    play >> events(5, FLOW.new()) << ack(3, (4, 4), synced=False)
+    play >> events(6) >> events(7) >> events(8) >> events(9, FLOW.new())
+    assert of(play).waiting == 5
+    play >> large << resync(9, compare=True)
+    assert (of(play).waiting, of(play).waiting_bytes) == (1, large.memory)
+
+
 def test_a_gap_within_a_snapshot_that_cannot_be_filled_aborts_it_and_asks_at_once() -> None:
     play = followed()
     play >> begin(1) >> part(3, FLOW.full()) << ack(1, (2, 2), synced=False)
