@@ -305,6 +305,17 @@ def found_by(key: bytes) -> bytes:
     return tuple_of(key) + zone_of(key)
 
 
+def reply_name(key: bytes, value: bytes) -> bytes:
+    """Return the attributes by which the kernel finds a flow from its other end: its reply tuple, and its CTA_ZONE."""
+    return split(value)[uapi.CTA_TUPLE_REPLY] + split(key).get(uapi.CTA_ZONE, b"")
+
+
+def helper_kind(flow: HeldFlow) -> tuple[str | None, int, int]:
+    """Return what the kernel looks up a flow's helper by: name (None without one), family and protocol."""
+    key, value = flow
+    return helper_of(split(value)), family_of(key), protocol_of(key)
+
+
 def helper_of(attributes: dict[int, bytes]) -> str | None:
     """Return the name of the helper in a value's attributes; None without one."""
     helper = attributes.get(uapi.CTA_HELP)

@@ -18,7 +18,7 @@ from ftfw.kernel.attributes import BODY, message, split
 from ftfw.kernel.create import Timeouts
 from ftfw.kernel.create_bulk import BATCH, Creator, batches
 from ftfw.kernel.expectation import HeldExpectation
-from ftfw.kernel.flow_entry import HeldFlow, family_of, helper_of, protocol_of
+from ftfw.kernel.flow_entry import HeldFlow, family_of, helper_kind, helper_of, reply_name
 from ftfw.kernel.netlink import CutShortError, RequestSocket, errno_name
 
 QUEUED_MAX = 3  # rewritten batches that wait for the thread that hands them to the kernel
@@ -197,7 +197,7 @@ class Injector:
         for key, value in flows:
             if key in updated:
                 continue
-            for removal in (_delete(key), _delete_reply(key, value)):  # two entries may be in the way
+            for removal in (_delete(key), _delete(reply_name(key, value))):  # two entries may be in the way
                 if not self._requests.send(removal):
                     outcome.deleted += 1
             self._create_one((key, value), outcome, pinned=pinned)
@@ -215,7 +215,7 @@ class Injector:
     def _update_body(self, flow: HeldFlow, found: dict[int, bytes], *, pinned: bool) -> bytes | None:
         """Return the attributes that make an existing entry equal to `flow`, or None if no update can do that."""
         key, value = flow
-        if _helper_kind(flow) in self._lacking:
+        if helper_kind(flow) in self._lacking:
             value = create.without(value, uapi.CTA_HELP)
         if not create.updatable(value, found):
             return None
@@ -250,7 +250,7 @@ class Injector:
             body = create.without(body, uapi.CTA_HELP)
             code = self._try(key, body)
             if code != errno.EOPNOTSUPP:
-                self._lacking.add(_helper_kind(flow))
+                self._lacking.add(helper_kind(flow))
         if code == errno.ENOENT and uapi.CTA_TUPLE_MASTER in split(body):
             outcome.remedied["master_missing"] += 1
             code = self._try(key, create.without(body, uapi.CTA_TUPLE_MASTER))
@@ -295,8 +295,8 @@ class Injector:
             if flow[0] not in found:
                 continue
             if helper_of(found[flow[0]]) == helper:
-                self._lacking.discard(_helper_kind(flow))
-            elif _helper_kind(flow) not in self._lacking:
+                self._lacking.discard(helper_kind(flow))
+            elif helper_kind(flow) not in self._lacking:
                 helperless.append(flow)
         return helperless
 
@@ -386,12 +386,6 @@ class Injector:
                 await trio.lowlevel.checkpoint()
 
 
-def _helper_kind(flow: HeldFlow) -> tuple[str | None, int, int]:
-    """Return what the kernel looks up a helper by: name, family and protocol."""
-    key, value = flow
-    return helper_of(split(value)), family_of(key), protocol_of(key)
-
-
 def _gets(keys: list[bytes]) -> list[bytes]:
     return [message(uapi.CT_GET, uapi.NLM_F_REQUEST, family_of(key), key) for key in keys]
 
@@ -402,10 +396,3 @@ def _update(key: bytes, body: bytes, sequence: int = 0) -> bytes:
 
 def _delete(key: bytes, sequence: int = 0) -> bytes:
     return message(uapi.CT_DELETE, uapi.NLM_F_REQUEST, family_of(key), key, sequence)
-
-
-def _delete_reply(key: bytes, value: bytes) -> bytes:
-    """Return the request that deletes the entry with this flow's reply tuple, in its zone."""
-    reply = split(value)[uapi.CTA_TUPLE_REPLY]
-    zone = split(key).get(uapi.CTA_ZONE, b"")
-    return message(uapi.CT_DELETE, uapi.NLM_F_REQUEST, family_of(reply), reply + zone)

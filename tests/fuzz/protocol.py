@@ -72,7 +72,8 @@ def split_stream(data: bytes) -> None:
         try:
             for start in range(0, len(stream), cut + 1):
                 fed += bit_by_bit.feed(stream[start : start + cut + 1])
-                assert len(bit_by_bit._rest) <= FRAME_MAX_BYTES + 4
+                held_back = min(start + cut + 1, len(stream)) - sum(len(framed(frame)) for frame in fed)
+                assert held_back < FRAME_MAX_BYTES + 4, "a whole frame is held back"
         except FramingError:
             assert not found or fed[: len(found)] == found
         else:
@@ -235,9 +236,17 @@ def conversations() -> Iterator[bytes]:
 # Members
 
 
+class ScopedStore(Store):
+    """Looks at the scope of each snapshot: a backup gathers no more buckets than it may ask for."""
+
+    def begin_snapshot(self, scope: Scope | None = None, *, repair: bool = False) -> None:
+        assert scope is None or len(scope.buckets) <= limits.WANTED_MAX
+        super().begin_snapshot(scope, repair=repair)
+
+
 def _backup(now: float) -> Member:
     member = Member("fw1")
-    member.begin_role(Backup(name="fw1", store=Store(), limit=LIMIT, now=now))
+    member.begin_role(Backup(name="fw1", store=ScopedStore(), limit=LIMIT, now=now))
     return member
 
 
@@ -291,13 +300,13 @@ def _live(member: Member, now: float) -> None:
     role.why_not(now)
     if member.active is not None:
         assert all(member.active.lag_s(each, now) >= 0 for each in member.active.backups.values())
+        assert member.active.kept_bytes <= limits.KEPT_BYTES
         member.active.may_snapshot(now)
         _read(member.active, now)
     if member.backup is not None:
         assert member.backup.behind >= 0
-        resync = member.backup._resync
-        assert len(resync.digests or b"") <= 4 << limits.BUCKET_BITS_MAX
-        assert len(resync.scope.buckets if resync.scope else ()) <= limits.WANTED_MAX
+        assert member.backup.waiting <= limits.WAITING_FRAMES
+        assert member.backup.waiting_bytes <= limits.WAITING_BYTES
         member.backup.work(now)
 
 

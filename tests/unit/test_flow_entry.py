@@ -56,6 +56,19 @@ def test_the_key_is_the_original_tuple_and_the_zone(each: Conn) -> None:
     assert flow_entry.tuple_of(each.key) == replace(each.original, zone=None).pack(uapi.CTA_TUPLE_ORIG)
 
 
+def test_the_name_of_the_other_end_is_the_reply_tuple_and_the_zone() -> None:
+    there = conn(zone=5)
+    reply = there.reply.pack(uapi.CTA_TUPLE_REPLY)
+    assert flow_entry.reply_name(there.key, there.held()) == reply + be16(uapi.CTA_ZONE, 5)
+    assert flow_entry.reply_name(conn().key, conn().held()) == reply
+
+
+def test_a_kernel_looks_up_helpers_by_name_family_and_protocol() -> None:
+    assert flow_entry.helper_kind((RICH.key, RICH.held())) == ("ftp", uapi.AF_INET, uapi.IPPROTO_TCP)
+    six = conn(SIX)
+    assert flow_entry.helper_kind((six.key, six.held())) == (None, uapi.AF_INET6, uapi.IPPROTO_UDP)
+
+
 def test_the_zone_of_a_key_has_one_form() -> None:
     assert flow_entry.zone_of(conn().key) == b""
     assert flow_entry.zone_of(conn(zone=3).key) == be16(uapi.CTA_ZONE, 3)

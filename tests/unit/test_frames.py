@@ -89,7 +89,7 @@ def test_a_forged_counter_is_not_taken() -> None:
 
 def test_no_keys_are_derived_for_an_epoch_that_nobody_with_the_key_has_named(monkeypatch: pytest.MonkeyPatch) -> None:
     frame, receiver = sealer().seal(b"body"), opener()
-    monkeypatch.setattr(frames, "_cipher", None)  # deriving would fail
+    monkeypatch.setattr(frames, "HKDF", None)  # deriving would fail
     for number in range(100):
         invented = frame[:16] + number.to_bytes(32, "big") + frame[48:]
         assert refused(receiver, invented) == "forged"

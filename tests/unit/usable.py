@@ -1,6 +1,6 @@
 """What a backup does with what it holds, but for the kernel."""
 
-from ftfw.kernel import create, expectation, flow_entry, injector, uapi
+from ftfw.kernel import create, expectation, flow_entry, uapi
 from ftfw.kernel.attributes import BODY, payload, split
 from ftfw.kernel.create import Timeouts
 from ftfw.kernel.create_bulk import Creator
@@ -55,7 +55,7 @@ def _use(key: bytes, value: bytes) -> None:
     assert flow_entry.found_by(key)
     master = attributes.get(uapi.CTA_TUPLE_MASTER)
     assert master is None or flow_entry.master_key(key, master)
-    assert injector._delete_reply(key, value)
-    assert injector._helper_kind((key, value))
+    assert flow_entry.reply_name(key, value)
+    assert flow_entry.helper_kind((key, value))
     assert flow_entry.timeout_of(attributes) >= 0
     flow_entry.is_fixed(attributes)
