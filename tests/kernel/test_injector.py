@@ -1,6 +1,7 @@
 """What a backup does when its kernel is not empty, lacks something, or has seen the flow before."""
 
 import ctypes
+import errno
 import struct
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -243,15 +244,24 @@ async def test_what_is_there_may_be_overwritten(pair: Pair) -> None:
 
 
 async def test_answers_are_told_apart_from_those_to_a_thread(pair: Pair) -> None:
-    """A batch is with the kernel, its errors not read yet, when another task asks for a flow."""
+    """Batches are with the kernel, their errors not read yet, when another task asks for a flow."""
     _, backup = pair
     backup.put(both(UDP, 1, 53) + alive())
     (key,) = (await backup.snapshot()).plain
-    absent = message(uapi.CT_DELETE, uapi.NLM_F_REQUEST, uapi.AF_INET, both(UDP, 2, 53))
-    backup.requests._socket.send(absent)
-    assert list(await backup.injector.get([key])) == [key]
-    present = message(uapi.CT_DELETE, uapi.NLM_F_REQUEST, uapi.AF_INET, key, 1)
-    assert [sequence for sequence, _ in backup.requests.send(present)] == [0]
+    absent = both(UDP, 2, 53)
+    batch = [message(uapi.CT_DELETE, uapi.NLM_F_REQUEST, uapi.AF_INET, absent, number) for number in range(5000)]
+
+    def send_all() -> list[list[tuple[int, int]]]:
+        return [backup.requests.send(b"".join(batch)) for _ in range(20)]
+
+    asked = 0
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(send_all)
+        while not sending.done():
+            assert list(await backup.injector.get([key])) == [key]
+            asked += 1
+    assert asked
+    assert sending.result() == [[(number, errno.ENOENT) for number in range(5000)]] * 20
 
 
 async def test_a_clash_in_a_zone_costs_no_flow_elsewhere(pair: Pair) -> None:

@@ -8,8 +8,7 @@ from random import Random
 from unittest.mock import patch
 
 from ftfw.replication import limits
-from ftfw.security.security_limits import SENDERS_MAX
-from tests.simulation.kernel import Kernel, held
+from tests.simulation.kernel import Kernel, as_dumped, end_of, held
 from tests.simulation.network import Network, Weather
 from tests.simulation.node import History, Node
 from tests.unit.conntrack import Conn
@@ -87,13 +86,14 @@ class Run:
 
     def _check_bounds(self, node: Node) -> None:
         member = node.member
-        assert len(node.freshness._senders) <= SENDERS_MAX
         if member.backup is not None:
-            assert not member.backup._waiting.too_many
+            assert member.backup.waiting <= limits.WAITING_FRAMES
+            assert member.backup.waiting_bytes <= limits.WAITING_BYTES
+            assert member.backup.waiting or not member.backup.waiting_bytes
             assert not member.backup.store.dropped
         if member.active is not None:
-            assert member.active._kept_bytes <= limits.KEPT_BYTES
-            assert member.active._kept_bytes == sum(len(kept.body) for kept in member.active._kept.values())
+            assert member.active.kept_bytes <= limits.KEPT_BYTES
+            assert (member.active.oldest > member.active.sequence) == (member.active.kept_bytes == 0)
 
     def traffic(self) -> None:
         """Some changes in the table of the node where the traffic is."""
@@ -206,10 +206,10 @@ class Run:
         key = self.random.choice(keys)
         version = self.random.choice([None, *self.known.get(key, [])])
         node.tampered.add(key)
-        if store.expectations.pop(key, None) is None:
-            store._remove(key)
+        if (value := store.value(key)) is not None:
+            store.apply([end_of(as_dumped(key, value))])
         if version is not None:
-            store._hold(key, version.held())
+            store.apply([version.new()])
 
     def _takeover(self) -> None:
         """The active dies; a backup takes over; the other comes back as a backup, sooner or later."""

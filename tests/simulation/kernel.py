@@ -98,7 +98,7 @@ class Kernel(Table):
         masters = {flow_entry.tuple_of(key) for key in over if not expectation.is_key(key)}
         left = (key for key in self.entries if expectation.is_key(key) and key not in over)
         over += [key for key in left if expectation.master_of(key) in masters]  # a master's end is theirs
-        return Change([_end(self.entries[key].row) for key in over], {}, over)
+        return Change([end_of(self.entries[key].row) for key in over], {}, over)
 
     def _take(self, change: Change) -> None:
         self.pending += change.events
@@ -114,7 +114,7 @@ class Kernel(Table):
     def create(self, key: bytes, value: bytes) -> None:
         """Create an entry as it was held; one of the same key is replaced."""
         self.rows.pop(key, None)
-        self.entries[key] = Entry(_full(key, value))
+        self.entries[key] = Entry(as_dumped(key, value))
         if not expectation.is_key(key):
             self._named[_name(key)] = key
 
@@ -294,13 +294,13 @@ def _name(key: bytes) -> bytes:
     return flow_entry.found_by(key)
 
 
-def _full(key: bytes, value: bytes) -> bytes:
+def as_dumped(key: bytes, value: bytes) -> bytes:
     """As a dump tells what was put in as it was held."""
     kind = uapi.EXP_NEW if expectation.is_key(key) else uapi.CT_NEW
     return message(kind, uapi.NLM_F_MULTI, flow_entry.family_of(key), key + value)
 
 
-def _end(row: bytes) -> bytes:
+def end_of(row: bytes) -> bytes:
     """The event of an entry's end."""
     if is_expectation(row):
         return message(uapi.EXP_DELETE, 0, row[MESSAGE_SIZE], row[BODY:])

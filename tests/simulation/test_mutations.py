@@ -3,22 +3,27 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 
-from ftfw.kernel import create, event_selector, flow_entry, uapi
+from ftfw.kernel import create, flow_entry, message_run, uapi
+from ftfw.kernel.attributes import MESSAGE_SIZE
 from ftfw.kernel.event_selector import Selected, Selector
-from ftfw.kernel.flow_entry import Kind, Parsed
+from ftfw.kernel.flow_entry import Kind
 from ftfw.replication import injection_plan, limits, messages
 from ftfw.replication.active import Active
 from ftfw.replication.backup import Backup
 from ftfw.replication.bucket_digests import Digests, Scope
 from ftfw.replication.injection_plan import ChangePlanner, Pause
+from ftfw.replication.messages import Ack, Heartbeat, Resync, Stream, Want
 from ftfw.replication.store import Store
 from ftfw.security import security_limits
-from ftfw.security.freshness import Freshness
+from ftfw.security.frames import Opener, RefusedError
+from ftfw.security.freshness import Freshness, Heard
 from ftfw.security.replay_window import ReplayWindow
-from tests.simulation.cluster import Run
+from tests.simulation.cluster import KEYS, Run
+from tests.simulation.node import LIMIT
 from tests.unit.conntrack import is_expectation
 
 SEEDS = 60
@@ -30,50 +35,68 @@ def believe_replays(patch: pytest.MonkeyPatch) -> None:
 
 def believe_recordings(patch: pytest.MonkeyPatch) -> None:
     """Every authentic epoch is taken for proved."""
-    real = Freshness._sender
+    real = Freshness.receive
+    windows: WeakKeyDictionary[Freshness, dict[bytes, ReplayWindow]] = WeakKeyDictionary()
 
-    def anybody(self: Freshness, identity: bytes) -> Any:
-        sender = real(self, identity)
-        sender.epoch = Epochs()
-        return sender
+    def receive(self: Freshness, frame: bytes, link: int, now: float) -> Heard | None:
+        try:
+            return real(self, frame, link, now)
+        except RefusedError as refused:
+            if refused.reason != "unproved":
+                raise
+        opened = Opener(KEYS).open(frame)
+        window = windows.setdefault(self, {}).setdefault(opened.epoch, ReplayWindow())
+        if not window.is_fresh(opened.counter):
+            raise RefusedError("replayed")
+        window.accept(opened.counter)
+        return Heard(opened.epoch, opened.body)
 
-    class Epochs(bytes):
-        def __eq__(self, _other: object) -> bool:
-            return True
-
-        def __ne__(self, _other: object) -> bool:
-            return False
-
-        __hash__ = bytes.__hash__
-
-    patch.setattr(Freshness, "_sender", anybody)
+    patch.setattr(Freshness, "receive", receive)
 
 
 def free_before_the_acknowledgement(patch: pytest.MonkeyPatch) -> None:
-    def free(self: Active, _now: float) -> None:
-        for sequence in range(self.oldest, self.sequence + 1):
-            self._forget(sequence)
+    real = Active.handle_timer
 
-    patch.setattr(Active, "_free", free)
+    def handle_timer(self: Active, now: float) -> None:
+        acked = {name: progress.acked for name, progress in self.backups.items()}
+        for progress in self.backups.values():
+            progress.acked = self.sequence
+        real(self, now)
+        for name, progress in self.backups.items():
+            progress.acked = acked[name]
+
+    patch.setattr(Active, "handle_timer", handle_timer)
 
 
 def apply_stale_snapshot_entries(patch: pytest.MonkeyPatch) -> None:
-    real = Store.add_snapshot
-
-    def add(self: Store, found: Any) -> None:
-        touched, self._touched_by_events = self._touched_by_events, set()
-        real(self, found)
-        self._touched_by_events = touched
-
-    patch.setattr(Store, "add_snapshot", add)
+    patch.setattr(Store, "add_snapshot", adding(lambda _store, _key: True))
 
 
 def forget_tombstones(patch: pytest.MonkeyPatch) -> None:
-    def note(self: Store, touched: list[bytes]) -> None:
-        if self._touched_by_events is not None:
-            self._touched_by_events.update(key for key in touched if key in self.plain or key in self.rich)
+    patch.setattr(Store, "add_snapshot", adding(lambda store, key: store.value(key) is None))
 
-    patch.setattr(Store, "_note", note)
+
+def adding(overrides: Callable[[Store, bytes], bool]) -> Callable[[Store, Any], None]:
+    """Store.add_snapshot where snapshots have the last word about some keys, whatever events have said."""
+    real = Store.add_snapshot
+
+    def add_snapshot(self: Store, found: Any) -> None:
+        messages = found.split() if isinstance(found, message_run.Run) else list(found)
+        real(self, messages)
+        alone = Store()
+        alone.begin_snapshot()
+        real(alone, messages)
+        for mine, theirs in zip(tables(self), tables(alone), strict=True):
+            for key in [key for key in theirs if overrides(self, key)]:
+                for table in tables(self):
+                    table.pop(key, None)
+                mine[key] = theirs[key]
+
+    return add_snapshot
+
+
+def tables(store: Store) -> tuple[dict[bytes, bytes], ...]:
+    return store.plain, store.rich, store.expectations
 
 
 def keep_what_the_snapshot_does_not_name(patch: pytest.MonkeyPatch) -> None:
@@ -84,56 +107,81 @@ def keep_what_the_snapshot_does_not_name(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Store, "remove_stale", remove_stale)
 
 
-def apply_behind_a_gap(patch: pytest.MonkeyPatch) -> None:
-    def receive_frame(self: Backup, frame: messages.Stream, now: float) -> None:
-        self._known = max(self._known, frame.sequence)
-        if frame.sequence > self.applied:
-            self._apply(frame, now)
+def receiving(patch: pytest.MonkeyPatch, before: Callable[[Backup, Stream | Heartbeat], Stream | Heartbeat]) -> None:
+    """Have backups receive messages as `before` returns them."""
+    real = Backup.receive
 
-    patch.setattr(Backup, "_receive_frame", receive_frame)
+    def receive(self: Backup, epoch: bytes, message: Any, now: float) -> None:
+        real(self, epoch, before(self, message), now)
+
+    patch.setattr(Backup, "receive", receive)
+
+
+def saying(patch: pytest.MonkeyPatch, instead: Callable[[Backup, bytes], bytes | None]) -> None:
+    """Have backups send, for each of their bodies, what `instead` returns; None: nothing."""
+    real = Backup.bodies_to_send
+
+    def bodies_to_send(self: Backup) -> list[bytes]:
+        return [said for body in real(self) if (said := instead(self, body)) is not None]
+
+    patch.setattr(Backup, "bodies_to_send", bodies_to_send)
+
+
+def apply_behind_a_gap(patch: pytest.MonkeyPatch) -> None:
+    def jump(self: Backup, message: Stream | Heartbeat) -> Stream | Heartbeat:
+        if isinstance(message, Stream):
+            self.applied = max(self.applied, message.sequence - 1)
+        return message
+
+    receiving(patch, jump)
 
 
 def apply_in_the_order_of_arrival(patch: pytest.MonkeyPatch) -> None:
-    def receive_frame(self: Backup, frame: messages.Stream, now: float) -> None:
-        self._known = max(self._known, frame.sequence)
-        before = self.applied
-        self._apply(frame, now)
-        self.applied = max(before, frame.sequence)
+    real = Backup.receive
 
-    patch.setattr(Backup, "_receive_frame", receive_frame)
+    def receive(self: Backup, epoch: bytes, message: Any, now: float) -> None:
+        before = self.applied
+        if isinstance(message, Stream):
+            self.applied = message.sequence - 1
+        real(self, epoch, message, now)
+        if isinstance(message, Stream):
+            self.applied = max(before, self.applied)
+
+    patch.setattr(Backup, "receive", receive)
 
 
 def acknowledge_what_was_announced(patch: pytest.MonkeyPatch) -> None:
-    def acknowledge(self: Backup, now: float) -> None:
-        self.applied = max(self.applied, self._known)
-        self._acked, self._acked_at = self.applied, now
-        self._bodies.append(messages.ack(self.name, self.epoch or b"", self.applied, (), 700, synced=self.complete))
+    def instead(self: Backup, body: bytes) -> bytes:
+        if not isinstance(messages.unpack(body), Ack):
+            return body
+        self.applied += self.behind
+        return messages.ack(self.name, self.epoch or b"", self.applied, (), LIMIT, synced=self.complete)
 
-    patch.setattr(Backup, "_acknowledge", acknowledge)
+    saying(patch, instead)
 
 
 def ignore_that_events_were_lost(patch: pytest.MonkeyPatch) -> None:
-    real = Backup._apply
+    def as_events(_backup: Backup, message: Stream | Heartbeat) -> Stream | Heartbeat:
+        if isinstance(message, Stream) and message.kind == messages.LOST:
+            return message._replace(kind=messages.EVENTS)
+        return message
 
-    def apply(self: Backup, frame: messages.Stream, now: float) -> None:
-        real(self, frame._replace(kind=messages.EVENTS) if frame.kind == messages.LOST else frame, now)
-
-    patch.setattr(Backup, "_apply", apply)
+    receiving(patch, as_events)
 
 
 def ignore_gaps_that_cannot_be_filled(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(limits, "KEPT_BYTES", 3000)
 
-    def give_up(self: Backup, sequence: int, now: float) -> None:
-        self._waiting.drop_through(sequence)
-        self.applied = sequence
-        self._apply_waiting(1, now)
+    def jump(self: Backup, message: Stream | Heartbeat) -> Stream | Heartbeat:
+        if isinstance(message, Heartbeat) and self.epoch is not None:
+            self.applied = max(self.applied, message.oldest - 1)
+        return message
 
-    patch.setattr(Backup, "_give_up", give_up)
+    receiving(patch, jump)
 
 
 def never_send_again(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Active, "_resend", lambda *_: None)
+    patch.setattr(limits, "RESEND_FRAMES", 0)
 
 
 def never_challenge(patch: pytest.MonkeyPatch) -> None:
@@ -141,7 +189,7 @@ def never_challenge(patch: pytest.MonkeyPatch) -> None:
 
 
 def never_ask_for_a_snapshot(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Backup, "_send_request", lambda *_: None)
+    saying(patch, lambda _, body: None if isinstance(messages.unpack(body), Resync | Want) else body)
 
 
 def find_no_difference(patch: pytest.MonkeyPatch) -> None:
@@ -161,8 +209,14 @@ def take_one_repaired_bucket_for_all(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Scope, "without", lambda *_: None)
 
 
+def selecting(patch: pytest.MonkeyPatch, change: Callable[[Sequence[bytes]], Sequence[bytes]]) -> None:
+    """Have selectors see events as `change` returns them."""
+    real = Selector.select
+    patch.setattr(Selector, "select", lambda self, events: real(self, change(events)))
+
+
 def put_new_before_destroy_whatever_happened(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(event_selector, "_entangled", lambda _groups: False)
+    selecting(patch, lambda events: sorted(events, key=lambda event: flow_entry.parse(event).kind is Kind.DESTROY))
 
 
 def forget_masters_with_the_next_update(patch: pytest.MonkeyPatch) -> None:
@@ -183,33 +237,22 @@ def follow_no_hints(patch: pytest.MonkeyPatch) -> None:
 
 
 def ask_for_no_masters_of_expectations(patch: pytest.MonkeyPatch) -> None:
-    real = Selector._select_expectation
+    real = Selector.select
 
-    def select_expectation(self: Selector, found: bytes, parsed: Parsed, selected: Selected) -> None:
-        hints = set(selected.hints)
-        real(self, found, parsed, selected)
-        selected.hints = hints
+    def select(self: Selector, events: Sequence[bytes]) -> Selected:
+        selected = real(self, events)
+        selected.hints = real(self, [each for each in events if not is_expectation(each)]).hints
+        return selected
 
-    patch.setattr(Selector, "_select_expectation", select_expectation)
+    patch.setattr(Selector, "select", select)
 
 
 def take_what_a_process_changed_for_told(patch: pytest.MonkeyPatch) -> None:
-    real = Selector._select_flow
-
-    def select_flow(self: Selector, *args: Any, **kwargs: Any) -> None:
-        real(self, *args, **kwargs | {"asked_for": False})
-
-    patch.setattr(Selector, "_select_flow", select_flow)
+    selecting(patch, lambda events: [each[:8] + bytes(8) + each[MESSAGE_SIZE:] for each in events])
 
 
 def forget_the_ends_of_expectations(patch: pytest.MonkeyPatch) -> None:
-    real = Selector._select_expectation
-
-    def select_expectation(self: Selector, found: bytes, parsed: Parsed, selected: Selected) -> None:
-        if parsed.kind is Kind.EXPECT_NEW:
-            real(self, found, parsed, selected)
-
-    patch.setattr(Selector, "_select_expectation", select_expectation)
+    selecting(patch, lambda events: [e for e in events if flow_entry.parse(e).kind is not Kind.EXPECT_DESTROY])
 
 
 def leave_expectations_out_of_snapshots(patch: pytest.MonkeyPatch) -> None:

@@ -3,11 +3,12 @@
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
-from ftfw.replication.backup import Backup
-from ftfw.replication.state_tables import BACKUP_TRANSITIONS, BackupEvent
+from ftfw.replication import backup
+from ftfw.replication.state_tables import BACKUP_TRANSITIONS, next_state
 from tests.simulation.cluster import Run
 
 SEEDS = 2000
@@ -30,13 +31,12 @@ def test_all_is_well_in_the_end(block: int) -> None:
 
 def test_every_row_of_the_state_table_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     missing = set(BACKUP_TRANSITIONS)
-    turn = Backup._turn
 
-    def noted(self: Backup, event: BackupEvent) -> None:
-        missing.discard((self.state, event))
-        turn(self, event)
+    def noted(role: str, table: Any, state: Any, event: Any) -> Any:
+        missing.discard((state, event))
+        return next_state(role, table, state, event)
 
-    monkeypatch.setattr(Backup, "_turn", noted)
+    monkeypatch.setattr(backup, "next_state", noted)
     for seed in range(SEEDS):
         Run(seed).go()
         if not missing:
