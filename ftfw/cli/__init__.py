@@ -1,1 +1,1 @@
-"""Holds the commands of `ftfw` and what they print.  Importing it does not import the daemon."""
+"""Holds the commands of `ftfw` and their output.  Importing it does not import the daemon."""

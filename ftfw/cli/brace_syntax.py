@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class TokenKind(Enum):
-    """Says what a token is; comments and white space are not tokens."""
+    """Names the kinds of tokens; comments and white space are not tokens."""
 
     WORD = "word"
     OPEN = "{"
@@ -33,7 +33,7 @@ class Dialect:
 
     `comments` are the characters that begin a comment, `quotes` those that enclose a word; `word` and `ignored` are
     regular expressions for a word without quotes and for text that means nothing.  A quoted word ends at its line's
-    end at the latest; a backslash in it takes the next character as it is.
+    end at the latest; a backslash in it makes the next character literal.
     """
 
     comments: str

@@ -18,7 +18,7 @@ Location = tuple[str | int, ...]
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used. One line per problem: file, key, what was found, what is accepted."""
+    """Raised if the configuration cannot be used. One line per problem: file, key, what was found, what is accepted."""
 
 
 def explain(error: ValidationError, root: type[BaseModel]) -> list[str]:

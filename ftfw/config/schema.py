@@ -196,7 +196,7 @@ class MetricsSection(_Section):
 class Config(_Section):
     """Holds the whole file.  Any section may be missing; `require_complete` raises if the daemon needs it."""
 
-    node: NodeSection = Field(default_factory=NodeSection)  # made anew: the host may have been renamed
+    node: NodeSection = Field(default_factory=NodeSection)  # evaluated for each file: the host may have been renamed
     link: tuple[Annotated[AnyLink, Discriminator("transport")], ...] = ()
     security: SecuritySection = SecuritySection()
     standby: StandbySection = StandbySection()

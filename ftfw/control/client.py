@@ -24,11 +24,11 @@ SILENCE_MAX_S = 60.0  # a daemon that sends nothing for so long is regarded as d
 
 
 class ControlError(Exception):
-    """A command could not be executed; the message says why, and names the remedy."""
+    """Raised if a command could not be executed; the message has the reason and the remedy."""
 
 
 class SilentError(ControlError):
-    """The daemon is there, but does not answer."""
+    """Raised if a daemon listens, but does not answer."""
 
 
 def call(
@@ -41,7 +41,7 @@ def call(
 ) -> dict[str, Any]:
     """Have the daemon that listens at `path` execute `command`, and return its result.
 
-    `on_progress` gets what the daemon reports meanwhile.  Raises ControlError if no daemon listens, if it refuses, or
+    `on_progress` gets the daemon's progress reports.  Raises ControlError if no daemon listens, if it refuses, or
     if it disconnects before the end; SilentError if it sends nothing for `silence_max_s` seconds.
     """
     with _connected(path, silence_max_s) as connection:

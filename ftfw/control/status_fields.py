@@ -283,7 +283,7 @@ FIELDS: Final = (
     StatusField(
         "stream.compared",
         "compares of a store with the active's table",
-        metric=_counter("ftfw_stream_comparisons"),
+        metric=_counter("ftfw_stream_compares"),
     ),
     StatusField(
         "stream.repaired{kind}",
@@ -312,7 +312,7 @@ FIELDS: Final = (
     StatusField("stream.proofs", "epochs of other nodes accepted after a response", metric=_counter("ftfw_proofs")),
     StatusField(
         "stream.resumed",
-        "times when another node went on from a snapshot of its memory, and was told to begin a new epoch",
+        "times when another node was resumed from a snapshot of its memory, and was asked to begin a new epoch",
         metric=_counter("ftfw_resumed"),
     ),
     StatusField("kernel.entries", "flows in this kernel, replicated or not", metric=_gauge("ftfw_conntrack_entries")),
@@ -357,7 +357,7 @@ FIELDS: Final = (
     ),
     StatusField(
         "last_commit.deleted",
-        "entries that the last commit deleted to create them anew",
+        "entries that the last commit deleted to create them again",
         metric=_gauge("ftfw_last_commit_deleted_entries"),
     ),
     StatusField(

@@ -17,7 +17,7 @@ BODY = MESSAGE_SIZE + FAMILY_SIZE  # where the attributes of a conntrack message
 
 
 class MalformedError(ValueError):
-    """Bytes are no netlink attributes: a length is too small or leaves its container."""
+    """Raised if bytes are not valid netlink attributes: a length is too small or leaves its container."""
 
 
 def split(data: bytes, start: int = 0) -> dict[int, bytes]:

@@ -1,4 +1,4 @@
-"""Make the bodies of requests that put held flows into a kernel.  Pure.
+"""Make the attributes of requests that put held flows into a kernel.  Pure.
 
 What the kernel accepts differs from what it reports (facts tried on 6.18; ctnetlink_create_conntrack and
 ctnetlink_change_conntrack in net/netfilter/nf_conntrack_netlink.c):
@@ -41,16 +41,16 @@ LASTING: Final = (
 )
 
 PINNED_S: Final = 14 * 86400  # below INT_MAX jiffies at any HZ, so the kernel keeps it as it is
-# From here on (7.6 days) a timeout may be the rest of a pinned one, and is ignored.  No state has more than 5 days by
-# default.  The first two bytes of the number tell it: see `create_bulk`.
+# A timeout from here on (7.6 days) may be the rest of a pinned one, and is ignored.  No state has more than 5 days by
+# default.  The first two bytes of the number are enough to see it: see `create_bulk`.
 DOUBTED_S: Final = 10 << 16
-ENDING_S: Final = 120  # instead of a doubted one where `Timeouts` has none: TCP's longest for a state that ends
+ENDING_S: Final = 120  # replaces a doubted timeout where `Timeouts` has none: the longest of TCP's closing states
 FALLBACK_TIMEOUT_S: Final = 600  # the generic protocol's own default (nf_conntrack_generic_timeout)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """A host's timeouts in seconds, for the states whose entries are refreshed without an event."""
+    """Holds a host's timeouts in seconds, for the states in which packets refresh the timer without an event."""
 
     tcp_established: int = 432000
     udp: int = 30
@@ -63,7 +63,7 @@ class Timeouts:
     generic: int = 600
 
     def least(self, protocol: int, status: int, protoinfo: bytes) -> int:
-        """Return the seconds to which a packet would set the timer of a flow in this state; 0 if events tell of it."""
+        """Return the seconds to which a packet sets the timer in this state; 0 if such a refresh makes an event."""
         if protocol == uapi.IPPROTO_TCP:
             return self.tcp_established if tcp_state(protoinfo) == uapi.TCP_ESTABLISHED else 0
         if protocol in (uapi.IPPROTO_UDP, uapi.IPPROTO_UDPLITE):
@@ -91,7 +91,7 @@ def _sctp_state(protoinfo: bytes) -> int:
 
 
 def create(key: bytes, value: bytes, *, timeouts: Timeouts, pinned: bool = False) -> bytes:
-    """Return the attributes that create the flow; `pinned`: with a timeout that does not run out."""
+    """Return the attributes that create the flow; `pinned`: with PINNED_S as timeout."""
     attributes = split(value)
     ends = _Ends(key, attributes)
     status = status_of(attributes) & ~NOT_CREATED | uapi.IPS_CONFIRMED
@@ -147,7 +147,7 @@ def disable_window_tracking(key: bytes) -> bytes:
 
 
 def without(attributes: bytes, lacking: int) -> bytes:
-    """Return attributes without the one whose object this kernel lacks: the helper, the master, room for labels."""
+    """Return `attributes` without the one of type `lacking`: a helper, master or labels that this kernel cannot add."""
     return b"".join(data for kind, data in split(attributes).items() if kind != lacking)
 
 
@@ -162,11 +162,11 @@ def updatable(value: bytes, found: dict[int, bytes]) -> bool:
         attributes[uapi.CTA_TUPLE_REPLY] == found.get(uapi.CTA_TUPLE_REPLY)
         and helper_of(found) in (created_helper(attributes), helper_of(attributes))
         and found.get(uapi.CTA_TUPLE_MASTER) in (None, attributes.get(uapi.CTA_TUPLE_MASTER))
-        and not any(_says_something(kind, found[kind]) for kind in LASTING if kind in found and kind not in attributes)
+        and not any(_has_payload(kind, found[kind]) for kind in LASTING if kind in found and kind not in attributes)
     )
 
 
-def _says_something(kind: int, attribute: bytes) -> bool:
+def _has_payload(kind: int, attribute: bytes) -> bool:
     """Return whether any payload byte of an attribute is not zero."""
     parts = [attribute] if kind == uapi.CTA_LABELS else nested(attribute).values()
     return any(any(payload(part)) for part in parts)

@@ -41,7 +41,7 @@ class Creator:
         self._shared: dict[bytes, _Shared | None] = {}
 
     def message_parts(self, key: bytes, value: bytes, sequence: int) -> tuple[bytes, ...]:
-        """Return the message that creates one flow, in pieces; `sequence` is below BATCH."""
+        """Return the message that creates one flow, in pieces; `sequence`, below BATCH, is its number."""
         at = _OFFSETS.get(key[:12])
         if at is None or value[:2] != key[:2]:  # the reply's tuple has another length: nothing is at its offset
             return self.slow_parts(key, value, sequence)
@@ -67,13 +67,13 @@ class Creator:
         return (header, at.family, key, value[: at.id], shared.status, timeout, shared.rest)
 
     def slow_parts(self, key: bytes, value: bytes, sequence: int) -> tuple[bytes, ...]:
-        """Return the same for any flow, by way of `create.create`."""
+        """Return the message of any flow, made by `create.create`, in pieces."""
         body = create(key, value, timeouts=self._timeouts, pinned=self._pinned)
         header = MESSAGE.pack(BODY + len(body), uapi.CT_NEW, CREATE, sequence, 0)
         return (header, bytes((family_of(key), 0, 0, 0)), body)
 
     def _share(self, key: bytes, value: bytes, at: "_Offsets", state: bytes) -> "_Shared | None":
-        """Return what is rewritten once for all flows in this state; None if the flow is not plain."""
+        """Return the attributes that all flows in this state share, rewritten once; None if the flow is not plain."""
         if len(self._shared) >= STATES_MAX:
             self._shared.clear()
         self._shared[state] = None
@@ -147,7 +147,7 @@ def _headers(length: int, family: bytes) -> list[bytes]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Shared:
-    """Hold what flows in the same state share."""
+    """Hold the rewritten attributes that flows in the same state share."""
 
     status: bytes
     least: bytes  # the least CTA_TIMEOUT that the flow gets
@@ -160,7 +160,7 @@ class _Shared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Offsets:
-    """Say where things are in the key and the value of a plain flow with ports; offsets count in both alike."""
+    """Hold the offsets of attributes in the key and the value of a plain flow with ports; they are the same in both."""
 
     family: bytes
     source: int

@@ -25,7 +25,7 @@ _PROTOCOL_FIELDS = {
 
 
 def flow(key: bytes, value: bytes) -> Flow:
-    """Return a held flow, decoded."""
+    """Return a held flow, decoded; `key` and `value` must have passed `validate`."""
     attributes = split(key) | split(value)
     original = nested(attributes[uapi.CTA_TUPLE_ORIG])
     reply = nested(attributes[uapi.CTA_TUPLE_REPLY])
@@ -54,7 +54,7 @@ def flow(key: bytes, value: bytes) -> Flow:
 
 
 def expectation(key: bytes, value: bytes, zone: bytes = b"") -> Expectation:
-    """Return a held expectation, decoded; `zone` is the CTA_ZONE attribute of its master, or nothing."""
+    """Return a held expectation, decoded like a flow; `zone` is the CTA_ZONE attribute of its master, or nothing."""
     attributes = split(key) | split(value)
     expected = nested(attributes[uapi.CTA_EXPECT_TUPLE])
     flags = _optional(attributes, uapi.CTA_EXPECT_FLAGS) or 0

@@ -1,7 +1,7 @@
-"""Make numbers by which entries are compared with another node's.  Pure.
+"""Make digests by which nodes compare entries.  Pure.
 
-Left out is what changes without an event: timeouts, the flag bits of TCP that come and go with each packet, and the
-protocol state of a flow that a flowtable handles.  A mark of 0 counts as none: dumps tell it, events do not.
+A digest leaves out the parts that change without an event: timeouts, the flag bits of TCP that change with each packet,
+and the protocol state of a flow that a flowtable handles.  A mark of 0 counts as none: dumps contain it, events do not.
 """
 
 import sys
@@ -23,7 +23,7 @@ Entry = tuple[bytes, bytes]
 
 
 class Keys(Protocol):
-    """A set of keys that is defined by a test, such as the keys in some buckets of a table."""
+    """Defines a set of keys by a test, for example the keys in some buckets of a table."""
 
     def __contains__(self, key: bytes, /) -> bool:
         """Return whether the set has this key."""
@@ -32,7 +32,7 @@ class Keys(Protocol):
 def digests(found: Iterable[Entry], salt: bytes) -> Iterator[tuple[bytes, int]]:
     """Yield key and digest (32 bits) of each entry.
 
-    `salt` has SALT_SIZE bytes.  Two different entries that have one digest by chance have two under another salt.
+    `salt` has SALT_SIZE bytes.  Entries whose digests are equal by chance differ under another salt.
     """
     for key, value in found:
         digest = blake2b(key + compared(value), digest_size=SIZE, salt=salt).digest()
@@ -76,7 +76,7 @@ def compared(value: bytes) -> bytes:
 
 
 def alike(one: bytes, other: bytes) -> bool:
-    """Return whether two values of an entry are equal, apart from what a flowtable makes of them.
+    """Return whether two values of an entry are equal, apart from the differences that a flowtable makes.
 
     A flow gets into a flowtable, and out of it, without an event; while it is there, it has no protocol state.
     """

@@ -1,6 +1,6 @@
-"""Select the kernel's messages that concern the peer.  Pure; on the active's hot path.
+"""Select the kernel's messages that are replicated.  Pure; on the active's hot path.
 
-Loopback never concerns the peer, nor do flows whose original or reply source is in `Selector.excluded`: the addresses
+Loopback is never replicated, nor are flows whose original or reply source is in `Selector.excluded`: the addresses
 of this host and of the links' groups.  The filter of `[replicate]` decides about the rest: on bytes at known offsets
 where the message has a known shape, else on its attributes.
 """
@@ -20,7 +20,7 @@ from ftfw.kernel.message_run import Part, Run
 from ftfw.kernel.message_shapes import DESTROY, NEW, PREFIX, SHAPES, UPDATE, Shape
 from ftfw.kernel.validate import Checker
 
-KEYS_PER_REQUEST: Final = 128  # flows that the kernel is asked for at once: a fraction of a millisecond
+KEYS_PER_REQUEST: Final = 128  # flows requested from the kernel at once: a fraction of a millisecond
 RUN_MIN: Final = 4  # messages; fewer are shorter one by one
 LOOPBACK: Final = 127  # the first byte of 127.0.0.0/8, of which any address may be used without standing on `lo`
 IPV4_SIZE: Final = 4  # bytes of an address
@@ -57,10 +57,10 @@ class Selected:
 
 
 class Selector:
-    """Selects messages; `dropped` counts by reason what is no message about a flow or an expectation.
+    """Selects messages; `dropped` counts, by reason, messages that are not about a flow or an expectation.
 
-    `passes` is the filter of `[replicate]`, `expectations` its key of that name.  `read` asks the kernel for the
-    masters of expectations, which decide whether these are selected; without it all are.
+    `passes` is the filter of `[replicate]`, `expectations` its key of that name.  `read` requests the
+    masters of expectations from the kernel: they decide whether an expectation is selected.  Without it all are.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Selector:
     def answers(self, messages: Sequence[bytes]) -> Selected:
         """Select from the kernel's answers about hinted flows.
 
-        The flow of an answer that does not pass ends for the peer: an UPDATE that did not tell all had passed.
+        A flow whose answer does not pass is ended on the peer: an incomplete UPDATE of it had passed.
         """
         selected = Selected()
         for found in map(flow_entry.as_full, messages):
@@ -107,19 +107,19 @@ class Selector:
         return selected
 
     def read_hinted(self, hints: Iterable[bytes]) -> Iterator[Selected]:
-        """Ask the kernel about hinted flows; yield what is selected of its answers, a request at a time."""
+        """Request hinted flows from the kernel; yield the messages selected from its answers, once for each request."""
         for keys in _batches(sorted(hints)):  # sorted: a simulation repeats itself
             yield self.answers(self._read(keys))
 
     def dumped(self, messages: Sequence[bytes]) -> Selected:
-        """Select from a part of a dump; the messages get the headers with which they travel."""
+        """Select from a part of a dump; the messages get the headers with which they are streamed."""
         return self.select([flow_entry.as_full(found) for found in messages])
 
     def select(self, messages: Sequence[bytes]) -> Selected:
         """Select from events.
 
-        Messages about one flow keep their order.  Otherwise plain ones are gathered by shape, between others that have
-        no shape.
+        Messages about one flow keep their order.  Otherwise plain messages are grouped by shape, between messages that
+        have no shape.
         """
         self._has_selected = True
         self._masters.clear()
@@ -218,7 +218,7 @@ class Selector:
             return
         changing = self._passes is not None and self._is_changing(flow_entry.protocol_of(key))
         if not (changing and destroyed) and not self._is_passed(attributes):
-            if ends or (changing and parsed.kind is Kind.UPDATE):  # it passed once, perhaps: for the peer it ends here
+            if ends or (changing and parsed.kind is Kind.UPDATE):  # it may have passed before: end it on the peer
                 selected.add([message(uapi.CT_DELETE, 0, parsed.family, key + attributes[uapi.CTA_TUPLE_REPLY])])
             return
         selected.add([found])
@@ -228,7 +228,7 @@ class Selector:
             selected.hints.add(key)
         if parsed.kind is not Kind.FULL:
             self._hint(key, attributes, selected)
-        if asked_for and parsed.kind is Kind.UPDATE:  # labels that were taken off are left out (ctnetlink_dump_labels)
+        if asked_for and parsed.kind is Kind.UPDATE:  # removed labels are left out (ctnetlink_dump_labels)
             selected.hints.add(key)
 
     def _ends_here(self, attributes: dict[int, bytes], *, destroyed: bool = False) -> bool:
@@ -264,9 +264,9 @@ class Selector:
         selected.add([found])
 
     def _is_selected(self, master: bytes) -> bool:
-        """Return whether the flow that announced an expectation is selected; one that cannot be found counts as such.
+        """Return whether the flow that announced an expectation is selected, or cannot be found.
 
-        The expectation tells the master's original tuple only: not its zone, nor how it is translated.
+        The expectation has only the master's original tuple: not its zone, nor its translation.
         """
         if master not in self._masters:
             self._masters[master] = self._find_master(master)

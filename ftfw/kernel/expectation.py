@@ -78,7 +78,7 @@ def create(key: bytes, value: bytes, zone: bytes, *, sequence: int, pinned: bool
 
 
 def set_timeout(key: bytes, value: bytes, zone: bytes) -> bytes:
-    """Return the message that gives an expectation the timeout in its value, and creates none that is gone."""
+    """Return the message that gives an existing expectation the timeout in its value, and creates none."""
     return message(uapi.EXP_NEW, uapi.NLM_F_REQUEST, _family(key), _body(key, value, zone, pinned=False))
 
 

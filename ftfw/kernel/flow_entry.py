@@ -3,7 +3,7 @@
 key    CTA_TUPLE_ORIG, followed by CTA_ZONE if the flow has one
 value  the other attributes that can be put into a kernel again, in the order of `ORDER`
 
-`overlay` decides what becomes of the attributes that a message leaves out (ctnetlink_conntrack_event; NEW, UPDATE and
+`overlay` decides about the attributes that a message leaves out (ctnetlink_conntrack_event; NEW, UPDATE and
 dumps each carry another subset): an UPDATE replaces only the attributes that it has, apart from STATUS, TIMEOUT, HELP
 and MARK, which it states in full.
 """
@@ -70,11 +70,11 @@ HeldFlow = tuple[bytes, bytes]
 
 
 class Kind(Enum):
-    """Tell what a message does to an entry."""
+    """Name the effect of a message on an entry."""
 
-    NEW = auto()  # begins an entry: replaces whatever was held under its key
+    NEW = auto()  # begins an entry: replaces the value held under its key
     UPDATE = auto()  # changes some attributes of an entry
-    FULL = auto()  # answers a GET or a dump: tells everything of an entry
+    FULL = auto()  # answers a GET or a dump: has all attributes of an entry
     DESTROY = auto()
     EXPECT_NEW = auto()
     EXPECT_DESTROY = auto()
@@ -115,7 +115,7 @@ def parse(message: bytes) -> Parsed:
 
 
 def as_full(message: bytes) -> bytes:
-    """Return the answer to a GET or a dump with the header under which it travels: without sequence and port id."""
+    """Return the answer to a GET or a dump with the header with which it is streamed: without sequence and port id."""
     kind = MESSAGE.unpack_from(message)[1]
     return MESSAGE.pack(len(message), kind, uapi.NLM_F_MULTI, 0, 0) + message[MESSAGE_SIZE:]
 
@@ -167,7 +167,7 @@ _KNOWN: Final = frozenset(ORDER) | DROPPED | KEY
 def overlay(old: bytes | None, kind: Kind, attributes: dict[int, bytes], dropped: Counter[str]) -> bytes:
     """Return the value of an entry after a message of `kind` with these `attributes`, where `old` was held before.
 
-    If `old` is of another entry, as CTA_ID tells, nothing of it stays: the message that began the new entry was lost.
+    If `old` is of another entry, as CTA_ID shows, it is dropped: the message that began the new entry was lost.
     """
     merged = {} if old is None or kind is Kind.NEW else split(old)
     if merged.get(uapi.CTA_ID) != attributes.get(uapi.CTA_ID):
@@ -182,20 +182,20 @@ def overlay(old: bytes | None, kind: Kind, attributes: dict[int, bytes], dropped
 
 
 def full_value(attributes: dict[int, bytes]) -> bytes:
-    """Return the value of a flow of which the kernel has told everything."""
+    """Return the value of a flow from the complete attributes of a dump or a GET."""
     return value_of({kind: data for kind, data in attributes.items() if kind in ORDER}, Counter())
 
 
 def unsaid(value: bytes, attributes: dict[int, bytes]) -> frozenset[int]:
-    """Return the types of a value's attributes that an UPDATE with these `attributes` says nothing about."""
+    """Return the types of a value's attributes that an UPDATE with these `attributes` leaves unchanged."""
     return frozenset(split(value).keys() - attributes.keys() - FULL_STATE)
 
 
 def under(snapshot: bytes, live: bytes, doubtful: frozenset[int]) -> bytes:
-    """Return a snapshot's value with what live events have said since laid over it.
+    """Return a snapshot's value with the attributes of later live events laid over it.
 
     `doubtful` are the types of attributes in `live` that were held before the snapshot; for these the snapshot counts.
-    If CTA_ID tells that the snapshot's entry is another one, it is older than the live events, and `live` is returned.
+    If CTA_ID shows that the snapshot's entry is another one, it is older than the live events, and `live` is returned.
     """
     base, above = split(snapshot), split(live)
     if base.get(uapi.CTA_ID) != above.get(uapi.CTA_ID):
@@ -207,7 +207,7 @@ def under(snapshot: bytes, live: bytes, doubtful: frozenset[int]) -> bytes:
 
 
 def is_plain(key: bytes, value: bytes) -> bool:
-    """Return whether a plain event of this flow says everything that `value` says, so that its bytes may replace it."""
+    """Return whether a plain event of this flow has all attributes of `value`, so that its bytes may replace it."""
     return split(value).keys() <= _PLAIN and not is_gre(key)
 
 
@@ -244,7 +244,7 @@ def has_master(value: bytes) -> bool:
 
 
 def status_of(attributes: Mapping[int, bytes]) -> int:
-    """Return the status bits; 0 if the entry does not tell them."""
+    """Return the status bits; 0 if the attribute is missing."""
     return number(attributes[uapi.CTA_STATUS]) if uapi.CTA_STATUS in attributes else 0
 
 
@@ -254,7 +254,7 @@ def is_fixed(attributes: Mapping[int, bytes]) -> bool:
 
 
 def timeout_of(attributes: dict[int, bytes]) -> int:
-    """Return the seconds until the entry runs out; 0 if the attributes do not tell them."""
+    """Return the seconds until the entry expires; 0 if the attribute is missing."""
     return number(attributes[uapi.CTA_TIMEOUT]) if uapi.CTA_TIMEOUT in attributes else 0
 
 
@@ -291,12 +291,12 @@ def zone_of(key: bytes) -> bytes:
 
 
 def master_key(key: bytes, master: bytes) -> bytes:
-    """Return what `found_by` returns for the master in CTA_TUPLE_MASTER; ctnetlink looks in the child's zone only."""
+    """Return the `found_by` of the master in CTA_TUPLE_MASTER: ctnetlink looks for it in the child's zone only."""
     return pack(uapi.CTA_TUPLE_ORIG | uapi.NLA_F_NESTED, payload(master)) + zone_of(key)
 
 
 def found_by_master(key: bytes, value: bytes) -> bytes:
-    """Return what `found_by` returns for the master of a flow that has one."""
+    """Return the `found_by` of the master of a flow that has one."""
     return master_key(key, split(value)[uapi.CTA_TUPLE_MASTER])
 
 

@@ -57,7 +57,7 @@ class Criterion(Generic[T]):
     accepts: Callable[[T], bool]
 
     def among(self, shape: Shape, messages: list[bytes]) -> list[bytes]:
-        """Return those messages, all of this shape, whose flow meets the criterion."""
+        """Return the messages whose flow meets the criterion; all of them have this shape."""
         accepts, read = self.accepts, self.field.in_shape(shape)
         if isinstance(read, Constant):
             return messages if accepts(read.value) else []
@@ -76,13 +76,13 @@ class Filter:
         self._changing = frozenset(filter(self._find_out_whether_changing, range(256)))
 
     def among(self, shape: Shape, messages: list[bytes]) -> list[bytes]:
-        """Return those messages, all of this shape, whose flow passes."""
+        """Return the messages whose flow passes; all of them have this shape."""
         for criterion in self._criteria:
             messages = criterion.among(shape, messages)
         return messages
 
     def passes(self, attributes: Attributes) -> bool:
-        """Return whether the flow with these attributes, all that a message has, passes."""
+        """Return whether the flow with these attributes passes; they are all attributes of a message."""
         return all(criterion.is_met(attributes) for criterion in self._criteria)
 
     def may_change(self, protocol: int) -> bool:
@@ -179,20 +179,20 @@ def _marked(wanted: Mark) -> Callable[[bytes], bool]:
 
 
 def _in_tcp_state(names: Collection[str]) -> Callable[[int | None], bool]:
-    """Return a test that an UPDATE without a state passes; the answer to its hint tells, and ends what fails."""
+    """Return a test that also passes an UPDATE without a state: the answer to its hint decides later."""
     return frozenset([*map(uapi.TCP_STATES.index, names), None]).__contains__
 
 
 @dataclass(frozen=True, slots=True)
 class _Key(Generic[T]):
-    """Say what a key of `[replicate]` tests, and make the test of the key's value."""
+    """Hold the field that a key of `[replicate]` tests, and a function that makes the test from the key's value."""
 
     name: str
     field: Field[T]
     test: Callable[[Any], Callable[[T], bool]]
 
 
-# In this order they are applied: what costs least and leaves out most goes first.
+# They are applied in this order: the tests that cost least and leave out most come first.
 _KEYS: Final[tuple[_Key[Any], ...]] = (
     _Key("protocols", PROTOCOL, _one_of),
     _Key("zones", ZONE, _one_of),

@@ -9,7 +9,7 @@ Tuple = dict[str, str | int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flow:
-    """A conntrack entry, decoded.  A field is None if the entry has no such attribute."""
+    """Holds a decoded conntrack entry.  A field is None if the entry lacks the attribute."""
 
     family: str
     protocol: str
@@ -37,7 +37,7 @@ class Flow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expectation:
-    """An expectation, decoded: which flow is expected, and what that flow will get."""
+    """Holds a decoded expectation: the flow that is expected, and the attributes that it will get."""
 
     family: str
     protocol: str

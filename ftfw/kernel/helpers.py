@@ -1,4 +1,4 @@
-"""Name the connection tracking helpers, and tell which of them this kernel has or can load."""
+"""Name the connection tracking helpers, and find those that this kernel has or can load."""
 
 import os
 import re

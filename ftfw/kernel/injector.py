@@ -1,7 +1,7 @@
 """Create, update and delete flows and expectations in this kernel.
 
-The caller sees to the order (promise 2, `ftfw.replication.injection_plan`). What the kernel refuses for a reason with a
-remedy is tried again with the remedy. What stays refused is counted by reason, and never raised.
+The caller decides the order (`ftfw.replication.injection_plan`). A request that the kernel refuses for a reason with a
+remedy is tried again with the remedy. Requests that stay refused are counted by reason, and never raise an exception.
 """
 
 import errno
@@ -26,16 +26,17 @@ QUEUE_LOOK_S = 0.0005
 RESOLVE_BATCH = 128  # entries handled one by one between two checkpoints
 
 Report = Callable[[int], Awaitable[None]]
-"""Told how many more entries have been tried."""
+"""Receives the number of entries that have been tried since the last report."""
 
 
 @dataclass(slots=True)
 class InjectionOutcome:
     """Counts what an injection did.
 
-    `failed` counts by reason the entries that the kernel refused, `remedied` by reason those that it has otherwise than
-    was asked for. `refused` has the keys of the refused entries. `recreated` has the keys of flows that existed, and
-    were deleted and created anew: the kernel has forgotten the expectations of which they were the masters.
+    `failed` counts by reason the entries that the kernel refused, `remedied` by reason the entries that needed a
+    remedy: most of them lack an attribute that was wanted (`one_by_one`: none). `refused` has the keys of the refused
+    entries. `recreated` has the keys of flows that existed, and were deleted and created again: the kernel has
+    forgotten the expectations of which they were the masters.
     """
 
     created: int = 0
@@ -67,7 +68,7 @@ class Injector:
         self._lacking: set[tuple[str | None, int, int]] = set()  # helpers that this kernel does not have
 
     def refresh_timeouts(self) -> None:
-        """Read the timeouts of the host again: a commit heeds what was configured since the start."""
+        """Read the host's timeouts again: they may have been configured since the start."""
         timeouts = self._read_timeouts()
         if timeouts != self._timeouts:
             self._timeouts = timeouts
@@ -205,7 +206,7 @@ class Injector:
                 outcome.recreated.add(key)
 
     def _leave(self, flows: list[HeldFlow], outcome: InjectionOutcome) -> None:
-        """Leave existing flows as they are, and count those as refused whose place another flow has taken."""
+        """Leave existing flows unchanged; count a flow as refused if the kernel has another flow in its place."""
         found = self._found([key for key, _ in flows])
         for key, _ in flows:
             if key not in found:
@@ -238,7 +239,7 @@ class Injector:
         return {key for index, key in enumerate(keys) if index not in errors}
 
     def _create_one(self, flow: HeldFlow, outcome: InjectionOutcome, *, pinned: bool, code: int = 0) -> None:
-        """Create one flow; without its master if that is missing, without its helper if this kernel does not have it.
+        """Create one flow; without its master if the master is missing, without its helper if this kernel lacks it.
 
         `code`: the errno of an attempt that was made already.
         """
@@ -271,7 +272,7 @@ class Injector:
     async def verify_helpers(
         self, flows: Iterable[HeldFlow], outcome: InjectionOutcome, *, pinned: bool = False
     ) -> None:
-        """Read flows with helpers back; create a flow that has lost its helper anew, once."""
+        """Read flows with helpers back; delete a flow that has lost its helper, and create it once more."""
         async with self._lock:
             for group in batches(flows, RESOLVE_BATCH):
                 for key, value in self._helperless(group):
@@ -287,7 +288,7 @@ class Injector:
                 await trio.lowlevel.checkpoint()
 
     def _helperless(self, flows: list[HeldFlow]) -> list[HeldFlow]:
-        """Return those of `flows` that exist without their helper, although this kernel has that helper."""
+        """Return the flows that exist without their helper, although this kernel has that helper."""
         wanted = [(flow, helper) for flow in flows if (helper := create.created_helper(split(flow[1]))) is not None]
         found = self._found([key for (key, _), _ in wanted])
         helperless = []
@@ -367,7 +368,7 @@ class Injector:
     async def set_expectation_timeouts(
         self, expectations: Iterable[HeldExpectation], outcome: InjectionOutcome
     ) -> None:
-        """Set the timeouts of existing expectations; one that has been met meanwhile is not created again."""
+        """Set the timeouts of existing expectations; an expectation that has been met is not created again."""
         async with self._lock:
             for batch in batches(expectations, RESOLVE_BATCH):
                 errors = self._requests.send(b"".join(expectation.set_timeout(*each) for each in batch))

@@ -1,7 +1,7 @@
 """Handle messages of one shape by columns instead of one by one.  Pure; on the hot path of both roles.
 
 On the wire a run is its first message, and the bytes in which the others differ from it, sorted by their offset in the
-message: first all first bytes, then all second ones.  What repeats down a column is left to a compressor.  The backup
+message: first all first bytes, then all second ones.  The compressor removes repetitions within a column.  The backup
 checks the first message only: the others differ from it only in bytes that their shape leaves open.  Bytes that no
 other kernel can use (counters, timestamps) are not sent: all messages that are unpacked have those of the first one.
 """
@@ -48,7 +48,7 @@ class Run:
         return [messages[start + BODY : start + split] for start in range(0, len(messages), size)]
 
     def pack_columns(self) -> tuple[bytes, bytes, int, bytes]:
-        """Return the run as it is sent, in the order of the arguments of `unpack_columns`."""
+        """Return the run as it is streamed: the first four arguments of `unpack_columns`."""
         messages, size, count = self.messages, self.shape.size, len(self)
         offsets, columns = [], []
         for offset in self.shape.variable_offsets:
@@ -60,7 +60,7 @@ class Run:
 
 
 Part = Run | list[bytes]
-"""A stretch of a stream of messages."""
+"""Consecutive messages of a stream: a run, or a list of single messages."""
 
 
 def of_kernel(shapes: tuple[Shape, ...], messages: list[bytes]) -> Run | None:

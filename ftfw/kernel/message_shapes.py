@@ -38,7 +38,7 @@ NEW, UPDATE, DESTROY = range(3)  # `Shape.kind`
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """Say where things are in a message that begins with this shape's first 32 bytes; offsets count from its start."""
+    """Hold the layout of a message that begins with this shape's first 32 bytes; offsets count from its start."""
 
     size: int  # bytes of a message
     mask: int  # of all bytes that are the same in each message, as one big-endian number
@@ -84,7 +84,7 @@ def dumped_value(message: bytes, shape: Shape) -> bytes:
 class _Builder:
     """Build a message of one shape, byte by byte.
 
-    Fixed bytes count in the comparison and open ones do not; ignored ones are open and are not sent either.
+    Fixed bytes are tested, open bytes are not; ignored bytes are open and are not sent either.
     """
 
     def __init__(self) -> None:
@@ -163,7 +163,7 @@ class _Builder:
         self.plain(uapi.CTA_PROTOINFO_TCP_FLAGS_REPLY, 2)
 
     def no_synproxy(self) -> None:
-        """Add CTA_SYNPROXY, all zero: ctnetlink_create_conntrack gives it to every entry, where it says nothing."""
+        """Add CTA_SYNPROXY, all zero: ctnetlink_create_conntrack gives it to every entry, without a meaning."""
         self.header(uapi.CTA_SYNPROXY | uapi.NLA_F_NESTED, 24)
         for kind in (uapi.CTA_SYNPROXY_ISN, uapi.CTA_SYNPROXY_ITS, uapi.CTA_SYNPROXY_TSOFF):
             self.zeros(kind, 4)
@@ -185,7 +185,7 @@ _PROTOCOL_FIELDS: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Variant:
-    """A set of attributes with which the kernel writes one kind of message."""
+    """Describes the attributes that the kernel writes in one kind of message."""
 
     kind: int  # of nlmsg_type
     flags: int  # nlmsg_flags
@@ -269,7 +269,7 @@ def _build_attributes(message: _Builder, protocol: int, variant: _Variant) -> tu
 
 
 def _build_use(message: _Builder, variant: _Variant, *times: int) -> None:
-    """Add what tells how an entry was used: counters and timestamps."""
+    """Add the attributes about the use of an entry: counters and timestamps."""
     if variant.counted:
         message.counters()
     if variant.timed:

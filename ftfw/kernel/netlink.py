@@ -31,11 +31,11 @@ CHECKPOINT_EVERY = 8  # datagrams of a dump read between two checkpoints
 
 
 class OverrunError(Exception):
-    """The kernel had more events than the socket's buffer holds, and some are lost (ENOBUFS)."""
+    """Raised if the kernel had more events than the socket's buffer holds, so that some are lost (ENOBUFS)."""
 
 
 class CutShortError(Exception):
-    """The kernel has stopped at a message that says a wrong length; those behind it are not carried out."""
+    """Raised if the kernel stopped at a message with a wrong length; the messages after it are not carried out."""
 
     def __init__(self) -> None:
         super().__init__("the kernel did not come to the end of a batch of requests: one of them says a wrong length")
@@ -64,8 +64,8 @@ _U32 = struct.Struct("=I")
 class EventSocket:
     """Receives events of conntrack entries and expectations, except those that `own_port` causes.
 
-    The kernel drops the excepted ones before they cost anything (a socket filter on nlmsg_pid).  It drops only those:
-    an administrator's `conntrack -D` has a port id as well.
+    A socket filter on nlmsg_pid drops these in the kernel, where they cost least.  It drops no others: events of an
+    administrator's `conntrack -D` have a port id as well.
     """
 
     GROUPS = (
@@ -96,13 +96,13 @@ class EventSocket:
         attach_filter(self._socket, program)
 
     async def wait(self) -> None:
-        """Wait until there is something to `drain`."""
+        """Wait until `drain` can return messages or raise OverrunError."""
         await trio.lowlevel.wait_readable(self._socket)
 
     def drain(self, most: int) -> list[bytes]:
-        """Return at least `most` messages if so many are there.
+        """Return the messages that wait, and stop reading once there are `most`, or up to SLOTS - 1 more.
 
-        Raises OverrunError where the kernel has lost some; what was read before that has been returned by then.
+        Raises OverrunError where the kernel has lost events, after the messages before that have been returned.
         """
         found: list[bytes] = []
         while len(found) < most and not self._has_overrun:
@@ -129,7 +129,7 @@ class EventSocket:
         return batch
 
     def close(self) -> None:
-        """Close the sockets."""
+        """Close the socket."""
         self._socket.close()
 
 
@@ -142,7 +142,7 @@ def dump_flows() -> AsyncGenerator[list[bytes], None]:
 
 
 def dump_fixed_flows() -> AsyncGenerator[list[bytes], None]:
-    """Yield likewise the entries with FIXED_TIMEOUT; all entries on a kernel that cannot select by status.
+    """Yield the entries with FIXED_TIMEOUT, as `dump_flows` does; all entries if the kernel cannot select by status.
 
     The kernel walks the table in one call until it has found enough of them: 0.15 s for 300,000 entries.
     """
@@ -151,7 +151,7 @@ def dump_fixed_flows() -> AsyncGenerator[list[bytes], None]:
 
 
 def dump_expectations() -> AsyncGenerator[list[bytes], None]:
-    """Yield the kernel's expectations likewise."""
+    """Yield the kernel's expectations, a list for each datagram.  Raises OSError."""
     return _dump(uapi.EXP_GET)
 
 
@@ -201,8 +201,8 @@ def _error(found: bytes) -> int:
 class RequestSocket:
     """Sends requests to the kernel, many in a datagram.  The events that they cause have `port` as port id.
 
-    `get` has a socket of its own, so that it may be called while a thread is in `send`.  `dropped` counts by reason
-    answers that did not reach `get`.
+    `get` has a socket of its own, so that it may be called while a thread is in `send`.  `dropped` counts, by
+    reason, answers that `get` missed or did not expect.
     """
 
     def __init__(self, dropped: Counter[str] | None = None) -> None:
@@ -224,9 +224,9 @@ class RequestSocket:
     def send(self, requests: bytes) -> list[tuple[int, int]]:
         """Have the kernel carry out all of `requests`; return sequence and errno of each that failed.
 
-        One error does not stop the rest.  All have been tried when this returns.  Raises CutShortError if the kernel
-        has not come to the end, which it does not report by itself (netlink_rcv_skb), and PermissionError without
-        CAP_NET_ADMIN.
+        An error does not stop the rest: all have been tried when this returns.  Raises CutShortError if the kernel did
+        not reach the end, which a request at the end shows (netlink_rcv_skb does not report it), and PermissionError
+        without CAP_NET_ADMIN.
         """
         if not requests:
             return []
@@ -241,18 +241,17 @@ class RequestSocket:
         last = errors.pop() if errors else None
         if last == (_END_SEQUENCE, 0):
             return errors
-        if (
-            last is not None and last[1] == errno.EPERM and not errors
-        ):  # nfnetlink_rcv reports it once for a whole datagram
-            raise PermissionError(errno.EPERM, "the kernel takes no requests: CAP_NET_ADMIN is missing")
+        # nfnetlink_rcv reports it once for a whole datagram.
+        if last is not None and last[1] == errno.EPERM and not errors:
+            raise PermissionError(errno.EPERM, "the kernel accepts no requests: CAP_NET_ADMIN is missing")
         raise CutShortError
 
     def get(self, requests: Sequence[bytes]) -> dict[int, bytes]:
-        """Return the answers to GET requests by the index of the request; what does not exist is left out.
+        """Return the answers to GET requests by the index of the request; missing entries are left out.
 
         At most GETS_MAX are sent at once.  Each gets a sequence number of its own, so that an answer to an earlier
-        request is not taken for another's: it is dropped and counted.  If the buffer does not hold all answers, the
-        rest is asked for again; raises OSError (ENOBUFS) if it does not hold a single one.
+        request is recognised: it is dropped and counted.  If the buffer does not hold all answers, the
+        rest is requested again; raises OSError (ENOBUFS) if it does not hold a single one.
         """
         found: dict[int, bytes] = {}
         unanswered = dict(enumerate(requests))
@@ -302,7 +301,7 @@ def _numbered(request: bytes, sequence: int) -> bytes:
 
 
 def _remaining_answers(asked: socket.socket) -> Iterator[tuple[int, bytes]]:
-    """Yield all answers that are there, also behind a place where the buffer was full (ENOBUFS)."""
+    """Yield all answers that wait, also those after a point where the buffer was full (ENOBUFS)."""
     while True:
         try:
             yield from _answers(asked)
@@ -314,7 +313,7 @@ def _remaining_answers(asked: socket.socket) -> Iterator[tuple[int, bytes]]:
 
 
 def _answers(asked: socket.socket) -> Iterator[tuple[int, bytes]]:
-    """Yield sequence number and message of each answer that is there.  Raises OSError (ENOBUFS) if some are lost."""
+    """Yield sequence number and message of each answer that waits.  Raises OSError (ENOBUFS) if some are lost."""
     while True:
         try:
             datagram = asked.recv(RECEIVE_SIZE, socket.MSG_DONTWAIT)
@@ -345,7 +344,7 @@ _REASONS = {
 
 
 def conntrack_errno() -> int:
-    """Ask conntrack for its counters over netlink and return how that failed: 0 if it did not."""
+    """Request conntrack's statistics over netlink, and return the errno of the answer; 0 if conntrack works."""
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, uapi.NETLINK_NETFILTER) as asking:
             asking.settimeout(GET_STATS_TIMEOUT_S)

@@ -105,8 +105,8 @@ _WHOLE: Final = {
 class Checker:
     """Checks messages of flows and expectations.
 
-    Most messages have the skeleton of one that was checked before: the same headers at the same offsets.  One masked
-    comparison tells, as in `message_shapes`.
+    Most messages have the skeleton of one that was checked before: the same headers at the same offsets.  One test
+    of the bytes under a mask shows it, as in `message_shapes`.
     """
 
     def __init__(self) -> None:
@@ -169,7 +169,7 @@ def _check_tuple(attribute: bytes) -> None:
 
 
 def _in_order(attribute: bytes, forms: Mapping[int, Form]) -> Mapping[int, bytes]:
-    """Return what is nested in a part of a tuple.
+    """Return the attributes nested in a part of a tuple.
 
     Raises MalformedError unless each type stands there once, in ascending order, so that there is one way to write a
     tuple.

@@ -1,4 +1,4 @@
-"""The failover lab: two firewalls, a client and a server with real traffic, whose active firewall is cut off.
+"""Runs the failover lab: real traffic between a client and a server, through two firewalls; the active is cut off.
 
 The modules use each other in this direction::
 

@@ -1,4 +1,4 @@
-"""The agent: one process on each host that runs services and flows, and moves addresses, by commands of the lab.
+"""Runs services and flows on one host, and moves addresses, as the lab commands: one agent process on each host.
 
 `python -m ftfw.lab.agent HOST` speaks `agent_messages` over standard input and output, and ends when its input ends.
 """
@@ -73,7 +73,7 @@ class Agent:
         self._cut = now()
 
     async def prove(self, flows: list[str], limit_s: float) -> None:
-        """Report which flows live on after the takeover."""
+        """Report which flows have survived the takeover."""
         self._services.takeover_done()
         await self._phase(lambda flow: flow.prove(), flows, limit_s)
 

@@ -1,4 +1,4 @@
-"""The lab's end of the connection to an agent."""
+"""Connects the lab with an agent: sends commands and receives reports."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -48,7 +48,7 @@ class AgentClient:
                     return
 
     async def end(self) -> None:
-        """Close the connection; the agent then ends by itself."""
+        """Close the connection; the agent ends when its input ends."""
         await self._stdin.aclose()
         await self._stdout.aclose()
 

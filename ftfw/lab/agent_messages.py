@@ -1,4 +1,4 @@
-"""The protocol between the lab and its agents: JSON lines over the agent's standard input and output.
+"""Defines the protocol between the lab and its agents: JSON lines over the agent's standard input and output.
 
 One command at a time; the agent answers with any number of reports and one `CommandDone`.
 """
@@ -9,12 +9,12 @@ from typing import Any
 
 
 class AgentMessageError(Exception):
-    """A line is not a message of this protocol."""
+    """Raised if a line is not a message of this protocol."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AgentCommand:
-    """Tells an agent to do something; `operation` is a key of agent.OPERATIONS."""
+    """Names an operation that an agent is to carry out; `operation` is a key of agent.OPERATIONS."""
 
     operation: str
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -22,7 +22,7 @@ class AgentCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class FlowReport:
-    """Tells how one flow went through one phase."""
+    """Reports how one flow passed one phase; `pause_s` is in seconds."""
 
     flow: str
     alive: bool
@@ -52,7 +52,7 @@ def encode(message: Message) -> bytes:
 
 
 def decode(line: bytes) -> Message:
-    """Return the message in one line. Raises AgentMessageError if the line is not one."""
+    """Return the message in one line. Raises AgentMessageError if the line is not a message."""
     try:
         fields = json.loads(line)
         return _KINDS[fields.pop("kind")](**fields)

@@ -1,4 +1,4 @@
-"""Services of the agents, for traffic that no real server makes when the lab needs it."""
+"""Serves traffic from the agents that no real server makes when the lab needs it."""
 
 import itertools
 import socket

@@ -1,4 +1,4 @@
-"""Announcements that an address has moved: gratuitous ARP and unsolicited neighbour advertisements."""
+"""Announces that an address has moved: gratuitous ARP and unsolicited neighbour advertisements."""
 
 import ipaddress
 import socket

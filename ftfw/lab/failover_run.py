@@ -1,4 +1,4 @@
-"""One run of the lab: build it, open every flow, take over there and back, and judge the flows."""
+"""Runs the lab once: builds it, opens every flow, takes over there and back, and judges the flows."""
 
 import fnmatch
 import json
@@ -39,7 +39,7 @@ class LabTakeover:
     seconds: float
     """Seconds from the cut until the addresses have moved and promote has returned."""
     errors_answered: int = 0
-    """Packets that the successor answered with RST or an ICMP error, which a state that comes too late would cause."""
+    """Packets that the successor answered with RST or an ICMP error, as it would if its state were late."""
     account: str = ""
     """The daemon's own report on its commit."""
 
@@ -106,7 +106,7 @@ class Lab:
         return [row for row in self.run.rows if row.living]
 
     async def phase(self, operation: str, limit_s: float, note: Callable[[Row, FlowReport], None]) -> None:
-        """Have all agents take their living flows through a phase, and call `note` with each report when it comes.
+        """Have all agents run a phase of their living flows, and call `note` with each report as it arrives.
 
         `limit_s` is the time limit of each flow in namespaces.
         """
@@ -141,7 +141,7 @@ def select_flows(pattern: str, *, flowtables: bool = False) -> list[LabFlow]:
 
 @dataclass(frozen=True, kw_only=True)
 class Keep:
-    """Tells a run to keep its lab afterwards."""
+    """Requests that a run keep its lab afterwards."""
 
     released: trio.Event
     """Set when the lab may be removed."""
@@ -193,7 +193,7 @@ def first_of(error: BaseException) -> BaseException:
 
 
 async def _play(lab: Lab) -> None:
-    """Take the lab through both takeovers, as long as a flow lives."""
+    """Run both takeovers, the second one only if a flow still lives."""
     await _open(lab)
     active, backup = topology.FIREWALLS
     await _arm(lab, active, backup)

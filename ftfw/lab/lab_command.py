@@ -1,4 +1,4 @@
-"""`ftfw lab`: the command line of the failover lab in network namespaces."""
+"""Defines `ftfw lab`, the command line of the failover lab in network namespaces."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""The interface of one host of the lab, and helpers that run commands on hosts and on this machine."""
+"""Defines the interface of a host of the lab, and functions that run commands on hosts and on this machine."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,11 +8,11 @@ import trio
 
 
 class LabError(Exception):
-    """The lab cannot be built or run; the message names the remedy where one is known."""
+    """Raised if the lab cannot be built or run; the message names the remedy where one is known."""
 
 
 class Host(Protocol):
-    """One machine of the lab."""
+    """Represents one machine of the lab."""
 
     name: str
     workdir: str

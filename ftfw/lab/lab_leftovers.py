@@ -1,4 +1,4 @@
-"""Removal of what killed labs left behind."""
+"""Removes namespaces, work directories and lock files that killed labs left."""
 
 import os
 import tempfile

@@ -1,4 +1,4 @@
-"""Locks that tell which labs are alive, so that `--clean` leaves those alone."""
+"""Locks a running lab, so that `--clean` does not remove it."""
 
 import fcntl
 import os

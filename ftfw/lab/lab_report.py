@@ -1,4 +1,4 @@
-"""Output of the lab: a table that is printed row by row, and JSON."""
+"""Prints the results of the lab: a table row by row, or JSON."""
 
 # Observer describes what the methods promise.
 # ruff: noqa: D102

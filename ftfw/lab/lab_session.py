@@ -1,4 +1,4 @@
-"""One call of the lab: several runs one after the other, their output, signals and exit code."""
+"""Runs one call of the lab: several runs one after the other, their output, signals and exit code."""
 
 import signal
 import sys
@@ -25,7 +25,7 @@ Command = Callable[..., Any]
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedRun:
-    """One run of the lab that is still to be done."""
+    """Describes a run of the lab that is still to be done."""
 
     site_name: str
     site: AbstractAsyncContextManager[Site]

@@ -1,4 +1,4 @@
-"""The interface of a place that the lab runs in: places differ only in how a firewall is made and killed."""
+"""Defines the interface of a place that the lab runs in: places differ only in how a firewall is made and killed."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

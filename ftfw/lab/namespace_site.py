@@ -1,4 +1,4 @@
-"""The lab in namespaces of this machine: hosts share its kernel, and the lab moves addresses and kills daemons."""
+"""Builds the lab in namespaces of this machine: hosts share its kernel; the lab moves addresses and kills daemons."""
 
 # Site describes what the methods promise.
 # ruff: noqa: D102

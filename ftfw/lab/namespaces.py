@@ -1,4 +1,4 @@
-"""Network namespaces of this machine: hosts that share its kernel and files, and a switch of bridges."""
+"""Makes network namespaces of this machine: hosts that share its kernel and files, and a switch of bridges."""
 
 # Host describes what the methods promise.
 # ruff: noqa: D102

@@ -1,4 +1,4 @@
-"""The servers that real clients use: vsftpd, nginx, dnsmasq, sshd and in.tftpd, configured for the lab."""
+"""Runs the servers that real clients use: vsftpd, nginx, dnsmasq, sshd and in.tftpd, configured for the lab."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager

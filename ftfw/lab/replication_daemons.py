@@ -1,4 +1,4 @@
-"""The daemons whose replication the lab tries: ftfw, conntrackd, or none."""
+"""Runs the daemons whose replication the lab tries: ftfw, conntrackd, or none."""
 
 # ReplicationDaemon describes what the methods promise.
 # ruff: noqa: D102, ARG002
@@ -51,7 +51,7 @@ class ReplicationDaemon(ABC):
         """Make that node the active one after the other one was cut off."""
 
     async def take_over(self, host: Host, adopt: Callable[[], Awaitable[Any]]) -> float:
-        """Make that node active and move the virtual addresses to it; return how long the promotion took, in seconds.
+        """Make that node active and move the virtual addresses to it; return the duration of the promotion in seconds.
 
         `adopt` moves the addresses.
         """

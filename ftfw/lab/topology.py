@@ -1,4 +1,4 @@
-"""The hosts, networks, addresses, ports and sysctls of every lab.
+"""Names the hosts, networks, addresses, ports and sysctls of every lab.
 
 All addresses are documentation addresses; the ruleset files of the lab name the same ones.
 """

@@ -1,4 +1,4 @@
-"""Verdicts: whether each flow survived, and how long it was silent, from the times at which it received data."""
+"""Judges flows: finds, from the times at which a flow received data, if it survived and how long it was silent."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -56,17 +56,17 @@ class Row:
 
     @property
     def living(self) -> bool:
-        """Tell whether the flow has survived everything so far."""
+        """Return whether the flow has survived so far."""
         return not self.broken and all(outcome.verdict is Verdict.SURVIVED for outcome in self.outcomes)
 
     @property
     def survived(self) -> bool:
-        """Tell whether the flow survived every takeover."""
+        """Return whether the flow survived every takeover."""
         return self.living and len(self.outcomes) == self.takeovers
 
     @property
     def settled(self) -> bool:
-        """Tell whether the result of the flow is final."""
+        """Return whether the result of the flow is final."""
         return not self.living or len(self.outcomes) == self.takeovers
 
     @property

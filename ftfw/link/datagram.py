@@ -46,15 +46,15 @@ class DatagramLink(Link):
         self._destinations = destinations
         self._given_mtu = mtu
         self.frame_limit = (mtu or ETHERNET_MTU) - HEADERS[self._family]
-        self._refused: str | None = None  # by the kernel: why the last frame was not sent
+        self._refused: str | None = None  # the reason why the kernel refused the last frame
         self._filter = socket_filter.program(())
         self._dropped_before = 0  # by the kernel, from sockets that are closed
         self._told_truncated = False
-        self._look()
+        self._update_socket()
 
     @property
     def trouble(self) -> str | None:
-        """Return why no frames go out: the interface, the socket, or what the kernel said of the last frame."""
+        """Return why no frames go out: the fault of interface or socket, or the kernel's error for the last frame."""
         return self._fault or self._refused
 
     def _make(self) -> socket.socket:

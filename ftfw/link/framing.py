@@ -1,4 +1,4 @@
-"""Puts frames into a stream of bytes, each behind its length: four bytes in network order.  Pure."""
+"""Puts frames into a stream of bytes, each after its length: four bytes in network order.  Pure."""
 
 from struct import Struct
 from typing import Final

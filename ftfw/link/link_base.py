@@ -1,4 +1,4 @@
-"""Defines what all links have in common: counters, and a socket that is opened whenever it can be."""
+"""Defines the base class of all links: counters, and a socket that is opened as soon as that is possible."""
 
 import errno
 import logging
@@ -15,7 +15,7 @@ from ftfw.system.interfaces import interface
 
 log = logging.getLogger(__name__)
 
-INTERFACE_LOOK_S: Final = 0.5  # between two looks at the interface, and two attempts to open the socket
+INTERFACE_LOOK_S: Final = 0.5  # between two checks of the interface, and two attempts to open the socket
 ETHERNET_MTU: Final = 1500
 # A link that is down, an address or a route that comes back in a moment, or a peer that resets: none ends the daemon.
 SURVIVED: Final = frozenset(
@@ -62,25 +62,25 @@ _USUAL_REMEDY: Final = "look at the interface and its addresses, or correct this
 
 
 class BatchOrigin(NamedTuple):
-    """Tells a link how many frames of a batch are authentic, and who sent them."""
+    """Reports how many frames of a batch are authentic, and which node sent them."""
 
     authentic: int  # frames sealed with a key of this node, new or not
-    name: str | None  # of the node that sent them, if they tell it
+    name: str | None  # of the node that sent them, if a message names it
 
 
 Received = Callable[[list[bytes]], BatchOrigin]
-"""Process a batch of frames at once."""
+"""Processes a batch of frames at once."""
 
 
 def survived(error: OSError) -> str:
-    """Return the name under which an error is counted.  Raises the error again if no link can have it."""
+    """Return the name under which an error is counted.  Raises the error again if it is not in SURVIVED."""
     if error.errno not in SURVIVED:
         raise error
     return errno.errorcode[error.errno].lower()
 
 
 def socket_address(address: Address, port: int) -> tuple[str, int]:
-    """Return an address as sockets take it.
+    """Return an address in the form that sockets accept.
 
     The scope of an IPv6 address is left out: it is the interface to which the socket is bound.
     """
@@ -88,9 +88,9 @@ def socket_address(address: Address, port: int) -> tuple[str, int]:
 
 
 class Link(ABC):
-    """Sends frames to other nodes, and hands received frames on.
+    """Sends frames to other nodes, and hands on received frames.
 
-    A socket that cannot be opened when the link is made is opened by `run` as soon as it can be.
+    If the socket cannot be opened when the link is made, `run` opens it as soon as possible.
     """
 
     def __init__(self, *, name: str, port: int, pinned_to: str | None, version: int) -> None:
@@ -110,19 +110,19 @@ class Link(ABC):
     @property
     @abstractmethod
     def trouble(self) -> str | None:
-        """Return why no frames go out, then a semicolon and the remedy; None while they go out, as far as is known."""
+        """Return why no frames go out, then a semicolon and the remedy; None if no fault is known."""
 
     @abstractmethod
     def send(self, frame: bytes) -> None:
-        """Send a frame without waiting; a frame that cannot be sent now is counted and lost, as on any wire."""
+        """Send a frame without waiting; a frame that cannot be sent now is counted and lost."""
 
     @abstractmethod
     async def run(self, received: Received) -> None:
-        """Hand received frames to `received`, in batches of a few milliseconds' work, until cancelled."""
+        """Hand received frames to `received`, in batches that take a few milliseconds, until cancelled."""
 
     @abstractmethod
     def admit(self, key_ids: Iterable[bytes]) -> None:
-        """Have the kernel drop frames under other keys from now on, where it can tell them."""
+        """Have the kernel drop frames under other keys from now on, if the transport allows it."""
 
     def counts(self) -> dict[str, Any]:
         """Return the counters as `status` shows them."""
@@ -135,11 +135,11 @@ class Link(ABC):
         }
 
     def close(self) -> None:
-        """Close the socket for good."""
+        """Close the socket; the link cannot be used afterwards."""
         if self._socket is not None:
             self._socket.close()
 
-    # For the transports
+    # For the subclasses
 
     @abstractmethod
     def _make(self) -> socket.socket:
@@ -180,21 +180,21 @@ class Link(ABC):
     async def _keep_open(self) -> None:
         """Watch the interface, and open the socket whenever it is closed and can be opened, until cancelled."""
         while self._pinned_to or self._socket is None:
-            self._look()
+            self._update_socket()
             await trio.sleep(INTERFACE_LOOK_S)
 
-    def _look(self) -> None:
-        """Compare the socket with its interface, open it where it can be opened, and log what has changed."""
+    def _update_socket(self) -> None:
+        """Check the interface, open the socket if it is closed and can be opened, and log a change of the fault."""
         fault = None
         try:
             if self._pinned_to:
-                fault = self._look_at(self._pinned_to)
+                fault = self._check_interface(self._pinned_to)
             if self._socket is None and (self._index or not self._pinned_to):
                 self._socket = self._make()
                 self._opened.set()
         except OSError as error:
             if self._socket is not None:
-                return  # nothing is known of the interface: no descriptor was left to ask for it
+                return  # no descriptor was left to check the interface
             remedy = REMEDIES.get(error.errno or 0, _USUAL_REMEDY).format(port=self._port)
             fault = fault or f"{error.strerror}; {remedy}"
         if fault is not None and fault != self._fault:
@@ -203,8 +203,8 @@ class Link(ABC):
             log.info("%s: up", self.name)
         self._fault = fault
 
-    def _look_at(self, name: str) -> str | None:
-        """Close a socket that belongs to an earlier interface, and return what is wrong with the present one."""
+    def _check_interface(self, name: str) -> str | None:
+        """Close a socket that belongs to an earlier interface; return the fault of the present one, or None."""
         state = interface(name)
         index = state.index if state is not None else 0
         if index != self._index:

@@ -4,8 +4,9 @@ Both ends listen.  The node with the smaller name dials.  A node that has not ye
 authentic frame dials as well, so there may be two connections with a peer for a moment.  Of these the connection that
 the node with the smaller name has dialled stays; of two in the same direction, the newer one.
 
-A connection that was accepted is sent nothing until its first authentic frame, and is closed if none comes within a few
-seconds.  A frame that is not authentic ends a connection: TCP neither loses nor alters bytes, so the sender has no key.
+This node sends nothing over an accepted connection before the first authentic frame, and closes the connection if no
+such frame arrives within FIRST_FRAME_S.  A frame that is not authentic ends a connection: TCP neither loses nor alters
+bytes, so the sender has no key.
 """
 
 import socket
@@ -24,8 +25,8 @@ CHUNK_BYTES: Final = 1 << 15  # read between two checkpoints
 SEND_QUEUE_MAX_BYTES: Final = 4 << 20  # for each connection, beside the kernel's buffer
 UNPROVEN_MAX: Final = 4  # accepted connections of a peer's address that have not sent an authentic frame
 BACKLOG: Final = 16
-FIRST_FRAME_S: Final = 3.0  # nodes send a frame every 0.1 s
-PEER_GONE_S: Final = 5.0  # without a frame: the other end is gone, even if TCP has not found out
+FIRST_FRAME_S: Final = 3.0  # time for the first frame; nodes send a frame every 0.1 s
+PEER_GONE_S: Final = 5.0  # time without a frame after which the connection is closed
 LINGER_S: Final = 1.0  # for frames that are still under way on a connection that another one has replaced
 CONNECT_S: Final = 3.0
 RETRY_MIN_S: Final = 0.1
@@ -51,12 +52,12 @@ class _Connection:
 
     @property
     def carries(self) -> bool:
-        """Tell whether frames are sent here.  They prove this node to the peer that was dialled."""
+        """Return whether frames are sent here.  They prove this node to the peer that was dialled."""
         return (self.proven or self.dialled) and not self._replaced
 
     @property
     def chosen_from(self) -> bool:
-        """Tell whether this connection may be the one that stays."""
+        """Return whether this connection may be the one that stays."""
         return self.proven and not self._replaced
 
     def send(self, frame: bytes) -> bool:
@@ -88,7 +89,7 @@ class _Connection:
             self.scope.cancel()
 
     async def write(self) -> None:
-        """Send queued frames whenever the kernel takes more, until cancelled."""
+        """Send queued frames whenever the kernel accepts more, until cancelled."""
         while True:
             await self._stuck.wait()
             await trio.lowlevel.wait_writable(self._socket)
@@ -96,7 +97,7 @@ class _Connection:
             self._flush()
 
     async def frames(self) -> list[bytes]:
-        """Return the next frames, at least one; none at the end.  Raises FramingError, and OSErrors of a connection."""
+        """Return the next frames; an empty list at the end of the connection.  Raises FramingError and OSError."""
         while True:
             await trio.lowlevel.wait_readable(self._socket)
             try:
@@ -114,7 +115,7 @@ class _Connection:
             self.scope.deadline = trio.current_time() + seconds
 
     def replace(self) -> None:
-        """Send no more frames, but receive those that are under way."""
+        """Stop sending, but receive the frames that are under way for LINGER_S."""
         self.expect(LINGER_S)
         self._replaced = True
         if not self._stuck.is_set():
@@ -135,8 +136,8 @@ class _Peer:
         self.connections: list[_Connection] = []
         self.news = trio.Event()  # replaced each time
 
-    def tell(self) -> None:
-        """Wake all who wait for `news`: a connection has proven itself, or the name has changed."""
+    def wake_waiting(self) -> None:
+        """Wake the tasks that wait for `news`: a connection was proven, or the name has changed."""
         self.news.set()
         self.news = trio.Event()
 
@@ -153,7 +154,7 @@ class Tcp(Link):
         self._own = socket_address(config.bind, config.port)
         addresses = [socket_address(peer, config.port) for peer in config.peers]
         self._peers = {address[0]: _Peer(address) for address in addresses}
-        self._look()
+        self._update_socket()
 
     def _make(self) -> socket.socket:
         made = self._new_socket(socket.SOCK_STREAM)
@@ -174,7 +175,7 @@ class Tcp(Link):
 
     @property
     def trouble(self) -> str | None:
-        """Return why there is no connection on which a peer has shown that it has the key; None if there is one."""
+        """Return why no connection is proven by an authentic frame, then a semicolon and the remedy; None if one is."""
         if self._fault is not None:
             return self._fault
         if any(connection.proven for peer in self._peers.values() for connection in peer.connections):
@@ -182,7 +183,7 @@ class Tcp(Link):
         return f"no connection with {', '.join(self._peers)}; {CONNECTION_REMEDY}"
 
     def admit(self, key_ids: Iterable[bytes]) -> None:
-        """Do nothing: the kernel cannot tell frames in a stream, and a frame under another key ends its connection."""
+        """Do nothing: the kernel cannot filter frames in a stream; a frame under another key ends its connection."""
 
     def send(self, frame: bytes) -> None:
         """Send a frame to each peer with which there is a connection."""
@@ -228,7 +229,7 @@ class Tcp(Link):
         accepted.close()
 
     async def _dial(self, peer: _Peer, received: Received) -> None:
-        """Keep a connection with the peer as long as this node is the one that dials."""
+        """Keep a connection with the peer while this node is the one that dials."""
         pause = RETRY_MIN_S
         while True:
             while peer.name is not None and peer.name < self._node:
@@ -299,10 +300,10 @@ class Tcp(Link):
             survived(error)
 
     def _learn(self, peer: _Peer, connection: _Connection, name: str | None) -> None:
-        """Record that a connection is proven or has told its node's name; replace all proven connections but one."""
+        """Record that a connection is proven, and its node's name; replace all proven connections but one."""
         connection.proven = True
         peer.name = name or peer.name
-        peer.tell()
+        peer.wake_waiting()
         choice = [each for each in peer.connections if each.chosen_from]
         if peer.name is None or not choice:
             return

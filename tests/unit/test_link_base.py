@@ -24,7 +24,7 @@ class Trying(Link):
         super().__init__(name="trying", port=3780, pinned_to=pinned_to, version=4)
         self.error = error
         self.made = 0
-        self._look()
+        self._update_socket()
 
     @property
     def trouble(self) -> str | None:

@@ -1,7 +1,7 @@
 """Runs the checks of the configuration and the host.
 
-A check is a function from what was gathered (`CheckInput`) to findings.  A new check is a function in the module of its
-subject, and a name in CHECKS, which is the order of the report.
+A check is a function from the gathered input (`CheckInput`) to findings.  A new check is a function in the module of
+its subject, and a name in CHECKS, which is the order of the report.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def run_checks(config_path: Path) -> list[Finding]:
 
 
 def _findings_of(check: CheckFunction, context: CheckInput) -> Iterator[Finding]:
-    """Yield what a check finds; if it raises, that is a finding, and the other checks still run."""
+    """Yield a check's findings; if it raises an exception, that is a finding, and the other checks still run."""
     try:
         yield from check(context)
     except Exception as error:
@@ -74,7 +74,7 @@ def _findings_of(check: CheckFunction, context: CheckInput) -> Iterator[Finding]
 
 
 def gather(config_path: Path) -> CheckInput:
-    """Read what the checks need: the configuration, the ruleset, and the running daemon's status."""
+    """Read the input of the checks: the configuration, the ruleset, and the running daemon's status."""
     config, why_no_config = None, ""
     try:
         config = load(config_path)

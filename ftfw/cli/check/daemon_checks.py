@@ -1,4 +1,4 @@
-"""Checks what the running daemon reports: roles, links, sync, and counters of failures."""
+"""Checks the running daemon's report: roles, links, sync, and counters of failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Defines what a check returns, and what it gets."""
+"""Defines the input and the result of a check."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckInput:
-    """Holds what was gathered before the checks run; what could not be read is None, and `why_no_...` says why."""
+    """Holds the input of the checks; a part that could not be read is None, and `why_no_…` has the reason."""
 
     config_path: Path
     config: Config | None = None
@@ -57,10 +57,10 @@ def ok(subject: str, found: str, remedy: str = "") -> Finding:
 
 
 def warning(subject: str, found: str, remedy: str) -> Finding:
-    """Return a finding about what works, but not well, or not for all flows."""
+    """Return a finding about a function that works, but not well, or not for all flows."""
     return Finding(level=Level.WARNING, subject=subject, found=found, remedy=remedy)
 
 
 def problem(subject: str, found: str, remedy: str) -> Finding:
-    """Return a finding about what makes replication or a takeover fail."""
+    """Return a finding about a fault that makes replication or a takeover fail."""
     return Finding(level=Level.PROBLEM, subject=subject, found=found, remedy=remedy)

@@ -71,7 +71,7 @@ def check_table(context: CheckInput) -> Iterator[Finding]:
 
 
 def check_tcp(_context: CheckInput) -> Iterator[Finding]:
-    """Check that the kernel's TCP sysctls do not hide what replication missed."""
+    """Check that the kernel's TCP sysctls do not hide flows that replication missed."""
     loose, liberal = sysctl.read("nf_conntrack_tcp_loose"), sysctl.read("nf_conntrack_tcp_be_liberal")
     if loose:
         subject = "net.netfilter.nf_conntrack_tcp_loose"

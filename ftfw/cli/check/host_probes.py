@@ -1,4 +1,4 @@
-"""Asks this host's kernel what the checks need, in the network namespace of this process."""
+"""Reads from this host's kernel the properties that are checked, in the network namespace of this process."""
 
 from __future__ import annotations
 

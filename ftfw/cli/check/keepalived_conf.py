@@ -1,6 +1,6 @@
-"""Reads from keepalived.conf(5) what `ftfw check` compares with ftfw.toml.  Pure; accepts any text.
+"""Reads from keepalived.conf(5) the settings that `ftfw check` compares with ftfw.toml.  Pure; accepts any text.
 
-keepalived itself reports what is wrong in its file (`keepalived -t`).  Included files and parameters are not followed:
+keepalived itself reports errors in its file (`keepalived -t`).  Included files and parameters are not followed:
 `KeepalivedConf.not_followed` names them.  Lines for one host only (`@fw1 …`) are read as lines for all hosts.
 """
 
@@ -88,7 +88,7 @@ def parse(text: str) -> list[Statement]:
 
 
 def extract(text: str) -> KeepalivedConf:
-    """Return what a file configures."""
+    """Return the settings in the text of a file."""
     top = parse(text)
     found = KeepalivedConf(not_followed=list(dict.fromkeys(_not_followed(top))))
     files: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Checks the other nodes: whether their frames arrive, and whether their hosts are like this one."""
+"""Checks the other nodes: that their frames arrive, and that their hosts are like this one."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _check_path(peer: dict[str, Any]) -> Iterator[Finding]:
 
 
 def check_peer_hosts(context: CheckInput) -> Iterator[Finding]:
-    """Compare the peers' hosts with this one, as far as a takeover depends on it."""
+    """Compare the properties of the peers' hosts that matter at a takeover with this host's."""
     own = (context.status or {}).get("facts")
     for peer in (context.status or {}).get("peers") or []:
         reported = peer.get("facts")

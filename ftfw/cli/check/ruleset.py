@@ -1,4 +1,4 @@
-"""Reads from `nft -j list ruleset` what decides which flows conntrack tracks, and what their entries can have."""
+"""Reads from `nft -j list ruleset` the rules that decide which flows conntrack tracks, and with which attributes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ChainId = tuple[str, str, str]  # family, table, name
 
 
 class RulesetError(Exception):
-    """The ruleset cannot be read; the message says why."""
+    """Raised if the ruleset cannot be read; the message has the reason."""
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from typing import Final, NoReturn
 
 from ftfw.cli.brace_syntax import Dialect, Statement, TokenKind, tokens
 
-# As in conntrackd's scanner, a path goes on to the next white space, whatever is in it.
+# As in conntrackd's scanner, a path extends to the next white space, whatever it contains.
 DIALECT: Final = Dialect(comments="#", word=r"/[^\s\"]+|[^\s{}#]+")
 _SHOWN_LENGTH_MAX: Final = 60
 
 
 class MigrationError(Exception):
-    """The file cannot be translated. The message names the line, what was found, and what was expected."""
+    """Raised if the file cannot be translated; the message has the line, what was found, and what was expected."""
 
 
 def refuse(line: int, found: str, expected: str) -> NoReturn:

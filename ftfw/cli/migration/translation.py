@@ -50,7 +50,7 @@ HEADING: Final = """\
 
 
 class NothingToDoError(Exception):
-    """The file is correct, and makes conntrackd do nothing that ftfw does."""
+    """Raised if the file is correct, and makes conntrackd do nothing that ftfw does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ class _Draft:
     def remark(self, line: int, option: str, severity: Severity, why: str) -> None:
         self.remarks.append(Remark(line=line, option=option, severity=severity, why=why))
 
-    def put(self, key: str, value: object, comment: str) -> None:
+    def set_key(self, key: str, value: object, comment: str) -> None:
         table, _, name = key.partition(".")
         self.tables.setdefault(table, {})[name] = _Value(value, comment)
 
@@ -97,7 +97,7 @@ def translate(text: str) -> Translation:
     statements = parse(text, SINGLE)
     if not any(statement.name == "Sync" for statement in statements):
         raise NothingToDoError(_why_nothing({statement.name for statement in statements}))
-    draft.put(
+    draft.set_key(
         "security.key_files", [KEY_FILE], f"conntrackd has no keys: `ftfw keygen {KEY_FILE}`, the same on all nodes"
     )
     draft.remark(
@@ -169,13 +169,13 @@ def _translate_option(option: str, statement: Statement, key: str, draft: _Draft
                 draft.remark(statement.line, option, Severity.DIFFERS, OTHER_PORT)
         case "standby":
             hot = boolean(statement)
-            draft.put(key, "hot" if hot else "warm", comment)
+            draft.set_key(key, "hot" if hot else "warm", comment)
             if hot:
                 draft.remark(statement.line, option, Severity.DIFFERS, STOP_FIRST)
         case "kernel":
             _event_buffer(option, statement, draft)
         case _ if name == "expectations":
-            draft.put(key, _expectations(statement), comment)
+            draft.set_key(key, _expectations(statement), comment)
         case _:
             draft.filters.add(statement)
 
@@ -206,7 +206,7 @@ def _event_buffer(option: str, statement: Statement, draft: _Draft) -> None:
         why = f"ftfw accepts at most {EVENT_BUFFER_BYTES_MAX} bytes"
         draft.remark(statement.line, option, Severity.DIFFERS, why)
         size = EVENT_BUFFER_BYTES_MAX
-    draft.put("kernel.event_buffer_bytes", size, f"line {statement.line}: {statement.name}")
+    draft.set_key("kernel.event_buffer_bytes", size, f"line {statement.line}: {statement.name}")
 
 
 def _expectations(statement: Statement) -> object:
@@ -229,12 +229,12 @@ def _finish(draft: _Draft) -> None:
             )
         places[place] = section.line
     for name, value, comment in draft.filters.chosen():
-        draft.put(f"replicate.{name}", value, comment)
+        draft.set_key(f"replicate.{name}", value, comment)
     draft.remarks += draft.filters.remarks(draft.own)
     if "standby" not in draft.tables:
-        draft.put("standby.mode", "warm", "no DisableExternalCache")
+        draft.set_key("standby.mode", "warm", "no DisableExternalCache")
     if "expectations" not in draft.tables.get("replicate", {}):
-        draft.put(
+        draft.set_key(
             "replicate.expectations", False, "no ExpectationSync; true keeps related flows of FTP and others alive"
         )
         why = (

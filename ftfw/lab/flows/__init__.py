@@ -1,4 +1,4 @@
-"""Every flow of the lab, in the order of the table."""
+"""Lists every flow of the lab, in the order of the table."""
 
 from ftfw.lab.flows import crowd_flows, ftp_flows, gre_flows, program_flows, tcp_flows, tftp_flows, udp_flows
 from ftfw.lab.flows.flow_base import LabFlow

@@ -1,4 +1,4 @@
-"""One flow that stands for three hundred TCP connections."""
+"""Defines one flow that stands for three hundred TCP connections."""
 
 # LabFlow describes what the methods promise.
 # ruff: noqa: D102, ARG002

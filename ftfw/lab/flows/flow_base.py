@@ -1,4 +1,4 @@
-"""The base class of all flows, and socket functions that flows share."""
+"""Defines the base class of all flows, and socket functions that flows share."""
 
 import socket
 import time
@@ -14,7 +14,7 @@ now = time.monotonic
 
 
 class FlowLostError(Exception):
-    """The flow is lost; the message tells the symptom."""
+    """Raised if the flow is lost; the message has the symptom."""
 
 
 LOSSES = (FlowLostError, OSError, trio.BrokenResourceError, trio.ClosedResourceError)
@@ -51,7 +51,7 @@ class LabFlow(ABC):
 
     @abstractmethod
     async def prove(self) -> None:
-        """Return when the flow has shown that it lives on; called after the takeover."""
+        """Return once the flow has shown that it survived; called after the takeover."""
 
     def hear(self) -> None:
         """Record that useful data has arrived."""

@@ -1,4 +1,4 @@
-"""FTP flows: a takeover in each phase of each way to open a data connection."""
+"""Defines FTP flows: a takeover in each phase of each way to open a data connection."""
 
 # LabFlow describes what the methods promise.
 # ruff: noqa: D102, ARG002

@@ -1,4 +1,4 @@
-"""GRE flows with a key, over raw sockets.
+"""Defines GRE flows with a key, over raw sockets.
 
 The kernel tracks GRE version 0 by its addresses only, with or without a key. It tracks version 1 (enhanced GRE, as in
 PPTP) by the call id; without the PPTP helper each direction is a flow of its own that never becomes established.

@@ -1,4 +1,4 @@
-"""Flows of common clients: ping, dig, curl, ssh and lftp."""
+"""Defines flows of common clients: ping, dig, curl, ssh and lftp."""
 
 # LabFlow describes what the methods promise.
 # ruff: noqa: D102

@@ -1,4 +1,4 @@
-"""TCP flows: connections that are idle at the takeover, and connections that stream during it."""
+"""Defines TCP flows: connections that are idle at the takeover, and connections that stream during it."""
 
 # LabFlow describes what the methods promise.
 # ruff: noqa: D102, ARG002

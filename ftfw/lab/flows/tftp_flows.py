@@ -1,4 +1,4 @@
-"""TFTP flows: the expectation of the helper lets the server answer from another port."""
+"""Defines TFTP flows: the expectation of the helper lets the server answer from another port."""
 
 # LabFlow describes what the methods promise.
 # ruff: noqa: D102

@@ -1,4 +1,4 @@
-"""UDP flows in which the server sends first after the takeover."""
+"""Defines UDP flows in which the server sends first after the takeover."""
 
 # LabFlow describes what the methods promise.
 # ruff: noqa: D102
