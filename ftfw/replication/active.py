@@ -175,7 +175,7 @@ class Active:
 
     @property
     def kept_bytes(self) -> int:
-        """Bytes of the frames that can be sent again.  At most KEPT_BYTES of `limits`."""
+        """Return the bytes of the frames that can be sent again, at most KEPT_BYTES of `limits`."""
         return self._kept_bytes
 
     @property

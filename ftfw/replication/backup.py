@@ -462,12 +462,12 @@ class Backup:
 
     @property
     def waiting(self) -> int:
-        """How many frames have come and are not applied yet.  At most WAITING_FRAMES of `limits`."""
+        """Return how many frames have come and are not applied yet, at most WAITING_FRAMES of `limits`."""
         return len(self._waiting)
 
     @property
     def waiting_bytes(self) -> int:
-        """Bytes that these frames take, about.  At most WAITING_BYTES of `limits`."""
+        """Return how many bytes these frames take, about; at most WAITING_BYTES of `limits`."""
         return self._waiting.memory
 
     def heard(self, now: float) -> bool:
