@@ -7,7 +7,7 @@ import trio
 from ftfw.control.server import Progress
 from ftfw.daemon.plan_executor import carry_out
 from ftfw.kernel.injector import InjectionOutcome, Injector
-from ftfw.replication.injection_plan import plan_commit
+from ftfw.replication.injection_plan import ChangePlanner, plan_commit
 from ftfw.replication.store import Store
 
 log = logging.getLogger(__name__)
@@ -45,3 +45,9 @@ async def commit(
     injector.refresh_timeouts()
     reporter = ProgressReporter(store.flow_count() + len(store.expectations), progress)
     await carry_out(plan_commit(store), injector, outcome, overwrite=overwrite, report=reporter.report)
+
+
+async def commit_changes(store: Store, injector: Injector, outcome: InjectionOutcome) -> None:
+    """Put what has changed in a store, which has a journal, since its commit into the kernel."""
+    planner = ChangePlanner(store, refused=set(), recreated=outcome.recreated)
+    await carry_out(planner.plan_changes(), injector, outcome)

@@ -201,7 +201,8 @@ class RoleRunner:
     async def _commit_held(self) -> None:
         """End the work of a backup, and create what it holds in the kernel.
 
-        The work ends within one step, so that a promotion begins at once whatever the backup was doing. The gate is
+        The work ends within one step, so that the kernel gets entries at once whatever the backup was doing. Stale
+        entries that are still held are left out, and the last frames of the stream are applied afterwards. The gate is
         informed first: during a promotion it must not open because of its time limit.
         """
         backup_role = self.backup_role
@@ -215,8 +216,6 @@ class RoleRunner:
         self.member.leave_role(trio.current_time())
         self.driver.flush()
         await self._end_work()
-        while backup_role.backup.work(trio.current_time()):  # the rest of the stream
-            await trio.lowlevel.checkpoint()
         outcome = InjectionOutcome()
         begun = trio.current_time()
         try:
@@ -240,16 +239,25 @@ class RoleRunner:
 
     async def _commit(self, backup_role: BackupRole, outcome: InjectionOutcome) -> bool:
         """Put the store into the kernel; return True if all of it was tried."""
+        backup, store, hot = backup_role.backup, backup_role.store, backup_role.hot_kernel
         try:
-            if backup_role.hot_kernel is not None:
-                await backup_role.hot_kernel.commit_remaining(outcome)
+            if hot is not None:
+                await hot.commit_remaining(outcome)
             else:
                 shut = self._gate is not None and self._gate.is_shut(trio.current_time())
-                await commit.commit(backup_role.store, self._injector, outcome, self.changer.report, overwrite=shut)
+                await commit.commit(store, self._injector, outcome, self.changer.report, overwrite=shut)
+            if backup.has_last_frames:
+                store.begin_journal()
+                await _apply_last_frames(backup)
+                if hot is not None:
+                    await hot.commit_remaining(outcome)
+                else:
+                    await commit.commit_changes(store, self._injector, outcome)
         except* Exception as failure:
             outcome.failed["commit_broke_off"] += 1
             self._warnings.append(f"the commit broke off, what is missing is put in behind it: {first_of(failure)}")
             log.exception("promote: the commit broke off; this node goes on as active, and puts in what is missing")
+        await _apply_last_frames(backup)  # of a commit that broke off
         return "commit_broke_off" not in outcome.failed
 
     def _log_commit(self, outcome: InjectionOutcome, seconds: float) -> None:
@@ -348,6 +356,12 @@ class RoleRunner:
             self.inject_failed.update(outcome.failed)
             if self.last_commit is not None:
                 self.last_commit["created"] += outcome.created
+
+
+async def _apply_last_frames(backup: Backup) -> None:
+    while backup.has_last_frames:
+        backup.work(trio.current_time())
+        await trio.lowlevel.checkpoint()
 
 
 def first_of(group: BaseExceptionGroup[Any]) -> BaseException:

@@ -4,9 +4,9 @@ Sans-I/O: `now` is an argument (seconds, monotonic), and `bodies_to_send` return
 """
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from math import inf
 from typing import Final
 
@@ -63,6 +63,16 @@ class _Resync:
         self.digests = self.wanted = self.scope = None
 
 
+@dataclass(slots=True)
+class _Rest:
+    """Holds the work that is left of streams that have ended."""
+
+    frames: deque[Stream] = field(default_factory=deque)
+    """The last frames, to be applied."""
+    removal: Iterator[int] | None = None
+    """The rest of the end of a snapshot, which is complete: stale entries are removed in steps."""
+
+
 class Backup:
     """Follows an active's stream into `store`.
 
@@ -94,7 +104,7 @@ class Backup:
         self._known = 0  # the highest number that the active is known to have sent
         self._waiting = WaitingFrames()
         self._work: Iterator[int] | None = None  # a compare, or the end of a snapshot, in steps
-        self._ending: Iterator[int] | None = None  # the rest of streams that have ended, in steps
+        self._rest: _Rest | None = None  # of streams that have ended
         self._begun_at = now
         self._heard_at = -inf
         self._acked = 0
@@ -132,7 +142,8 @@ class Backup:
     def unfollow(self) -> None:
         """Stop following: the active has become a backup, or this node takes over.
 
-        `work` applies the rest of the active's stream; the store is final once `has_work` is False.
+        `work` applies the rest of the active's stream: first the frames, while `has_last_frames` is True. Then it
+        removes stale entries; `Store.stale` names them until then. The store is final once `has_work` is False.
         """
         self._leave(BackupEvent.GONE)
         self.epoch = None
@@ -140,25 +151,37 @@ class Backup:
     def _leave(self, event: BackupEvent) -> None:
         """End the followed stream, and plan to apply the frames that wait behind its gaps: they are valid, too."""
         kinds = {messages.EVENTS}
-        sweep: Iterable[int] = ()
+        removal = None
         if self.state is BackupState.FILLING:
             if self._work is None:
                 kinds.add(messages.SNAPSHOT_PART)
             else:  # the whole snapshot was received
-                sweep = self._work
+                removal = self._work
                 self._resync.comparable = True
                 self.snapshots += self._resync.scope is None
         frames = [frame for frame in self._waiting.pop_all() if frame.kind in kinds]
-        if sweep or frames:
-            self._ending = chain(self._ending or (), sweep, self._apply_last(frames))
+        if removal or frames:
+            self._rest = self._rest or _Rest()
+            self._rest.frames.extend(frames)
+            self._rest.removal = self._rest.removal or removal
         self._turn(event)
 
-    def _apply_last(self, frames: Sequence[Stream]) -> Iterator[int]:
-        for start in range(0, len(frames), limits.STEP_FRAMES):
-            for frame in frames[start : start + limits.STEP_FRAMES]:
-                self._apply_entries(frame)
-            yield 0
+    @property
+    def has_last_frames(self) -> bool:
+        """Return True if frames of streams that have ended wait to be applied."""
+        return self._rest is not None and bool(self._rest.frames)
+
+    def _do_rest(self, rest: _Rest) -> None:
+        """Do one step of the rest of ended streams: frames first, because entries that they name are not stale."""
+        if rest.frames:
+            for _ in range(min(len(rest.frames), limits.STEP_FRAMES)):
+                self._apply_entries(rest.frames.popleft())
+            if rest.frames or rest.removal is not None:
+                return
+        elif rest.removal is not None and next(rest.removal, None) is not None:
+            return
         self.store.abort_snapshot()
+        self._rest = None
 
     def _turn(self, event: BackupEvent) -> None:
         """Change the state as the table says, and prepare the store for the new state."""
@@ -167,7 +190,7 @@ class Backup:
             self._work = None
             self._resync.give_up()
             self.store.end_compare()
-        if before is BackupState.FILLING and self._ending is None:
+        if before is BackupState.FILLING and self._rest is None:
             self.store.abort_snapshot()
         if self.state is BackupState.FILLING:
             self.store.begin_snapshot(self._resync.scope, repair=self._resync.counts_repairs)
@@ -191,7 +214,7 @@ class Backup:
 
     def _must_wait(self, frame: Stream) -> bool:
         """Return True if a frame must wait for unfinished work; LOST and RESYNC_ALL cancel that work instead."""
-        if self._ending is not None:
+        if self._rest is not None:
             return True
         return self._work is not None and frame.kind not in (messages.EVENTS, messages.LOST, messages.RESYNC_ALL)
 
@@ -208,8 +231,8 @@ class Backup:
 
     def _make_room(self, now: float) -> None:
         """Reduce the number of waiting frames, even if that takes longer than a step: the bound is strict."""
-        if self._ending is not None:
-            self._finish_ending()
+        while self._rest is not None:
+            self._do_rest(self._rest)
         if self._may_apply():
             self._apply_waiting(1, now)
         else:
@@ -246,7 +269,7 @@ class Backup:
             self._resync.scope = None
             self._turn(BackupEvent.BEGIN)
         elif self.state is BackupState.FILLING:
-            self._work = self._fill()
+            self._work = self._fill(self.store.remove_stale())
         else:
             self._end_snapshot()
 
@@ -312,8 +335,11 @@ class Backup:
             differing |= found
             yield 0
         touched = self.store.end_compare()
-        if not self._resync.all_count:
-            differing -= {bucket_of(key, bits) for key in touched}
+        while touched:
+            some = [touched.pop() for _ in range(min(len(touched), limits.STEP_ENTRIES))]
+            if not self._resync.all_count:
+                differing.difference_update([bucket_of(key, bits) for key in some])
+            yield 0
         self._resync.digests = None
         self.compared += 1
         if not differing:
@@ -334,9 +360,9 @@ class Backup:
         elif not piece.left and (scope.meets(self._resync.wanted) or self.state is BackupState.COMPLETE):
             self._turn(BackupEvent.BEGIN)
 
-    def _fill(self) -> Iterator[int]:
+    def _fill(self, removal: Iterator[int]) -> Iterator[int]:
         """Remove the entries that the snapshot has not named, in steps, and end the snapshot."""
-        for stale in self.store.remove_stale():
+        for stale in removal:
             self.stale += stale
             yield stale
         if self.state is BackupState.FILLING:  # the stream has not ended since
@@ -358,15 +384,16 @@ class Backup:
     @property
     def has_work(self) -> bool:
         """Return True if there is something for `work` to do."""
-        return self._ending is not None or self._work is not None or self._may_apply()
+        return self._rest is not None or self._work is not None or self._may_apply() or self.store.has_unneeded
 
     def work(self, now: float) -> bool:
         """Do one step of the pending work, a few milliseconds; return True if there is more to do."""
         if not self.has_work:
             return False
-        if self._ending is not None:
-            if next(self._ending, None) is None:
-                self._ending = None
+        if self.store.free():
+            return True
+        if self._rest is not None:
+            self._do_rest(self._rest)
             return self.has_work
         self._apply_waiting(limits.STEP_FRAMES, now)
         if self._work is not None and next(self._work, None) is None:
@@ -375,12 +402,6 @@ class Backup:
         if self.epoch is not None and self.heard(now):
             self.was_synced = self.synced(now)
         return self.has_work
-
-    def _finish_ending(self) -> None:
-        assert self._ending is not None
-        for _ in self._ending:
-            pass
-        self._ending = None
 
     # Timers and the bodies that they send
 

@@ -89,7 +89,7 @@ Step = (
 
 
 def plan_commit(store: Store) -> Iterator[Step]:
-    """Plan to create everything in `store`, which must not change until the plan is carried out."""
+    """Plan to create everything in `store` except stale entries; `store` must not change until that is done."""
     yield from _create_everything(store)
     yield from _create_expectations(store, store.expectations)
 
@@ -110,11 +110,17 @@ def plan_missing(store: Store) -> Iterator[Step]:
 
 def _create_everything(store: Store) -> Iterator[Step]:
     for flows in batches(store.plain.items(), BATCH):
-        yield CreateFlows(flows)
+        yield CreateFlows(_without_stale(store, flows))
     rich = _RichFlows()
     for flows in batches(store.rich.items(), SORTED_AT_ONCE):  # few: each takes 25 us to rewrite for injection
-        yield CreateFlows(rich.sort(flows))
+        yield CreateFlows(rich.sort(_without_stale(store, flows)))
     yield from rich.steps()
+
+
+def _without_stale(store: Store, flows: list[HeldFlow]) -> list[HeldFlow]:
+    """Leave out flows that a complete snapshot has not named: there was no time yet to remove them from the store."""
+    stale = set(store.stale(key for key, _ in flows))
+    return [flow for flow in flows if flow[0] not in stale] if stale else flows
 
 
 class _RichFlows:
@@ -175,7 +181,12 @@ def _with_masters(name: bytes, waiting: dict[bytes, HeldFlow]) -> list[HeldFlow]
 
 def _create_expectations(store: Store, keys: Iterable[bytes]) -> Iterator[Step]:
     for some in batches(keys, RESOLVED_AT_ONCE):
-        held = [(key, value, store.zone_of(key)) for key in some if (value := store.expectations.get(key)) is not None]
+        stale = set(store.stale(some))
+        held = [
+            (key, value, store.zone_of(key))
+            for key in some
+            if key not in stale and (value := store.expectations.get(key)) is not None
+        ]
         yield CreateExpectations(held)
 
 
@@ -255,22 +266,28 @@ class ChangePlanner:
         yield from _create_expectations(self._store, self.held_back)
 
     def _are_plain(self, keys: list[bytes]) -> bool:
-        """Return True if all `keys` belong to plain flows and none is held back; costs a tenth of the full check."""
+        """Return True if all `keys` belong to plain flows, none stale or held back, at a tenth of the full cost."""
         values = [value for value in map(self._store.plain.get, keys) if value is not None]
         return (
             len(values) == len(keys)
             and not self.held_back
+            and not self._store.stale(keys)
             and self._own_starts.isdisjoint(map(flow_entry.source_start, keys))
             and self._own_starts.isdisjoint(map(flow_entry.source_start, values))
         )
 
     def _delete_ended(self, keys: list[bytes], changed: list[bytes]) -> Iterator[Step]:
-        """Plan to delete the entries of `keys` that are no longer held; append the keys of held flows to `changed`."""
+        """Plan to delete the entries of `keys` that are no longer held; append the keys of held flows to `changed`.
+
+        A flow that ends and has an own address as its source may be this host's: it is deleted only if it is pinned.
+        """
         store = self._store
+        stale = set(store.stale(keys))
         ended: list[bytes] = []
+        ended_own: list[bytes] = []
         ended_expectations: list[tuple[bytes, bytes]] = []
         for key in keys:
-            if (value := store.value(key)) is not None:
+            if key not in stale and (value := store.value(key)) is not None:
                 if self._is_held_back(key, value):
                     continue
                 if expectation.is_key(key):
@@ -282,11 +299,16 @@ class ChangePlanner:
             if key in self.held_back:
                 self.held_back.discard(key)
             elif expectation.is_key(key):
-                ended_expectations.append((key, store.zone_of(key)))
-            else:
+                if self._own.isdisjoint(_sources(key, key)):
+                    ended_expectations.append((key, store.zone_of(key)))
+            elif self._own.isdisjoint(_sources(key, key)):
                 ended.append(key)
+            else:
+                ended_own.append(key)
         yield DeleteExpectations(ended_expectations)
         yield DeleteFlows(ended)
+        if ended_own:
+            yield DeletePinnedFlows(ended_own)
 
     def _is_held_back(self, key: bytes, value: bytes) -> bool:
         if self._own.isdisjoint(_sources(key, value)):

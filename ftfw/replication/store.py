@@ -52,14 +52,15 @@ class Store:
         self._repairs: dict[bytes, str] | None = None  # entries that the snapshot found to be wrong; None: not counted
         self._named: set[bytes] = set()  # keys that the snapshot named
         self._fully_reported: set[bytes] = set()  # keys of flows that a GET answered in full since it began
-        self._unconfirmed: dict[
-            bytes, frozenset[int]
-        ] = {}  # attributes older than the snapshot that no event has repeated
+        # Attributes, by key, that are older than the snapshot and that no event has repeated:
+        self._unconfirmed: dict[bytes, frozenset[int]] = {}
+        self._removing = False  # the snapshot is complete; stale entries are being removed
+        self._unneeded: list[set[bytes]] = []  # keys of earlier snapshots, to be freed
 
     @property
     def in_snapshot(self) -> bool:
-        """Return True if a snapshot has begun and not ended."""
-        return self._touched_by_events is not None
+        """Return True if a snapshot has begun and is not complete."""
+        return self._touched_by_events is not None and not self._removing
 
     @property
     def snapshot_size(self) -> int:
@@ -288,12 +289,25 @@ class Store:
         return sum(self.remove_stale())
 
     def remove_stale(self) -> Iterator[int]:
-        """End the snapshot in steps; yield how many stale entries each step has removed."""
+        """End the snapshot in steps; return an iterator that yields how many stale entries each step has removed.
+
+        The snapshot is complete at once; `stale` names entries that are not removed yet.
+        """
         assert self._touched_by_events is not None
+        self._removing = True
+        return self._remove_stale()
+
+    def stale(self, keys: Iterable[bytes]) -> list[bytes]:
+        """Return those of `keys` that a complete snapshot has not named: `remove_stale` removes their entries."""
+        if not self._removing:
+            return []
+        assert self._touched_by_events is not None
+        stale = [key for key in keys if not (key in self._touched_by_events or key in self._named)]
+        return stale if self._scope is None else [key for key in stale if key in self._scope]
+
+    def _remove_stale(self) -> Iterator[int]:
         for keys in self._key_steps():
-            stale = [key for key in keys if not (key in self._touched_by_events or key in self._named)]
-            if self._scope is not None:
-                stale = [key for key in stale if key in self._scope]
+            stale = self.stale(keys)
             for key in stale:
                 if self.expectations.pop(key, None) is None:
                     self._remove(key)
@@ -302,15 +316,24 @@ class Store:
             if self._repairs is not None:
                 self._repairs.update(dict.fromkeys(stale, "stale"))
             yield len(stale)
-        if self._repairs is not None:
-            self.repaired.update(kind for key, kind in self._repairs.items() if key not in self._touched_by_events)
+        touched = self._touched_by_events or set()
+        while self._repairs:
+            some = [self._repairs.popitem() for _ in range(min(len(self._repairs), limits.STEP_ENTRIES))]
+            self.repaired.update(kind for key, kind in some if key not in touched)
+            yield 0
         self.abort_snapshot()
 
     def _key_steps(self) -> Iterator[list[bytes]]:
-        """Generate the keys of all entries held now, in steps; some may be gone when their turn comes."""
-        keys = [*self.plain, *self.rich, *self.expectations]
-        for start in range(0, len(keys), limits.STEP_ENTRIES):
-            yield keys[start : start + limits.STEP_ENTRIES]
+        """Generate the keys of all entries held now, in steps; some may be gone when their turn comes.
+
+        The first step has no keys: to list a million of them takes 10 ms.
+        """
+        listed = [list(self.plain), list(self.rich), list(self.expectations)]
+        yield []
+        for keys in listed:
+            while keys:
+                yield keys[-limits.STEP_ENTRIES :]
+                del keys[-limits.STEP_ENTRIES :]  # to free a million at once takes 10 ms, too
 
     def begin_compare(self) -> None:
         """Note the keys that live events touch from now on."""
@@ -329,9 +352,31 @@ class Store:
 
     def abort_snapshot(self) -> None:
         """Give up the snapshot, if one is under way; the entries that it brought stay."""
+        snapshots = (self._touched_by_events, self._named, self._fully_reported)
+        self._unneeded += [keys for keys in snapshots if keys is not None and len(keys) > limits.STEP_ENTRIES]
         self._touched_by_events, self._named, self._fully_reported = None, set(), set()
         self._scope = self._repairs = None
+        self._removing = False
         self._unconfirmed.clear()
+
+    @property
+    def has_unneeded(self) -> bool:
+        """Return True if there is something for `free` to do."""
+        return bool(self._unneeded)
+
+    def free(self) -> bool:
+        """Free one of the sets of keys that earlier snapshots needed; return True if there are more.
+
+        A million keys take 15 ms.
+        """
+        if self._unneeded:
+            self._unneeded.pop()
+        return bool(self._unneeded)
+
+    def begin_journal(self) -> None:
+        """Keep the keys that change from now on, if they are not kept already."""
+        if self._journal is None:
+            self._journal = {}
 
     def take_changes(self) -> dict[bytes, None]:
         """Return the keys that changed since the last call, in the order of their first change, and forget them."""

@@ -1,5 +1,7 @@
 """What follows a promotion, on a real kernel."""
 
+import sys
+
 import pytest
 
 from ftfw.daemon import after_takeover
@@ -16,6 +18,7 @@ from tests.kernel.entries import (
     both,
     mark,
     master,
+    original,
     ports,
     snat,
     tcp,
@@ -29,6 +32,7 @@ pytestmark = pytest.mark.kernel
 
 Pair = tuple[Namespace, Namespace]
 TCP, UDP, GRE = 6, 17, 47
+DESTROYED = uapi.CT_DELETE.to_bytes(2, sys.byteorder)  # the type of a message about a flow's end
 
 
 async def restore(namespace: Namespace, store: Store) -> InjectionOutcome:
@@ -73,6 +77,32 @@ async def test_restoring_timeouts_gives_each_timer_what_its_state_would(pair: Pa
     (expected,) = (await backup.snapshot()).decoded_expectations()
     assert expected.timeout is not None
     assert expected.timeout <= 60
+
+
+async def test_restoring_timeouts_removes_what_a_promotion_had_no_time_to_remove(pair: Pair) -> None:
+    """The flow that a packet has used lives on: it is no ghost, whatever the snapshot says."""
+    active, backup = pair
+    capture = Capture(active, journal=True)
+    hot = HotBackup(backup, capture.store)
+    for flow in (udp(1), udp(2), udp(3), FTP):
+        active.put(flow)
+    put_expectation(active, PLAIN)
+    capture.take()
+    await hot.apply()
+    store = capture.store
+    store.begin_snapshot()
+    for port in (1, 2):
+        active.put(original(CLIENT, SERVER, UDP, ports(port, 53)), kind=uapi.CT_DELETE, flags=0)
+    store.add_snapshot([each for each in await active.dump() if each[5] == uapi.CT_NEW >> 8])  # no expectation
+    store.remove_stale()
+    await hot.commit_remaining()
+    backup.change(both(UDP, 2, 53) + u32(uapi.CTA_TIMEOUT, 77))  # as a packet sets it
+    events = backup.listen()
+    await restore(backup, store)
+    assert set(await table(backup)) == {2, 3, 5000}
+    assert not (await backup.snapshot()).expectations
+    ended = [each for each in events.drain(100) if each[4:6] == DESTROYED]
+    assert len(ended) == 1, "the new backup hears of it"
 
 
 async def test_restoring_timeouts_takes_what_an_earlier_daemon_left_for_its_own(pair: Pair) -> None:

@@ -3,7 +3,9 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -11,13 +13,17 @@ import trio
 from ftfw.daemon import after_takeover, commit, leftover_entries
 from ftfw.daemon.gate import Gate
 from ftfw.daemon.role_runner import RoleRunner
+from ftfw.daemon.roles.role_table import RoleEvent
+from ftfw.kernel import flow_entry
 from ftfw.kernel.event_selector import Selector
 from ftfw.kernel.injector import InjectionOutcome, Injector
-from ftfw.replication.messages import Heartbeat
+from ftfw.replication import messages
+from ftfw.replication.limits import STEP_FRAMES
+from ftfw.replication.messages import Heartbeat, Stream
 from ftfw.replication.store import Store
 from tests.kernel.namespaces import Namespace
 from tests.kernel.test_node import command, in_namespace, running, until
-from tests.unit.conntrack import TCP, conn
+from tests.unit.conntrack import TCP, UDP, conn
 
 pytestmark = pytest.mark.kernel
 
@@ -118,6 +124,45 @@ def test_the_gate_is_told_of_a_promotion_before_anything_else_and_no_active_is_f
 
     in_namespace(work)
     assert tracking.order[:4] == ["begun", "gate waits", "ended", "commit"]
+
+
+def test_a_promotion_waits_for_no_stale_entries_and_no_frames_behind_a_gap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A million stale entries take a second, for which clients would wait."""
+    flows = [conn(replace(UDP, source_port=port)) for port in range(1, 3000)]
+    named, late, gone = flows[0], flows[1 : 3 * STEP_FRAMES], flows[3 * STEP_FRAMES :]
+    held: list[tuple[bool, bool]] = []
+    real = commit.commit
+
+    async def work(namespace: Namespace) -> None:
+        async with running(tmp_path) as (node, _link, path):
+            assert node.roles.backup_role is not None
+            backup = node.roles.backup_role.backup
+            backup.store.apply([flow.new() for flow in (named, *gone)])
+
+            async def told(*arguments: Any, **how: Any) -> None:
+                held.append((gone[0].key in backup.store.plain, backup.has_last_frames))
+                await real(*arguments, **how)
+
+            monkeypatch.setattr(commit, "commit", told)
+            hear_active(node.roles, b"first")
+            frames = [
+                Stream(messages.SNAPSHOT_BEGIN, 1, []),
+                Stream(messages.SNAPSHOT_PART, 2, [[named.full()]]),
+                Stream(messages.SNAPSHOT_END, 3, []),  # the fourth does not come any more
+                *(Stream(messages.EVENTS, 5 + number, [[flow.new()]]) for number, flow in enumerate(late)),
+            ]
+            for frame in frames:
+                node.roles.member.receive(b"first", frame, trio.current_time())
+            node.roles.changer.accept(RoleEvent.PROMOTE)  # before the backup has its turn
+            await until(lambda: node.roles.role == "active")
+            assert (await command(path, "status"))["last_commit"]["created"] == 1 + len(late)
+            found = {flow_entry.key_of(flow_entry.parse(each).attributes) for each in await namespace.dump()}
+            assert found == {flow.key for flow in (named, *late)}
+
+    in_namespace(work)
+    assert held == [(True, True)]
 
 
 def hear_active(roles: RoleRunner, epoch: bytes) -> None:

@@ -24,7 +24,6 @@ from ftfw.replication.injection_plan import (
     VerifyHelpers,
     plan_commit,
 )
-from ftfw.replication.state_tables import BackupState
 from ftfw.replication.store import Store
 from tests.simulation.kernel import Kernel
 from tests.unit.conntrack import UDP, conn
@@ -69,8 +68,8 @@ class HotFollower:
         return (key for key in self._held - self.refused if store.get_flow(key) is not None)
 
     def _snapshot(self) -> int:
-        """A number for the snapshot under way; 0 without one."""
-        return self._backup.snapshots + 1 if self._backup.state is BackupState.FILLING else 0
+        """A number for the snapshot that comes in; 0 without one."""
+        return self._backup.snapshots + 1 if self._backup.store.in_snapshot else 0
 
     def commit(self) -> None:
         """Carry out what is left at a promotion."""

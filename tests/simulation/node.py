@@ -117,12 +117,14 @@ class Node:
         assert self.member.backup is not None
         backup = self.member.backup
         backup.unfollow()
-        while backup.work(now):
-            pass
         if self.follower is not None:
             self.follower.commit()
         else:
             injection.commit(self.kernel, backup.store)
+        backup.store.begin_journal()
+        while backup.has_last_frames:
+            backup.work(now)
+        (self.follower or HotFollower(self.kernel, backup, self._random)).commit()
         self.stream(now)
 
     def take(self, link: int, frame: bytes) -> None:

@@ -318,7 +318,7 @@ def test_no_more_frames_wait_than_allowed_while_the_rest_of_a_stream_is_applied(
 def sweeping() -> Playbook:
     """A backup that holds a snapshot without any flow that it has held before: their end takes more than a step."""
     play = complete(*ports(STEP_ENTRIES + 5))
-    play >> want_snapshot << resync(3) >> begin(4) >> end(5) >> step
+    play >> want_snapshot << resync(3) >> begin(4) >> end(5) >> step >> step
     assert 0 < of(play).store.flow_count() < STEP_ENTRIES
     return play
 
@@ -483,3 +483,16 @@ def test_an_administrator_on_the_active_has_everything_asked_for() -> None:
     play >> begin(5) >> end(6) >> work
     assert of(play).snapshots == 2
     assert of(play).store.repaired == {"stale": 1}
+
+
+def test_the_last_frames_of_a_stream_come_before_the_rest_of_its_stale_entries() -> None:
+    """Who takes over leaves stale entries out, so that only the frames have to be applied."""
+    play = sweeping()
+    play >> events(7, FLOW.new()) << ack(5, (6, 6), synced=False)
+    play >> unfollow >> step
+    assert not of(play).has_last_frames
+    held_back = of(play).store.stale(keys(play))
+    assert set(held_back) == keys(play) - {FLOW.key}
+    assert held_back
+    play >> work
+    assert keys(play) == {FLOW.key}

@@ -257,6 +257,50 @@ def test_what_needs_a_master_waits_while_a_snapshot_comes_in() -> None:
     assert not kernel.refused
 
 
+def half_removed(journal: bool) -> tuple[Store, set[bytes]]:
+    """A store with a complete snapshot of which stale entries are held still, and the keys that are not stale."""
+    store = Store(journal=journal)
+    store.apply([flow.new() for flow in (*MASTERS, *RELATED, GRE, *PLAIN[:2])] + [each.new() for each in EXPECTED[:3]])
+    store.begin_snapshot()
+    store.add_snapshot([MASTERS[0].full(), PLAIN[0].full(), EXPECTED[0].full()])
+    store.remove_stale()
+    return store, {MASTERS[0].key, PLAIN[0].key, EXPECTED[0].key}
+
+
+def test_stale_entries_are_not_committed_though_there_was_no_time_to_remove_them() -> None:
+    store, named = half_removed(journal=False)
+    for plan in (plan_commit, plan_missing):
+        kernel = Kernel()
+        run(plan(store), kernel)
+        assert kernel.flows.keys() | kernel.expectations.keys() == named
+        assert not kernel.refused
+
+
+def test_stale_entries_of_a_hot_kernel_are_deleted_and_not_created() -> None:
+    store, named = half_removed(journal=True)
+    kernel = Kernel()
+    kernel.flows[RELATED[0].key] = RELATED[0].held()
+    run(ChangePlanner(store, refused=kernel.refused, recreated=kernel.recreated).plan_remaining(), kernel)
+    assert kernel.flows.keys() | kernel.expectations.keys() == named
+
+
+def test_the_end_of_a_flow_that_was_never_held_takes_no_connection_of_this_host() -> None:
+    """Its beginning and its end may come in one plan: then nothing has held it back."""
+    store = Store(journal=True)
+    planner = ChangePlanner(store, refused=set(), recreated=set())
+    planner.learn_addresses(frozenset({ip_address(OWN.source).packed}))
+    sip = OWN_FLOWS[1]
+    expected = Expect(sip.original, replace(UDP, source_port=0, destination_port=60))
+    store.apply([*(each.new() for each in (*OWN_FLOWS, PLAIN[0])), expected.new()])
+    store.apply([expected.destroy(), *(each.destroy() for each in (*OWN_FLOWS, PLAIN[0]))])
+    steps = list(planner.plan_changes())
+    assert [step.keys for step in steps if isinstance(step, DeleteFlows)] == [[PLAIN[0].key]]
+    assert not any(step.expectations for step in steps if isinstance(step, DeleteExpectations))
+    # What this host has injected before the address was its own has a pinned timer, and goes.
+    (injected,) = (set(step.keys) for step in steps if isinstance(step, DeletePinnedFlows))
+    assert injected == {each.key for each in OWN_FLOWS}
+
+
 def test_each_step_is_small_however_much_there_is() -> None:
     """Between two steps a promotion can begin, and others have their turn."""
     many = [conn(replace(TCP, source_port=port), ident=port) for port in range(1, 4000)]
