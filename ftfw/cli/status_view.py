@@ -23,7 +23,7 @@ ABSENT = "-"
 
 STYLES: Final = {Grade.GOOD: "green", Grade.DOUBTFUL: "yellow", Grade.BAD: "bold red", None: ""}
 HEAD: Final = tuple(field.path for field in FIELDS if len(field.parts) == 1 and not field.for_machines)
-# Sections that are mappings, in their order; the tables of peers and links say what stands in the others.
+# Sections that are mappings, in their order; the others are shown in the tables of peers and links.
 LISTED: Final = tuple(
     section
     for section in dict.fromkeys(field.parts[0] for field in FIELDS if len(field.parts) > 1)

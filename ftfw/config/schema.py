@@ -170,7 +170,7 @@ class KeepalivedSection(_Section):
 
 
 class TakeoverSection(_Section):
-    """Holds `[takeover]`, which says what happens to traffic until the commit of a warm node is done."""
+    """Holds `[takeover]`, which says where traffic waits until the commit of a warm node is done."""
 
     gate_interfaces: tuple[Interface, ...] = Field(
         default=(), description='names of interfaces, such as ["lan", "wan"]'

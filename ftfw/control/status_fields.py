@@ -19,7 +19,7 @@ Parts = tuple[str, ...]
 
 
 class Grade(Enum):
-    """Says how good a value is."""
+    """Names how good a value is."""
 
     GOOD = "good"
     DOUBTFUL = "doubtful"
@@ -69,13 +69,13 @@ class StatusField:
 
     @property
     def key_label(self) -> str | None:
-        """Return what a key of the mapping is; None where the field is no mapping."""
+        """Return the meaning of the mapping's keys; None where the field is no mapping."""
         found = re.search(r"\{(.*)\}", self.path)
         return found[1] if found else None
 
     @property
     def help_text(self) -> str:
-        """Return what Prometheus shows as the metric's help."""
+        """Return the help text of the metric."""
         text = self.metric.text if self.metric is not None else None
         return re.sub(r"^true\b", "1", text or self.meaning).replace("`", "")
 
@@ -439,7 +439,7 @@ def field_at(parts: Parts) -> StatusField | None:
 
 
 def grade(parts: Parts, value: object) -> Grade | None:
-    """Judge what stands at these keys of a status; None if it is neither good nor bad, or not declared."""
+    """Judge the value at these keys of a status; None if it is neither good nor bad, or not declared."""
     field = field_at(parts)
     if field is None or (field.key_label is not None and parts[-1].endswith(field.harmless)):
         return None

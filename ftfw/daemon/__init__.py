@@ -1,1 +1,1 @@
-"""The running daemon, on trio: the only package in which all others meet."""
+"""Runs the daemon, on trio: the only package that uses all others."""

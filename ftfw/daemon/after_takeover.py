@@ -1,4 +1,4 @@
-"""Finish a takeover while traffic flows: restore timeouts, and create what is missing from the kernel."""
+"""Finish a takeover while traffic flows: restore timeouts, and create entries that the kernel lacks."""
 
 import logging
 from contextlib import aclosing

@@ -23,7 +23,7 @@ class BackupRole:
     """Does the work of a backup until it is cancelled.
 
     `followed` is called for each active that is followed; `filled` when a hot kernel has all entries of the active,
-    once for each active. `failed` counts by reason what the kernel refused.
+    once for each active. `failed` counts, by reason, the entries that the kernel refused.
     """
 
     def __init__(

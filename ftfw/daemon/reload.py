@@ -37,7 +37,7 @@ class KeyReload:
                         transport.rekey(keys)
 
     def read_keys(self) -> list[bytes] | None:
-        """Return the keys; None if the present keys stay in use.  The log tells what else has changed or is wrong."""
+        """Return the keys; None if the present keys stay in use.  Log other changes and errors."""
         key_files = self._named_key_files() or self._key_files
         try:
             keys = [key_file.read(path) for path in key_files]

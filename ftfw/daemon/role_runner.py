@@ -36,7 +36,7 @@ CONTRARY: Final = {RoleEvent.PROMOTE: "demotion", RoleEvent.DEMOTE: "promotion"}
 
 
 class _Unfinished:
-    """Holds what a promotion leaves to be done while traffic flows."""
+    """Holds the work that a promotion leaves for later, while traffic flows."""
 
     def __init__(self, backup_role: BackupRole, *, whole: bool) -> None:
         self.store = backup_role.store
@@ -199,7 +199,7 @@ class RoleRunner:
         self._begin(self.backup_role.run)
 
     async def _commit_held(self) -> None:
-        """End the work of a backup, and create what it holds in the kernel.
+        """End the work of a backup, and create the entries of its store in the kernel.
 
         The work ends within one step, so that the kernel gets entries at once whatever the backup was doing. Stale
         entries that are still held are left out, and the last frames of the stream are applied afterwards. The gate is

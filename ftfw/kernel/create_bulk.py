@@ -1,7 +1,7 @@
 """Make the requests that create many flows: the bytes of `create.create`, by slices at known offsets.
 
 Pure; the hot path of a commit.  Plain flows with ports have everything at the same offset, and flows in the same state
-share what is rewritten.  All others go through `create.create`.
+share the rewritten attributes.  All others go through `create.create`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -45,7 +45,7 @@ class Creator:
         at = _OFFSETS.get(key[:12])
         if at is None or value[:2] != key[:2]:  # the reply's tuple has another length: nothing is at its offset
             return self.slow_parts(key, value, sequence)
-        # With the family: what is shared has the size of one family's message.
+        # With the family: the shared headers have the size of one family's message.
         state = b"%b%c%b%b" % (
             at.family,
             key[at.protocol],

@@ -91,7 +91,7 @@ class Selector:
         """Exclude the flows of these addresses.
 
         The end of a flow is left out only if its address has been excluded since the first selection.  Otherwise the
-        flow may have been streamed before, and without its end a backup would hold it for ever.
+        flow may have been streamed before, and without its end a backup would keep it.
         """
         self._excluded = addresses | {LOOPBACK6}
         self._always_excluded = self._always_excluded & self._excluded if self._has_selected else self._excluded
@@ -316,7 +316,7 @@ def _has_loopback(found: Run) -> bool:
 
 
 def _entangled(groups: list[tuple[Shapes, list[bytes]]]) -> bool:
-    """Return whether putting NEW before UPDATE before DESTROY could reverse the order of what happened to one flow.
+    """Return whether putting NEW before UPDATE before DESTROY could reverse the order of one flow's messages.
 
     It could where a tuple was used again at once, and where messages of two lengths (with mark, without) are of one
     kind about one flow.  All shapes of a group have tuples of one length and are of one kind.

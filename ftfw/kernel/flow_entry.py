@@ -311,7 +311,7 @@ def reply_name(key: bytes, value: bytes) -> bytes:
 
 
 def helper_kind(flow: HeldFlow) -> tuple[str | None, int, int]:
-    """Return what the kernel looks up a flow's helper by: name (None without one), family and protocol."""
+    """Return name (None without one), family and protocol, by which the kernel looks up a flow's helper."""
     key, value = flow
     return helper_of(split(value)), family_of(key), protocol_of(key)
 

@@ -31,7 +31,7 @@ Report = Callable[[int], Awaitable[None]]
 
 @dataclass(slots=True)
 class InjectionOutcome:
-    """Counts what an injection did.
+    """Counts the results of an injection.
 
     `failed` counts by reason the entries that the kernel refused, `remedied` by reason the entries that needed a
     remedy: most of them lack an attribute that was wanted (`one_by_one`: none). `refused` has the keys of the refused

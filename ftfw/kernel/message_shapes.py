@@ -49,7 +49,7 @@ class Shape:
     ]  # offset and value of the bytes that tell apart what the kernel writes
     fields: Struct  # unpacks key and value of an event
     split: int  # where the original tuple ends and the value begins
-    kind: int  # NEW (also for a dumped entry), UPDATE or DESTROY: what happens to one flow has this order
+    kind: int  # NEW (also for a dumped entry), UPDATE or DESTROY: the messages of one flow have this order
     reply_end: int  # where the reply tuple ends
     dump: bool  # a dumped entry, whose attributes have another order than a value's: see `dumped_value`
     value_end: int  # where the last attribute of the value ends
@@ -129,7 +129,7 @@ class _Builder:
         self.open(8)
 
     def counters(self) -> None:
-        """Add what nf_conntrack_acct = 1 adds (ctnetlink_dump_acct)."""
+        """Add the counters of nf_conntrack_acct = 1 (ctnetlink_dump_acct)."""
         self.counts(uapi.CTA_COUNTERS_ORIG, uapi.CTA_COUNTERS_PACKETS, uapi.CTA_COUNTERS_BYTES)
         self.counts(uapi.CTA_COUNTERS_REPLY, uapi.CTA_COUNTERS_PACKETS, uapi.CTA_COUNTERS_BYTES)
 
@@ -325,4 +325,4 @@ _PROTOCOLS: Final = (uapi.IPPROTO_TCP, uapi.IPPROTO_UDP, uapi.IPPROTO_ICMP)
 _VARIANTS: Final = tuple(_all_variants())
 
 SHAPES: Final = _all_shapes()
-"""The shapes that a message may have, by its first 32 bytes."""
+"""Maps the first 32 bytes of a message to the shapes that it may have."""

@@ -22,7 +22,7 @@ RECEIVE_SIZE = 1 << 16  # a dump's datagram is at most 32 KiB (netlink_dump)
 EVENT_MEMORY = 512  # bytes that an event takes of the socket's buffer at least (its sk_buff's truesize)
 SLOTS = 128  # datagrams taken from the event socket by one system call
 SLOT_SIZE = 1024  # an event is one message of a few hundred bytes
-SLOT_USUAL = 320  # one without helper and labels has at most so many
+SLOT_USUAL = 320  # bytes of an event without helper and labels, at most
 REQUEST_BUFFER = 4 << 20  # bytes: room for a batch on its way in, and for an error for each of its messages
 CT_GET_STATS = 0x105  # IPCTNL_MSG_CT_GET_STATS: changes nothing, and its answer is short
 GET_STATS_TIMEOUT_S = 2.0
@@ -90,7 +90,7 @@ class EventSocket:
             self._socket.setsockopt(uapi.SOL_NETLINK, uapi.NETLINK_ADD_MEMBERSHIP, group)
 
     def _attach(self, own_port: int) -> None:
-        """Attach classic BPF: load nlmsg_pid (in network order), drop what equals `own_port`, pass the rest."""
+        """Attach classic BPF: load nlmsg_pid (in network order), drop messages with `own_port`, pass the rest."""
         port = struct.unpack(">I", struct.pack("=I", own_port))[0]
         program = ((0x20, 0, 0, 12), (0x15, 0, 1, port), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
         attach_filter(self._socket, program)
@@ -234,7 +234,7 @@ class RequestSocket:
         try:
             answers = list(_answers(self._socket))
         except OSError:
-            with suppress(OSError):  # what is left is no answer to the next batch
+            with suppress(OSError):  # the remaining answers must not count for the next batch
                 list(_remaining_answers(self._socket))
             raise
         errors = [(sequence, _error(answer)) for sequence, answer in answers if _kind(answer) == uapi.NLMSG_ERROR]

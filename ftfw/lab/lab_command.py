@@ -11,7 +11,7 @@ from ftfw.lab.replication_daemons import DAEMONS
 @click.command()
 @lab_options(daemons=list(DAEMONS), clean=remove_leftovers)
 def lab(mode: str | None, daemon: str, only: str, as_data: bool, keep: bool) -> None:
-    """Cut off the active firewall under real traffic and tell which flows live on.
+    """Cut off the active firewall under real traffic, and report which flows survive.
 
     Two firewalls, a client and a server are made in network namespaces for this, and removed afterwards.
     Exit code 1 if the lab could not be run, or if ftfw lost a flow.

@@ -36,8 +36,8 @@ class PlannedRun:
 def lab_options(*, daemons: Sequence[str], clean: Callable[[], Awaitable[list[str]]]) -> Callable[[Command], Command]:
     """Return a decorator that gives a command the options of every lab: mode, daemon, only, as_data and keep.
 
-    `daemons` are the names for `--daemon`. `clean` removes what killed labs left and returns their names; `--clean`
-    calls it and does nothing else.
+    `daemons` are the names for `--daemon`. `clean` removes the leftovers of killed labs and returns the labs' names;
+    `--clean` calls it and does nothing else.
     """
 
     def clean_and_exit(context: click.Context, _: click.Parameter, wanted: bool) -> None:

@@ -25,7 +25,7 @@ class Site(Protocol):
         """Add rules in nft's language to the ruleset of a firewall, from now on and after each boot."""
 
     async def cut(self, name: str) -> None:
-        """Take a firewall away at once, from outside and without notice; no other host may lose a link."""
+        """Cut a firewall off at once, from outside and without notice; no other host may lose a link."""
 
     async def heal(self, name: str) -> None:
         """Bring a firewall back that was cut."""

@@ -43,3 +43,8 @@ def test_a_window_is_a_set_with_a_horizon(counters: list[int]) -> None:
 def test_asking_changes_nothing() -> None:
     window = ReplayWindow()
     assert [window.is_fresh(7) for _ in range(3)] == [True] * 3
+
+
+def test_a_window_behind_a_counter_accepts_higher_ones_only() -> None:
+    window = ReplayWindow.behind(5)
+    assert [counter for counter in range(9) if window.is_fresh(counter)] == [6, 7, 8]

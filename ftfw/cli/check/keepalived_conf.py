@@ -44,7 +44,7 @@ class VrrpInstance:
 
 @dataclass(kw_only=True)
 class KeepalivedConf:
-    """Holds what a file configures.  `tracked` are the paths of track files that an instance or a group uses."""
+    """Holds the settings of a file.  `tracked` are the paths of track files that an instance or a group uses."""
 
     fifos: list[NotifyFifo] = field(default_factory=list)  # vrrp_notify_fifo
     all_fifos: set[str] = field(

@@ -20,14 +20,14 @@ IGNORE: Final = "Ignore"
 
 @dataclass
 class _Chosen:
-    """Holds what filters of one kind accept and ignore, and the lines that say so."""
+    """Holds the values that filters of one kind accept and ignore, and the lines of these filters."""
 
     accepted: list[str | int] = field(default_factory=list)
     ignored: list[str | int] = field(default_factory=list)
     lines: dict[str, int] = field(default_factory=dict)  # by policy, the first
 
     def left_of(self, known: Iterable[str]) -> list[str | int]:
-        """Return what is accepted, or else `known`, without what is ignored; empty if nothing is filtered."""
+        """Return the accepted values, or else `known`, without the ignored ones; empty if nothing is filtered."""
         if not self.lines:
             return []
         wanted = self.accepted if ACCEPT in self.lines else known
@@ -74,7 +74,7 @@ class FilterTranslation:
             yield "tcp_states", states, _origin("State", self._states.lines)
 
     def remarks(self, own: Iterable[str]) -> Iterator[Remark]:
-        """Yield remarks about what has no exact equivalent; `own` are this host's addresses in the file."""
+        """Yield remarks about filters without an exact equivalent; `own` are this host's addresses in the file."""
         option = "General.Filter.Protocol"
         if IGNORE in self._protocols.lines and ACCEPT not in self._protocols.lines:
             why = "protocols without a name here are not replicated; add the numbers of those that matter"

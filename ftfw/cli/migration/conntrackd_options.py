@@ -1,4 +1,4 @@
-"""Lists the options of conntrackd.conf(5) (conntrackd 1.4.7), and what ftfw has in their place.  Pure.
+"""Lists the options of conntrackd.conf(5) (conntrackd 1.4.7), and their equivalents in ftfw.  Pure.
 
 docs/migration.md shows this table; the parser reads from it which options have one value, and the translation which
 have an equivalent.  An option's name includes its sections: `Sync.Mode.CommitTimeout`.
@@ -12,7 +12,7 @@ from enum import StrEnum
 
 
 class Severity(StrEnum):
-    """Says what it means that an option has no exact equivalent."""
+    """Names the consequence for an option without an exact equivalent."""
 
     LOST = "lost"
     DIFFERS = "differs"

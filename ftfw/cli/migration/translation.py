@@ -1,4 +1,4 @@
-"""Translates a conntrackd.conf into a configuration of ftfw, with remarks about what has no equivalent.  Pure."""
+"""Translates a conntrackd.conf into a configuration of ftfw, with remarks about options without an equivalent.  Pure."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ _Table = dict[str, _Value]
 
 @dataclass
 class _Draft:
-    """Collects what has been translated so far."""
+    """Collects the translated options."""
 
     links: list[tuple[Statement, _Table]] = field(default_factory=list)
     tables: dict[str, _Table] = field(default_factory=dict)
@@ -217,7 +217,7 @@ def _expectations(statement: Statement) -> object:
 
 
 def _finish(draft: _Draft) -> None:
-    """Add what follows from the whole file, and from options that it leaves out."""
+    """Add the keys that follow from the whole file, and from options that it leaves out."""
     places: dict[tuple[object, ...], int] = {}
     for section, link in draft.links:
         _check_link(section, link)

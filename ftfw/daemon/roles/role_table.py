@@ -37,7 +37,7 @@ class Action(Enum):
 
 
 AT_REST: Final = {RoleState.BACKUP: Action.LISTEN, RoleState.ACTIVE: Action.STREAM}
-"""The roles, each with the action that begins it."""
+"""Maps each role to the action that begins it."""
 
 TRANSITIONS: Final[dict[tuple[RoleState, RoleEvent], tuple[RoleState, Action | None]]] = {
     (RoleState.BACKUP, RoleEvent.PROMOTE): (RoleState.PROMOTING, Action.COMMIT),
