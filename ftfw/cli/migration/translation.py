@@ -1,4 +1,4 @@
-"""Translates a conntrackd.conf into a configuration of ftfw, with remarks about options without an equivalent.  Pure."""
+"""Translates a conntrackd.conf into a configuration of ftfw, and remarks on options without an equivalent.  Pure."""
 
 from __future__ import annotations
 
