@@ -38,6 +38,7 @@ class Creator:
     def __init__(self, timeouts: Timeouts, *, pinned: bool) -> None:
         self._timeouts = timeouts
         self._pinned = pinned
+        self.slow = 0  # how many messages `slow_parts` has made
         self._shared: dict[bytes, _Shared | None] = {}
 
     def message_parts(self, key: bytes, value: bytes, sequence: int) -> tuple[bytes, ...]:
@@ -68,6 +69,7 @@ class Creator:
 
     def slow_parts(self, key: bytes, value: bytes, sequence: int) -> tuple[bytes, ...]:
         """Return the message of any flow, made by `create.create`, in pieces."""
+        self.slow += 1
         body = create(key, value, timeouts=self._timeouts, pinned=self._pinned)
         header = MESSAGE.pack(BODY + len(body), uapi.CT_NEW, CREATE, sequence, 0)
         return (header, bytes((family_of(key), 0, 0, 0)), body)

@@ -5,15 +5,18 @@ import errno
 import struct
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
 
 import pytest
+import trio
 
-from ftfw.kernel import decode, flow_entry, injector, netlink, uapi
+from ftfw.kernel import create, decode, flow_entry, injector, netlink, uapi
 from ftfw.kernel.attributes import BODY, message, split
 from ftfw.kernel.create import CREATE, PINNED_S, Timeouts
-from ftfw.kernel.create_bulk import Creator
+from ftfw.kernel.create_bulk import BATCH, Creator
 from ftfw.kernel.flow_model import Flow
-from ftfw.kernel.injector import InjectionOutcome
+from ftfw.kernel.injector import RESOLVE_BATCH, InjectionOutcome
 from ftfw.kernel.message_shapes import dumped_value, recognise
 from ftfw.kernel.netlink import CutShortError, OverrunError
 from ftfw.replication.injection_plan import in_master_order
@@ -46,6 +49,8 @@ from tests.kernel.entries import (
 )
 from tests.kernel.namespaces import Capture, Namespace, selector
 from tests.kernel.test_round_trip import FIXED_TIMEOUT, LABEL_RULES, LABELS, comparable
+from tests.unit.conntrack import TCP as TCP_END
+from tests.unit.conntrack import conn
 
 pytestmark = pytest.mark.kernel
 
@@ -714,3 +719,33 @@ async def test_masters_come_first_down_a_chain(pair: Pair, whole: int | None, on
     assert (outcome.created, outcome.failed, outcome.remedied) == (6, {}, {})
     masters = {flow.original["sport"]: (flow.master or {}).get("sport") for flow in (await backup.snapshot()).flows()}
     assert masters == {5000: None, 6001: 5000, 6002: 6001, 6003: 6002, 6004: 6003, 6005: 6004}
+
+
+async def test_flows_that_are_rewritten_one_by_one_leave_others_their_turn(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch of them takes 20 ms and more: no heartbeat would go out meanwhile."""
+    _, backup = pair
+    store = Store()
+    store.apply([conn(replace(TCP_END, source_port=port), labels=bytes(16)).new() for port in range(BATCH)])
+    assert len(store.rich) == BATCH
+    made: list[int] = [0]
+    real = create.create
+
+    def count(*arguments: Any, **how: Any) -> bytes:
+        made[-1] += 1
+        return real(*arguments, **how)
+
+    monkeypatch.setattr("ftfw.kernel.create_bulk.create", count)
+
+    async def take_turns() -> None:
+        while True:
+            await trio.lowlevel.checkpoint()
+            made.append(0)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take_turns)
+        await backup.injector.create([list(store.rich.items())], InjectionOutcome())
+        nursery.cancel_scope.cancel()
+    assert sum(made) >= BATCH
+    assert max(made) <= 2 * RESOLVE_BATCH

@@ -1,9 +1,10 @@
 """Plans of injection, carried out on a model of a kernel."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from ipaddress import ip_address
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -338,3 +339,30 @@ def test_each_related_flow_comes_after_its_master(related: list[Conn]) -> None:
     ordered = [key for flows in in_master_order((flow.key, flow.held()) for flow in related) for key, _ in flows]
     assert sorted(ordered) == sorted(flow.key for flow in related)
     assert ordered.index(RELATED[0].key) < ordered.index(RELATED[2].key)
+
+
+@pytest.mark.parametrize("related", [False, True])
+def test_missing_entries_are_sorted_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch, related: bool) -> None:
+    """This node is active by then: a million entries sorted at once would keep its heartbeats back for seconds."""
+    tuples = [replace(TCP, source_port=port) for port in range(1, 6 * SORTED_AT_ONCE)]
+    master = MASTERS[0]
+    flows = [conn(each, master=master.original, ident=each.source_port) for each in tuples] if related else []
+    expected = [] if related else [Expect(master.original, each) for each in tuples]
+    store = filled([master, *flows], expected)
+    looked_up = 0
+
+    def counted(real: Callable[..., bytes]) -> Callable[..., bytes]:
+        def count(*arguments: bytes) -> bytes:
+            nonlocal looked_up
+            looked_up += 1
+            return real(*arguments)
+
+        return count
+
+    for module, name in ((flow_entry, "found_by"), (flow_entry, "found_by_master"), (expectation, "master_of")):
+        monkeypatch.setattr(module, name, counted(getattr(module, name)))
+    most = total = 0
+    for _ in plan_missing(store):
+        most, total, looked_up = max(most, looked_up), total + looked_up, 0
+    assert total >= len(tuples)
+    assert most <= 3 * SORTED_AT_ONCE
