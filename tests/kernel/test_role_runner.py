@@ -12,6 +12,7 @@ import trio
 
 from ftfw.daemon import after_takeover, commit, leftover_entries
 from ftfw.daemon.gate import Gate
+from ftfw.daemon.gre_keeper import GreKeeper
 from ftfw.daemon.role_runner import RoleRunner
 from ftfw.daemon.roles.role_table import RoleEvent
 from ftfw.kernel import flow_entry
@@ -163,6 +164,36 @@ def test_a_promotion_waits_for_no_stale_entries_and_no_frames_behind_a_gap(
 
     in_namespace(work)
     assert held == [(True, True)]
+
+
+def test_an_active_keeps_gre_flows_alive_by_a_socket_whose_events_are_streamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The backup must hear of the new entries: a compare would find them different."""
+    tracking = SlowTracking(slow=False)
+    monkeypatch.setattr(leftover_entries, "disable_window_tracking", tracking)
+    keepers: list[Injector] = []
+    real = GreKeeper.run
+
+    async def told(keeper: GreKeeper) -> None:
+        tracking.order.append("keeper")
+        await real(keeper)
+
+    def make(injector: Injector, selector: Selector, outcome: InjectionOutcome) -> GreKeeper:
+        keepers.append(injector)
+        return GreKeeper(injector, selector, outcome)
+
+    monkeypatch.setattr(GreKeeper, "run", told)
+    monkeypatch.setattr("ftfw.daemon.role_runner.GreKeeper", make)
+
+    async def work(_: Namespace) -> None:
+        async with running(tmp_path) as (_node, _link, path):
+            await command(path, "promote")
+            await until(lambda: "keeper" in tracking.order)
+
+    in_namespace(work)
+    (keeper,) = keepers
+    assert keeper is not tracking.injectors[0], "its events are not streamed"
 
 
 def hear_active(roles: RoleRunner, epoch: bytes) -> None:
