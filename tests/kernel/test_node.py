@@ -255,20 +255,18 @@ def test_a_node_that_holds_the_addresses_shuts_no_gate(
 
     async def work(_: Namespace) -> None:
         more = '[takeover]\ngate_interfaces = ["lan"]\n[keepalived]\naddresses = ["192.0.2.1"]\n'
-        config = configuration(tmp_path, more)
-        node = NodeDaemon(config, Transport([Silence()], [KEY], name="fw1"), "backup", KeyReload(tmp_path, config))
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(node.run)
-            await until(config.control.socket.exists)
+        async with running(tmp_path, more) as (node, _link, _path):
+            assert node.roles.backup_role is not None
+            assert node.gate is not None
+            shut: list[frozenset[bytes]] = []
+            monkeypatch.setattr(node.gate, "shut", shut.append)
             node.roles.member.receive(
                 b"epoch",
                 Heartbeat(name="fw2", role="active", byte_order=sys.byteorder, sequence=0, oldest=0, version=""),
                 trio.current_time(),
             )
-            shut: list[frozenset[bytes]] = []
-            monkeypatch.setattr(node.gate, "shut", shut.append)
             node.roles.driver.after_batch()
+            assert node.roles.backup_role.backup.epoch == b"epoch"
             assert shut == ([] if holds else [own])
-            nursery.cancel_scope.cancel()
 
     in_namespace(work)
