@@ -30,6 +30,7 @@ from tests.unit.conntrack import UDP, conn
 
 REFUSED = 0.04  # share of the flows without helper, which can be no masters, that a kernel refuses at the first try
 TOY_MASTER = flow_entry.tuple_of(conn(UDP).key)  # named by toy flows, and hardly ever there
+in_snapshot = vars(Store)["in_snapshot"].fget  # as the code has it, also where a mutation changes it
 RECREATED = 0.02  # share of the changed flows that are deleted and created anew
 
 
@@ -69,7 +70,7 @@ class HotFollower:
 
     def _snapshot(self) -> int:
         """A number for the snapshot that comes in; 0 without one."""
-        return self._backup.snapshots + 1 if self._backup.store.in_snapshot else 0
+        return self._backup.snapshots + 1 if in_snapshot(self._backup.store) else 0
 
     def commit(self) -> None:
         """Carry out what is left at a promotion."""
