@@ -5,7 +5,6 @@ Some requests are refused, as a full table refuses them, and some entries are de
 """
 
 from collections.abc import Iterable, Iterator
-from itertools import chain
 from random import Random
 
 from ftfw.kernel import create, expectation, flow_entry, uapi
@@ -66,7 +65,7 @@ class HotFollower:
     def _planned(self) -> Iterator[bytes]:
         """The flows that the plan, or one before it, has put into the kernel by the time of its related flows."""
         store = self._backup.store
-        return (key for key in self._held - self.refused if store.get_flow(key) is not None)
+        return iter((self._held - self.refused) & _not_stale(store))
 
     def _snapshot(self) -> int:
         """A number for the snapshot that comes in; 0 without one."""
@@ -107,12 +106,17 @@ def commit(kernel: Kernel, store: Store) -> None:
         match step:
             case CreateFlows(flows) | CreateGreFlows(flows):
                 for key, value in flows:
-                    create_flow(kernel, key, value, planned=chain(store.plain, store.rich))
+                    create_flow(kernel, key, value, planned=_not_stale(store))
             case CreateExpectations(expectations):
                 for key, value, _zone in expectations:
                     create_expectation(kernel, key, value)
             case _:
                 delete(kernel, step)
+
+
+def _not_stale(store: Store) -> set[bytes]:
+    """Return the keys of held flows that a complete snapshot has named, if there is one."""
+    return {*store.plain, *store.rich}.difference(store.stale([*store.plain, *store.rich]))
 
 
 def create_flow(kernel: Kernel, key: bytes, value: bytes, *, planned: Iterable[bytes]) -> bool:
