@@ -7,7 +7,9 @@ from itertools import count
 from random import Random
 from unittest.mock import patch
 
+from ftfw.config.schema import Replicate
 from ftfw.replication import limits
+from tests.simulation import filters
 from tests.simulation.kernel import Kernel, as_dumped, end_of, held
 from tests.simulation.network import Network, Weather
 from tests.simulation.node import History, Node
@@ -18,6 +20,7 @@ STEP_S = 0.01
 EVENTS = 1000
 FAULTS = 5  # at least so many in a run
 PEACE_STEPS = 1200  # within which all has to be well after the last fault
+FILTERED = 0.4  # of the runs replicate a part of the table only
 HOT = 0.4  # of the nodes keep their kernels equal to their stores while they are backups
 SHARES = (0.0, 0.5, 1.0)  # of what happens that is out of recordings
 KEYS = [b"k" * 32, b"o" * 32]
@@ -49,12 +52,15 @@ class Run:
         self.known: dict[bytes, list[Conn]] = {}  # what was ever in a kernel, by key
         names = ["fw1", "fw2", "fw3"][: random.choice((2, 2, 3))]
         share, rounds = random.choice(SHARES), count(random.randrange(100))
+        kinds = filters.KINDS if share else filters.KINDS + filters.TOY_KINDS
+        chosen = random.choice(kinds) if random.random() < FILTERED else {}
+        replicate = Replicate.model_validate(chosen)
         self.nodes = {
             name: Node(
                 name,
                 random,
                 self.history,
-                Kernel(random, rounds, share),
+                Kernel(random, rounds, share, replicate),
                 keys=[KEYS[0]],
                 links=self.network.links,
                 hot=random.random() < HOT,
@@ -64,7 +70,9 @@ class Run:
         self.primary = names[0]  # where the traffic is
         for name, node in self.nodes.items():
             node.start("active" if name == self.primary else "backup", self.now)
-        self.tell(f"{len(names)} nodes, {self.network.links} links, {share:.0%} recorded, {weather}")
+        self.tell(
+            f"{len(names)} nodes, {self.network.links} links, {share:.0%} recorded, {chosen or 'no'} filter, {weather}"
+        )
 
     def tell(self, what: str) -> None:
         self.trace.append(f"{self.now:8.2f} {what}")

@@ -160,7 +160,7 @@ def delete(kernel: Kernel, step: Step) -> None:
 
 def purge(kernel: Kernel, keep: Iterable[bytes]) -> None:
     """Delete what a kernel has from before, as `daemon.leftover_entries` does, except for the keys in `keep`."""
-    for key in set(kernel.keys()).difference(keep):
+    for key in kernel.view().rows.keys() - set(keep):
         if expectation.is_key(key):
             kernel.delete_expectation(key)
         else:

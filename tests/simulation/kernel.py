@@ -12,10 +12,13 @@ from itertools import chain
 from random import Random
 from typing import NamedTuple
 
-from ftfw.kernel import expectation, flow_entry, uapi
+from ftfw.config.schema import Replicate
+from ftfw.kernel import decode, expectation, flow_entry, uapi
 from ftfw.kernel.attributes import BODY, MESSAGE_SIZE, message, split
+from ftfw.kernel.flow_model import Flow
 from ftfw.replication.store import Store
 from tests.simulation import recording
+from tests.simulation.filters import flow_passes, helper_passes
 from tests.simulation.recording import key_of, without_silent_flags
 from tests.unit.conntrack import Conn, is_expectation, walk
 from tests.unit.table import Dump, Table
@@ -70,10 +73,15 @@ class View:
 
 
 class Kernel(Table):
-    """`share`: how much of what happens is out of recordings.  `rounds`: numbers, shared by all kernels of a run."""
+    """Does what recordings say, and what the toy does.
 
-    def __init__(self, random: Random, rounds: Iterator[int], share: float) -> None:
+    `share`: how much of what happens is out of recordings.  `rounds`: numbers, shared by all kernels of a run.
+    `replicate`: what of the table is to be replicated.
+    """
+
+    def __init__(self, random: Random, rounds: Iterator[int], share: float, replicate: Replicate | None = None) -> None:
         super().__init__(random)
+        self.replicate = replicate or Replicate()
         self.entries: dict[bytes, Entry] = {}  # flows and expectations
         self._rounds, self._share = rounds, share
         self._play: Iterator[Change] = iter(())
@@ -173,10 +181,27 @@ class Kernel(Table):
         return found
 
     def view(self) -> View:
-        """The table."""
+        """What of the table is to be replicated."""
         rows = {key: _toy_row(there) for key, there in self.rows.items()}
         rows.update((key, row_of(there.row)) for key, there in self.entries.items())
-        return View(rows, {key: there.untold for key, there in self.entries.items() if there.untold})
+        if self.replicate != Replicate():
+            passing = {key for key in self.flows() if flow_passes(self.replicate, self._decoded(key))}
+            rows = {key: row for key, row in rows.items() if key in passing or self._is_wanted(key, passing)}
+        untold = {key: there.untold for key, there in self.entries.items() if there.untold and key in rows}
+        return View(rows, untold)
+
+    def _is_wanted(self, key: bytes, passing: Set[bytes]) -> bool:
+        """Whether an expectation is to be replicated: its helper is wanted, and its master passes."""
+        if not expectation.is_key(key):
+            return False
+        decoded = decode.expectation(key, self.entries[key].row[BODY:])
+        masters = [each for each in self.flows() if flow_entry.tuple_of(each) == expectation.master_of(key)]
+        wanted = not masters or not passing.isdisjoint(masters)
+        return wanted and helper_passes(self.replicate, decoded.helper)
+
+    def _decoded(self, key: bytes) -> Flow:
+        row = self.rows[key].full() if key in self.rows else self.entries[key].row
+        return _decode_flow(key, row)
 
 
 class KernelDump(Dump):
@@ -269,6 +294,11 @@ def row_of(found: bytes) -> Row:
 
 FLOW_LEFT_OUT = (uapi.CTA_TUPLE_ORIG, uapi.CTA_ZONE, uapi.CTA_USE)
 EXPECTATION_LEFT_OUT = (uapi.CTA_EXPECT_MASTER, uapi.CTA_EXPECT_TUPLE, uapi.CTA_EXPECT_MASK, uapi.CTA_EXPECT_ID)
+
+
+@lru_cache(maxsize=1 << 15)
+def _decode_flow(key: bytes, row: bytes) -> Flow:
+    return decode.flow(key, row[BODY:])
 
 
 @lru_cache(maxsize=1 << 15)

@@ -6,6 +6,7 @@ from random import Random
 
 from ftfw.daemon.engine_driver import Engine
 from ftfw.kernel.event_selector import Selector
+from ftfw.kernel.flow_filter import compile_filter
 from ftfw.replication import messages
 from ftfw.replication.active import Active
 from ftfw.replication.backup import Backup
@@ -89,7 +90,13 @@ class Node:
     def stream(self, now: float) -> None:
         """Be active: subscribe to the kernel's events, begin a stream."""
         self.kernel.drop_pending()
-        selector = Selector(passes=None, expectations=True, dropped=Counter(), read=self.kernel.get)
+        replicate = self.kernel.replicate
+        selector = Selector(
+            passes=compile_filter(replicate),
+            expectations=replicate.expectations,
+            dropped=Counter(),
+            read=self.kernel.get,
+        )
         self.freshness.begin_epoch()
         active = Active(
             name=self.name,
