@@ -255,13 +255,17 @@ class Selector:
         master = expectation.master_of(key)
         begins = parsed.kind is Kind.EXPECT_NEW
         excluded = self._excluded if begins else self._always_excluded
-        if _is_local(excluded, source_of(master)) or not self._wanted(parsed.attributes):
+        if _is_local(excluded, source_of(master)):
             return
+        wanted = self._wanted(parsed.attributes)
         if begins:
             if not self._is_selected(master):
                 return
+            # Also for an expectation that is not wanted: its helper may have begun to adjust the master's sequence
+            # numbers, and the kernel makes no event for that (nf_ct_seqadj_set).
             selected.hints.update(master + zone for zone in self._helper_zones)
-        selected.add([found])
+        if wanted:
+            selected.add([found])
 
     def _is_selected(self, master: bytes) -> bool:
         """Return whether the flow that announced an expectation is selected, or cannot be found.

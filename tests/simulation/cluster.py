@@ -19,7 +19,7 @@ from tests.unit.snapshots import snapshot
 STEP_S = 0.01
 EVENTS = 1000
 FAULTS = 5  # at least so many in a run
-PEACE_STEPS = 1200  # within which all has to be well after the last fault
+PEACE_STEPS = 1800  # within which all has to be well after the last fault
 FILTERED = 0.4  # of the runs replicate a part of the table only
 HOT = 0.4  # of the nodes keep their kernels equal to their stores while they are backups
 SHARES = (0.0, 0.5, 1.0)  # of what happens that is out of recordings

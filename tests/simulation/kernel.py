@@ -53,6 +53,8 @@ class View:
 
     rows: Rows
     untold: dict[bytes, frozenset[int]]
+    # Expectations whose master is not to be replicated.  They are until the master is found, which is told after them.
+    optional: Set[bytes] = frozenset()
 
     def difference(self, held: Rows, *, but: Set[bytes] = frozenset(), whole: bool = False) -> str:
         """What a store holds otherwise than it was told, or, if `whole`, than it is; nothing if all is right.
@@ -62,7 +64,7 @@ class View:
         if held == self.rows:
             return ""
         wrong = []
-        for key in (held.keys() | self.rows.keys()) - but:
+        for key in (held.keys() | self.rows.keys()) - but - self.optional:
             one, other = held.get(key, {}), self.rows.get(key, {})
             kinds = {kind for kind in one.keys() | other.keys() if one.get(kind) != other.get(kind)}
             if not whole:
@@ -184,20 +186,19 @@ class Kernel(Table):
         """What of the table is to be replicated."""
         rows = {key: _toy_row(there) for key, there in self.rows.items()}
         rows.update((key, row_of(there.row)) for key, there in self.entries.items())
+        optional: Set[bytes] = frozenset()
         if self.replicate != Replicate():
             passing = {key for key in self.flows() if flow_passes(self.replicate, self._decoded(key))}
-            rows = {key: row for key, row in rows.items() if key in passing or self._is_wanted(key, passing)}
+            expected = {key for key in rows if expectation.is_key(key) and self._helper_passes(key)}
+            masters = set(map(flow_entry.tuple_of, passing))
+            optional = {key for key in expected if expectation.master_of(key) not in masters}
+            rows = {key: row for key, row in rows.items() if key in passing or key in expected - optional}
         untold = {key: there.untold for key, there in self.entries.items() if there.untold and key in rows}
-        return View(rows, untold)
+        return View(rows, untold, optional)
 
-    def _is_wanted(self, key: bytes, passing: Set[bytes]) -> bool:
-        """Whether an expectation is to be replicated: its helper is wanted, and its master passes."""
-        if not expectation.is_key(key):
-            return False
+    def _helper_passes(self, key: bytes) -> bool:
         decoded = decode.expectation(key, self.entries[key].row[BODY:])
-        masters = [each for each in self.flows() if flow_entry.tuple_of(each) == expectation.master_of(key)]
-        wanted = not masters or not passing.isdisjoint(masters)
-        return wanted and helper_passes(self.replicate, decoded.helper)
+        return helper_passes(self.replicate, decoded.helper)
 
     def _decoded(self, key: bytes) -> Flow:
         row = self.rows[key].full() if key in self.rows else self.entries[key].row
