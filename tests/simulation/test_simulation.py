@@ -25,8 +25,6 @@ def test_all_is_well_in_the_end(block: int) -> None:
             error.add_note("\n".join(run.trace[-30:]))
             error.add_note(f"again, with a trace: ./dev simulate --seed {seed}")
             raise
-        assert run.events >= 1000
-        assert run.faults.total() >= 5
 
 
 def test_every_row_of_the_state_table_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
