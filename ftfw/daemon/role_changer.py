@@ -9,6 +9,7 @@ import trio
 
 from ftfw.control.server import Progress
 from ftfw.daemon.roles.role_table import AT_REST, TRANSITIONS, Action, RoleEvent, RoleState
+from ftfw.replication.state_tables import LocalProtocolError
 
 Perform = Callable[[Action], Awaitable[None]]
 
@@ -43,9 +44,15 @@ class RoleChanger:
         return self.state in AT_REST and not self._due
 
     def accept(self, event: RoleEvent) -> None:
-        """Accept an event, and do not wait for its effect."""
+        """Accept an event, and do not wait for its effect.
+
+        Raises LocalProtocolError if the table of roles has no such event in this state.
+        """
+        found = TRANSITIONS.get((self.state, event))
+        if found is None:
+            raise LocalProtocolError("role changer", self.state, event)
         self.asked = self.asked or event is not RoleEvent.DONE
-        self.state, action = TRANSITIONS[self.state, event]
+        self.state, action = found
         if action is not None:
             self._due.append(action)
             self._something_due.set()

@@ -8,6 +8,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from ftfw.daemon.role_changer import WAITING_MAX, RoleChanger
 from ftfw.daemon.roles.role_table import AT_REST, Action, RoleEvent, RoleState
+from ftfw.replication.state_tables import LocalProtocolError
 
 WANTED = {RoleEvent.PROMOTE: RoleState.ACTIVE, RoleEvent.DEMOTE: RoleState.BACKUP}
 
@@ -127,3 +128,10 @@ async def test_all_who_wait_hear_how_far_it_is() -> None:
         await work.let_go()
         assert first.reached
         assert second.reached
+
+
+async def test_an_event_that_the_table_lacks_is_an_error_that_names_state_and_event() -> None:
+    async with changes("backup") as (made, _, _):
+        with pytest.raises(LocalProtocolError, match="role changer: 'done' is not possible while 'backup'"):
+            made.accept(RoleEvent.DONE)
+        assert made.state is RoleState.BACKUP
