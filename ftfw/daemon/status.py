@@ -49,9 +49,9 @@ class NodeStatus:
 
         An active reads its kernel's table for that, unless it has done so within COUNTS_AGE_S.
         """
-        standby = self.roles.backup_role
-        if standby is not None:
-            return standby.store.flow_count(), len(standby.store.expectations)
+        backup_role = self.roles.backup_role
+        if backup_role is not None:
+            return backup_role.store.flow_count(), len(backup_role.store.expectations)
         counted_at, flows, expectations = self._counted
         if trio.current_time() - counted_at > COUNTS_AGE_S:
             counted = []
@@ -64,10 +64,10 @@ class NodeStatus:
 
     def known_counts(self) -> tuple[int | None, int | None]:
         """Return the counts without a dump, None if unknown: a client that asks regularly must not cost dumps."""
-        standby, streaming = self.roles.backup_role, self.roles.active_role
-        if standby is not None:
-            return standby.store.flow_count(), len(standby.store.expectations)
-        return streaming.table_counts if streaming is not None else (None, None)
+        backup_role, active_role = self.roles.backup_role, self.roles.active_role
+        if backup_role is not None:
+            return backup_role.store.flow_count(), len(backup_role.store.expectations)
+        return active_role.table_counts if active_role is not None else (None, None)
 
     def describe(self, flows: int | None, expectations: int | None) -> dict[str, Any]:
         """Return the whole status, with these counts."""
@@ -98,10 +98,10 @@ class NodeStatus:
 
     def ready(self, now: float) -> bool:
         """Return whether this node may take over, or is active."""
-        standby = self.roles.backup_role
-        if standby is None:
+        backup_role = self.roles.backup_role
+        if backup_role is None:
             return self.roles.active_role is not None
-        return standby.backup.ready(now) or self._has_the_traffic(now)
+        return backup_role.backup.ready(now) or self._has_the_traffic(now)
 
     def line(self) -> str:
         """Return the status in one line, for systemd."""
@@ -114,16 +114,16 @@ class NodeStatus:
         return self.keepalived.holds_all_addresses and not self.roles.member.peers.actives(now)
 
     def _synced(self, now: float) -> bool | None:
-        standby, streaming = self.roles.backup_role, self.roles.active_role
-        if standby is not None:
-            return standby.backup.synced(now)
-        return streaming.active.synced(now) if streaming is not None else False
+        backup_role, active_role = self.roles.backup_role, self.roles.active_role
+        if backup_role is not None:
+            return backup_role.backup.synced(now)
+        return active_role.active.synced(now) if active_role is not None else False
 
     def _why_not_synced(self, now: float) -> str | None:
-        standby, streaming = self.roles.backup_role, self.roles.active_role
-        if standby is not None:
-            return standby.backup.why_not(now)
-        return streaming.active.why_not(now) if streaming is not None else None
+        backup_role, active_role = self.roles.backup_role, self.roles.active_role
+        if backup_role is not None:
+            return backup_role.backup.why_not(now)
+        return active_role.active.why_not(now) if active_role is not None else None
 
     def _kernel(self) -> dict[str, Any]:
         return {
@@ -137,12 +137,12 @@ class NodeStatus:
 
     def _stream(self) -> dict[str, Any]:
         proofs = dict(self.transport.freshness.counts)
-        standby, streaming = self.roles.backup_role, self.roles.active_role
-        if standby is not None:
-            backup = standby.backup
+        backup_role, active_role = self.roles.backup_role, self.roles.active_role
+        if backup_role is not None:
+            backup = backup_role.backup
             return {
                 "state": backup.state.value,
-                "incoming": standby.store.snapshot_size if standby.store.in_snapshot else None,
+                "incoming": backup_role.store.snapshot_size if backup_role.store.in_snapshot else None,
                 "behind": backup.behind,
                 "waiting": backup.waiting,
                 "waiting_bytes": backup.waiting_bytes,
@@ -151,11 +151,11 @@ class NodeStatus:
                 "snapshots": backup.snapshots,
                 "stale": backup.stale,
                 "compared": backup.compared,
-                "repaired": {kind: standby.store.repaired[kind] for kind in REPAIRS},
+                "repaired": {kind: backup_role.store.repaired[kind] for kind in REPAIRS},
                 **proofs,
             }
-        if streaming is not None:
-            active = streaming.active
+        if active_role is not None:
+            active = active_role.active
             return {
                 "kept_bytes": active.kept_bytes,
                 "resent": active.resent,
@@ -166,8 +166,8 @@ class NodeStatus:
         return proofs
 
     def _peers(self, now: float) -> list[dict[str, Any]]:
-        streaming = self.roles.active_role
-        active = streaming.active if streaming is not None else None
+        active_role = self.roles.active_role
+        active = active_role.active if active_role is not None else None
         described = []
         for peer in sorted(self.roles.member.peers.known.values(), key=lambda peer: peer.name):
             backup = active.backups.get(peer.name) if active else None
