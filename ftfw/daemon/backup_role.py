@@ -50,7 +50,7 @@ class BackupRole:
         self._filled = filled
         self._filled_epoch: bytes | None = None
         self._purged = False
-        self._told: Counter[str] = Counter()  # repairs that were reported
+        self._logged_repairs: Counter[str] = Counter()  # by kind
         self._to_go_through = trio.Event()  # replaced by each pass
         self._changed = trio.Event()  # set if the store may be ahead of the kernel; replaced by each pass
 
@@ -58,7 +58,7 @@ class BackupRole:
         """Work until cancelled. Each task ends within one step, of a few milliseconds, when it is cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._disable_window_tracking)
-            nursery.start_soon(self._keep_in_step)
+            nursery.start_soon(self._maintain_kernel)
             nursery.start_soon(self._go_through_store)
 
     async def _disable_window_tracking(self) -> None:
@@ -70,12 +70,13 @@ class BackupRole:
         while True:
             while self.backup.work(trio.current_time()):
                 await trio.lowlevel.checkpoint()
-            self._tell_of_repairs()
+            self._log_repairs()
             self._changed.set()
             await self._to_go_through.wait()
             self._to_go_through = trio.Event()
 
-    async def _keep_in_step(self) -> None:
+    async def _maintain_kernel(self) -> None:
+        """Keep a hot kernel equal to the store and its timers pinned, and delete leftover entries once."""
         hot = self.hot_kernel
         refresh_pins_at = trio.current_time() + REFRESH_PINS_S if hot else inf
         while True:
@@ -84,7 +85,7 @@ class BackupRole:
                 whole = self.backup.snapshots
                 await hot.apply_to_kernel()
                 self.backup.installed = whole
-                self._look_whether_filled()
+                self._check_filled()
             if self.backup.complete and not self._purged:
                 await self._purge()
             if hot and trio.current_time() >= refresh_pins_at:
@@ -98,19 +99,19 @@ class BackupRole:
         """Return whether this hot kernel has had all entries of the active that is followed."""
         return self._filled_epoch is not None and self._filled_epoch == self.backup.epoch
 
-    def _look_whether_filled(self) -> None:
+    def _check_filled(self) -> None:
         if self.backup.complete and self.backup.installed >= self.backup.snapshots and not self.filled:
             self._filled_epoch = self.backup.epoch
             self._filled()
 
-    def _tell_of_repairs(self) -> None:
-        if self.store.repaired.total() > self._told.total():
-            found = self.store.repaired - self._told
+    def _log_repairs(self) -> None:
+        if self.store.repaired.total() > self._logged_repairs.total():
+            found = self.store.repaired - self._logged_repairs
             log.warning(
                 "a compare with the active found %d missing, %d stale and %d different entries; they are repaired",
                 *(found[kind] for kind in REPAIRS),
             )
-            self._told = self.store.repaired.copy()
+            self._logged_repairs = self.store.repaired.copy()
 
     def after_batch(self) -> None:
         """Start the work that a batch of frames, or a timer, has made necessary."""
@@ -129,7 +130,7 @@ class BackupRole:
         )
         self._purged = True
         log.info(
-            "the active's snapshot is in: %d flows held; %d entries that were left in this kernel are gone",
+            "the active's snapshot is in: %d flows held; %d entries that were left in this kernel are deleted",
             self.store.flow_count(),
             purged.deleted,
         )

@@ -122,12 +122,12 @@ class RoleRunner:
         if reached is None:
             raise ControlError(
                 f"{WAITING_MAX} commands already wait for a change of role: this one is accepted without waiting;"
-                " `ftfw status` tells what comes of it"
+                " `ftfw status` shows the result"
             )
         if not reached:
             raise ControlError(
                 f"superseded by a {CONTRARY[event]} before it was done: this node is {self.role};"
-                " the log, and keepalived in `ftfw status`, tell what wanted it"
+                " the log, and keepalived in `ftfw status`, show who wanted it"
             )
         return self.describe(before)
 
@@ -255,8 +255,10 @@ class RoleRunner:
                     await commit.commit_changes(store, self._injector, outcome)
         except* Exception as failure:
             outcome.failed["commit_broke_off"] += 1
-            self._warnings.append(f"the commit broke off, what is missing is put in behind it: {first_of(failure)}")
-            log.exception("promote: the commit broke off; this node goes on as active, and puts in what is missing")
+            self._warnings.append(f"the commit broke off; missing entries are created afterwards: {first_of(failure)}")
+            log.exception(
+                "promote: the commit broke off; this node continues as active and creates missing entries afterwards"
+            )
         await _apply_last_frames(backup)  # of a commit that broke off
         return "commit_broke_off" not in outcome.failed
 
@@ -277,7 +279,7 @@ class RoleRunner:
         store = backup_role.store
         warning = (
             f"the store was not in sync: {store.flow_count()} flows and {len(store.expectations)} expectations are"
-            " what there is" + (", a snapshot was under way" if store.in_snapshot else "")
+            " all that is held" + (", a snapshot was under way" if store.in_snapshot else "")
         )
         log.warning("promote: %s", warning)
         return [warning]

@@ -509,7 +509,7 @@ class Backup:
         if self.synced(now):
             return None
         if self.state is BackupState.IDLE:
-            return "no active is heard" if self.active_name is None else f"{self.active_name} is active no more"
+            return "no active is heard" if self.active_name is None else f"{self.active_name} is no longer active"
         if not self.heard(now):
             return f"{self.active_name} was last heard {now - self._heard_at:.1f} s ago"
         if self.state is not BackupState.COMPLETE:

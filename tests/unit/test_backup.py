@@ -119,7 +119,7 @@ def test_a_backup_says_why_it_is_not_in_sync() -> None:
     assert of(play).why_not(0.0) == "3 frames of fw1 are missing, and asked for"
     assert of(play).why_not(2.5) == "fw1 was last heard 2.5 s ago"
     of(play).unfollow()
-    assert of(play).why_not(2.5) == "fw1 is active no more"
+    assert of(play).why_not(2.5) == "fw1 is no longer active"
 
 
 def test_a_backup_that_follows_nobody_shows_that_it_is_there() -> None:
