@@ -10,7 +10,7 @@ only counted.  One reading goes through these steps, in this order:
    events in the stream.
 4. `end` ends the snapshot, or streams the digests.
 
-The daemon (`daemon/active_role`) and the simulation drive this class in the same way.
+The daemon (`daemon/active_role`) and the simulation call these methods in the same order.
 """
 
 from collections.abc import Callable, Iterator, Sequence
