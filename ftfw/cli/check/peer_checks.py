@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from ftfw.cli.check.finding import CheckInput, Finding, ok, problem, warning
-from ftfw.replication.limits import PEER_LOST_S
+from ftfw.replication.limits import FACTS_S, PEER_LOST_S
 
-UNREPORTED_S = 20.0  # a peer reports about its host every five seconds, in frames of full length
+UNREPORTED_S = 4 * FACTS_S  # facts come in frames of full length
 CLOCKS_APART_S = 2.0
 PORT_REMEDY = "check that the other node runs with the same key and link, and that UDP or TCP port {port} is accepted"
 ALIKE = (
