@@ -387,10 +387,12 @@ def exchanges() -> Iterator[bytes]:
     whole = b"".join(plain[kind] for kind in KINDS[1:4])
     compared = plain[messages.COMPARE] + different + plain[messages.EVENTS]
     alike = plain[messages.COMPARE] + equal
-    mended = scope + plain[messages.SNAPSHOT_PART] + plain[messages.SNAPSHOT_END]
+    repaired = scope + plain[messages.SNAPSHOT_PART] + plain[messages.SNAPSHOT_END]
     early = _said(3, near(5))
-    yield beat + whole + plain[messages.EVENTS] + compared + mended + plain[messages.LOST] + compared + mended + whole
-    yield beat + whole + alike + compared + alike + plain[messages.LOST] + alike + compared + mended
+    yield (
+        beat + whole + plain[messages.EVENTS] + compared + repaired + plain[messages.LOST] + compared + repaired + whole
+    )
+    yield beat + whole + alike + compared + alike + plain[messages.LOST] + alike + compared + repaired
     yield beat + early + plain[messages.EVENTS] * 3 + early + beat + whole
     yield beat + plain[messages.COMPARE] + _said(KINDS.index(messages.DIGESTS) << 4 | 3, near(0), b"\3\1\0") * 9
     yield beat + _said(KINDS.index(messages.SCOPE) << 4 | 3, near(0), b"\x0f\0\1") * 20

@@ -170,7 +170,7 @@ async def test_restoring_timeouts_does_not_bring_back_an_expectation_that_was_me
 
 
 def compared(store: Store) -> dict[bytes, int]:
-    """What a comparison compares of each flow."""
+    """Return the digest of each flow: all that a compare of the protocol sees of it."""
     return dict(entry_digest.digests([*store.plain.items(), *store.rich.items()], bytes(entry_digest.SALT_SIZE)))
 
 

@@ -45,7 +45,7 @@ def test_a_pair_tells_its_state_and_its_takeover(nodes: tuple[Node, Node]) -> No
     active.insert(20)
     backup.start("backup")
     until(lambda: scrape(backup).get(("ftfw_synced",)) == 1, "in sync")
-    until(lambda: scrape(active).get(("ftfw_flows",)) == 21, "the flows of the last comparison")
+    until(lambda: scrape(active).get(("ftfw_flows",)) == 21, "the flows of the last compare")
     assert scrape(active)[("ftfw_conntrack_entries",)] >= 20
     until(lambda: ("ftfw_peer_lag_seconds", "fw2") in scrape(active), "the lag")
     until(lambda: scrape(backup)[("ftfw_gate_shut",)] == 1, "the gate")

@@ -1,4 +1,4 @@
-"""Comparisons between real daemons: what no event told is found and mended, and an outage costs what changed in it."""
+"""Compares between real daemons find and repair changes without an event; an outage costs what changed in it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,7 +44,7 @@ def silently(node: Node, *arguments: str) -> None:
 
 
 def scrubbed(backup: Node) -> dict[str, int]:
-    """What a comparison on demand has repaired since the start, in all."""
+    """Start a compare, and return how many entries compares have repaired since the start, by kind."""
     before: dict[str, Any] = backup.status()["stream"]
     backup.ftfw("scrub")
     until(
@@ -55,7 +55,7 @@ def scrubbed(backup: Node) -> dict[str, int]:
     return repaired
 
 
-def test_a_scrub_finds_what_no_event_told_and_mends_and_counts_it(nodes: Pair) -> None:
+def test_a_scrub_finds_repairs_and_counts_what_no_event_told(nodes: Pair) -> None:
     active, backup = nodes
     assert scrubbed(backup) == {"missing": 0, "stale": 0, "different": 0}
     flow = ("-p", "tcp", "-s", "192.0.2.9", "-d", "198.51.100.9", "--sport", "999", "--dport", "80")

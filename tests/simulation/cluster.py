@@ -203,7 +203,7 @@ class Run:
             node.member.backup.request_snapshot(self.now)
 
     def _tamper(self) -> None:
-        """An entry in a store goes, changes, or comes from nowhere, as no event has it: a comparison is to find it."""
+        """Delete, change or add an entry in a store, as no event has it: a compare has to find it."""
         node = self._pick()
         if node is None or node.member.backup is None or not node.member.backup.complete:
             return
@@ -291,7 +291,7 @@ class Run:
         return not self.complaints()
 
     def complaints(self) -> list[str]:
-        """What is not as it should be when all is quiet, and what nothing told has been found by a comparison."""
+        """Return what is wrong although all is quiet and compares have found what no event told."""
         found = []
         active = self.nodes[self.primary]
         assert active.member.active is not None

@@ -57,7 +57,7 @@ def test_a_resync_is_waited_for_until_the_snapshot_is_in() -> None:
     ]
 
 
-def test_a_scrub_is_waited_for_until_what_differs_is_mended() -> None:
+def test_a_scrub_is_waited_for_until_what_differs_is_repaired() -> None:
     last = backup("complete", compared=1)
     daemon = Daemon(backup("complete"), backup("comparing"), backup("repairing", compared=1), last)
     found = daemon.request("scrub")
