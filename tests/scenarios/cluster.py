@@ -1,6 +1,7 @@
 """Nodes of real engines on toy kernels, with a link in memory and a clock that stands still between the steps."""
 
 from collections import Counter
+from collections.abc import Iterable
 from random import Random
 
 from ftfw.kernel.event_selector import Selector
@@ -20,6 +21,14 @@ STEP_S = 0.01
 LIMIT = 700  # bytes of a body: a few messages
 COMPARE_S = 30.0
 KEYS = {"old": b"k" * 32, "new": b"o" * 32}
+
+
+def _as_held(row: dict[int, bytes], versions: Iterable[Conn]) -> Conn:
+    """Return the version of a flow that a store holds.  Raises AssertionError if no table ever had what it holds."""
+    for version in versions:
+        if alike({version.key: version.table_row()})[version.key] == row:
+            return version
+    raise AssertionError(f"no table ever had {row}")
 
 
 class Node:
@@ -59,12 +68,13 @@ class Node:
         self.freshness.begin_epoch()
         self.member.begin_role(Backup(name=self.name, store=Store(), limit=LIMIT, now=now))
 
-    def promote(self, now: float, known: dict[bytes, Conn]) -> None:
+    def promote(self, now: float, known: dict[bytes, list[Conn]]) -> None:
+        """Put what the store holds into the table, and stream it; `known` has all flows that were ever in a table."""
         backup = self.backup
         backup.unfollow()
         while backup.work(now):
             pass
-        self.table.rows = {key: known[key] for key in held(backup.store) if key in known}
+        self.table.rows = {key: _as_held(row, known[key]) for key, row in alike(held(backup.store)).items()}
         self.stream(now)
 
     def remember(self) -> None:
@@ -124,7 +134,7 @@ class Cluster:
         self.blocked: set[tuple[str, str]] = set()
         self.to_lose: Counter[str] = Counter()
         self.recorded: list[bytes] = []
-        self.known: dict[bytes, Conn] = {}
+        self.known: dict[bytes, list[Conn]] = {}  # by key, newest first
         for name, role in roles.items():
             self.nodes[name].start(role, self.now)
 
@@ -135,7 +145,10 @@ class Cluster:
     def change(self, count: int) -> None:
         for _ in range(count):
             self.table.change()
-        self.known.update(self.table.rows)
+            for key, row in self.table.rows.items():
+                versions = self.known.setdefault(key, [])
+                if row not in versions[:1]:
+                    versions.insert(0, row)
 
     def step(self) -> None:
         self.now += STEP_S
