@@ -113,7 +113,7 @@ class Run:
             kernel.drop_pending()  # nobody listens
 
     def _remember(self) -> None:
-        """What a promotion may find in a store."""
+        """Record the values of entries that a promotion may find in a store."""
         for key, row in self.nodes[self.primary].kernel.rows.items():
             versions = self.known.setdefault(key, [])
             if not versions or versions[-1] != row:

@@ -29,12 +29,12 @@ TOY_KINDS: Final[tuple[dict[str, Any], ...]] = (
 
 
 def flow_passes(replicate: Replicate, flow: Flow) -> bool:
-    """Whether a flow is to be replicated."""
+    """Return whether a flow is to be replicated."""
     return all(test(replicate, flow) for test in _TESTS)
 
 
 def helper_passes(replicate: Replicate, helper: str | None) -> bool:
-    """Whether the expectations of a helper are to be replicated, if their master is."""
+    """Return whether the expectations of a helper are to be replicated, if their master is."""
     wanted = replicate.expectations
     return wanted if isinstance(wanted, bool) else helper in wanted
 

@@ -1,4 +1,4 @@
-"""Where recordings come from: real packets pass a real firewall one by one, and its table is read after each.
+"""Sends real packets through a real firewall one by one, and reads its table after each, for recordings.
 
 The firewall's two cables are cut in the switch and led through packet sockets here.  A packet goes in only when what
 the one before it did is over: since before a dump, which takes longer than any packet, the kernel has told no more.
@@ -150,7 +150,7 @@ def _tap(interface: str) -> socket.socket:
 
 
 def _differs(old: bytes | None, new: bytes, *, but_flickering: bool = False) -> bool:
-    """Whether a row says something new: timers run down, and use counts go up and down.
+    """Return whether a row says something new: timers run down, and use counts go up and down.
 
     `but_flickering`: nor do the bits of TCP's flags count that come and go with every segment.
     """

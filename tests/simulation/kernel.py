@@ -49,7 +49,7 @@ class Change(NamedTuple):
 
 @dataclass
 class View:
-    """What of a table must be alike in a store, and the marks and labels that no event has told."""
+    """Holds the part of a table that must be alike in a store, and the marks and labels that no event has told."""
 
     rows: Rows
     untold: dict[bytes, frozenset[int]]
@@ -57,7 +57,7 @@ class View:
     optional: Set[bytes] = frozenset()
 
     def difference(self, held: Rows, *, but: Set[bytes] = frozenset(), whole: bool = False) -> str:
-        """What a store holds otherwise than it was told, or, if `whole`, than it is; nothing if all is right.
+        """Return how a store differs from what it was told, or, if `whole`, from the table; "" if it does not.
 
         `but`: keys that are left out.
         """
@@ -153,11 +153,11 @@ class Kernel(Table):
         return (key for key in self.keys() if not expectation.is_key(key))
 
     def has(self, key: bytes) -> bool:
-        """Whether there is an entry of this key."""
+        """Return whether there is an entry of this key."""
         return key in self.rows or key in self.entries
 
     def finds(self, name: bytes) -> bool:
-        """Whether there is a flow of this original tuple and zone."""
+        """Return whether there is a flow of this original tuple and zone."""
         return name in self._named or any(_name(key) == name for key in self.rows)
 
     def take_over(self, known: dict[bytes, list[Conn]]) -> None:
@@ -173,7 +173,7 @@ class Kernel(Table):
         return KernelDump(self)
 
     def get(self, keys: list[bytes]) -> list[bytes]:
-        """What a kernel answers now to GETs of flows."""
+        """Return what a kernel answers now to GETs of flows."""
         found = []
         for key in keys:
             if key in self.rows:
@@ -183,7 +183,7 @@ class Kernel(Table):
         return found
 
     def view(self) -> View:
-        """What of the table is to be replicated."""
+        """Return the part of the table that is to be replicated."""
         rows = {key: _toy_row(there) for key, there in self.rows.items()}
         rows.update((key, row_of(there.row)) for key, there in self.entries.items())
         optional: Set[bytes] = frozenset()
@@ -272,7 +272,7 @@ def _untold(old: Entry | None, row: bytes, events: list[bytes]) -> frozenset[int
 
 
 def _compared(row: Row, *, flow: bool) -> Row:
-    """What of a row is compared: neither timers, nor flags of TCP that come and go, nor a mark of 0."""
+    """Return what is compared of a row: neither timers, nor flags of TCP that come and go, nor a mark of 0."""
     row = dict(row)
     row.pop(uapi.CTA_TIMEOUT if flow else uapi.CTA_EXPECT_TIMEOUT, None)
     if flow:
@@ -285,7 +285,7 @@ def _compared(row: Row, *, flow: bool) -> Row:
 
 @lru_cache(maxsize=1 << 15)
 def row_of(found: bytes) -> Row:
-    """What a backup should hold of an entry that a dump tells: type → payload."""
+    """Return what a backup should hold of an entry that a dump tells: type → payload."""
     row = walk(found[BODY:])
     flow = not is_expectation(found)
     for kind in FLOW_LEFT_OUT if flow else EXPECTATION_LEFT_OUT:
@@ -326,7 +326,7 @@ def _name(key: bytes) -> bytes:
 
 
 def as_dumped(key: bytes, value: bytes) -> bytes:
-    """As a dump tells what was put in as it was held."""
+    """Return a held entry as a dump tells it after it was put in."""
     kind = uapi.EXP_NEW if expectation.is_key(key) else uapi.CT_NEW
     return message(kind, uapi.NLM_F_MULTI, flow_entry.family_of(key), key + value)
 

@@ -9,7 +9,7 @@ RECORDED_MAX = 400  # frames that an eavesdropper has at hand
 
 @dataclass
 class Weather:
-    """What happens to frames, as probabilities, and how long they are under way, in seconds."""
+    """Says what happens to frames, as probabilities, and how long they are under way, in seconds."""
 
     loss: float
     duplication: float

@@ -27,7 +27,7 @@ COMPARE_S = 2.0
 
 @dataclass
 class History:
-    """What is true and what was said, for the checkers."""
+    """Records what is true and what was said, for the checkers."""
 
     sealed: dict[bytes, bytes] = field(default_factory=dict)  # frame → epoch
     last_alive: dict[bytes, float] = field(default_factory=dict)  # epoch → when its process last lived
@@ -180,7 +180,7 @@ class Node:
             assert ack.sequence <= self.member.active.sequence, "something was acknowledged that was never sent"
 
     def work(self, now: float) -> list[bytes]:
-        """What a process does between reading: returns the frames that it sends."""
+        """Do what a process does between reading, and return the frames that it sends."""
         if self.member.active is not None:
             self._work_active(self.member.active, now)
         else:
@@ -209,7 +209,7 @@ class Node:
         self._check_kept(active, now)
 
     def _work_on_kernel(self, backup: Backup) -> None:
-        """What a backup does to its own kernel: keeps it equal to the store if hot, and deletes what it had before."""
+        """Change a backup's own kernel: keep it equal to the store if hot, and delete what it had before."""
         if self.follower is not None:
             snapshots = backup.snapshots
             if not self.follower.go_on(self._random.randrange(1, 30)):
@@ -221,7 +221,7 @@ class Node:
             self._purged = True
 
     def _check_kept(self, active: Active, now: float) -> None:
-        """What a backup lacks is kept, unless it was unheard for too long, or there is too much."""
+        """Check that frames that a backup lacks are kept, unless it was unheard for too long, or they are too many."""
         live = [backup.name for backup in active.live(now)]
         for backup in active.backups.values():
             if backup.name not in live or not backup.follows or active.outrun:

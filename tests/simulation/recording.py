@@ -1,4 +1,4 @@
-"""What a real kernel did, step by step: a packet or a command, its events, and what the table was after it.
+"""Holds recordings of a real kernel: for each step a packet or a command, its events, and the table after it.
 
 `./dev record` makes recordings (`record`), `recorded` plays them.
 """
@@ -23,7 +23,7 @@ LEVEL = 19
 
 
 class Step(NamedTuple):
-    """What one packet did, or a command, or time."""
+    """Holds what one packet did, or a command, or time."""
 
     events: list[bytes]  # as they came
     rows: list[bytes]  # what has changed in the table, or come into it, as a dump tells it

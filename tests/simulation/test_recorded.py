@@ -1,4 +1,4 @@
-"""What the recordings have in them, how the simulated kernel plays them, and that they can be made."""
+"""Recordings have what they are for, the simulated kernel plays them, and they can be made."""
 
 from itertools import count
 from random import Random
@@ -33,7 +33,7 @@ def test_the_recordings_have_every_kind_of_event_and_attribute() -> None:
 
 
 def test_sequence_adjustment_comes_without_an_event() -> None:
-    """As everything here it is a fact of the kernel, without which a hint would be for nothing."""
+    """This is a fact of the kernel: without it, a hint would be for nothing."""
     shifted = [
         (step.events, row)
         for step in recording.load("ftp").steps

@@ -203,7 +203,7 @@ class Conn:
         return netlink(uapi.CT_DELETE, 0, self.family, body + self._event_time)
 
     def full(self) -> bytes:
-        """As in a dump."""
+        """Return the entry as a dump tells it."""
         timed = b"" if self.offloaded else be32(uapi.CTA_TIMEOUT, self.timeout)
         body = [
             self._tuples,
@@ -224,7 +224,7 @@ class Conn:
         return netlink(uapi.CT_NEW, 0x002, self.family, b"".join(body))
 
     def table_row(self) -> dict[int, bytes]:
-        """What a backup should hold of this entry: type → payload; no mark is a mark of 0."""
+        """Return what a backup should hold of this entry: type → payload; no mark is a mark of 0."""
         row = walk(self.full()[20:])
         for kind in (uapi.CTA_TUPLE_ORIG, uapi.CTA_ZONE, uapi.CTA_USE, *MEASURED):
             row.pop(kind, None)
@@ -314,7 +314,7 @@ def connections(draw: st.DrawFn, *, protocols: Iterable[int] = (6, 17, 132, 47, 
 
 @st.composite
 def _measured(draw: st.DrawFn, conn: Conn) -> Conn:
-    """As where the administrator has turned on accounting or timestamps, on an old kernel or a new one."""
+    """Add what a kernel tells where accounting or timestamps are turned on, an old kernel or a new one."""
     how = draw(st.sampled_from(("", "", "counters", "old times", "times", "counters, times")))
     if "counters" in how:
         conn = replace(conn, counters=(draw(st.integers(0, 1 << 32)), draw(st.integers(0, 1 << 32))))

@@ -75,7 +75,7 @@ class Playbook:
         return self
 
     def next(self) -> Message:
-        """What the engine says next, whatever it is."""
+        """Return what the engine says next, whatever it is."""
         return self._said.pop(0)
 
     def over(self) -> Self:

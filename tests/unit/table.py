@@ -20,7 +20,7 @@ def without_empty_marks(rows: Rows) -> Rows:
 
 
 def alike(rows: Rows) -> Rows:
-    """What of them must be alike in two nodes' tables: all but timeouts."""
+    """Return what must be alike in two nodes' tables: all but timeouts."""
     rows = without_empty_marks(rows)
     return {key: {k: v for k, v in row.items() if k != uapi.CTA_TIMEOUT} for key, row in rows.items()}
 

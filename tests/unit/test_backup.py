@@ -265,7 +265,7 @@ def waiting(count: int, *, per_frame: int = 20) -> Playbook:
 
 
 def applied_by_step(play: Playbook) -> list[int]:
-    """How many flows each step of the work that is left has added."""
+    """Do the work that is left, and return how many flows each step has added."""
     found, before = [], of(play).store.flow_count()
     while of(play).has_work:
         of(play).work(play.now)
@@ -449,7 +449,7 @@ def test_a_backup_that_differs_too_much_takes_everything() -> None:
 
 
 def test_the_end_of_a_scope_will_do_where_its_beginning_was_lost() -> None:
-    """What is in no bucket that was named stays as it is: it is not known to be gone."""
+    """Entries in buckets that no scope named stay as they are: they are not known to be gone."""
     play = complete(FLOW.full(), OTHER_FLOW.full())
     first, second = (Scope(8, {bucket_of(each.key, 8)}) for each in (FLOW, OTHER_FLOW))
     both = first.joined(second)
@@ -486,7 +486,7 @@ def test_an_administrator_on_the_active_has_everything_asked_for() -> None:
 
 
 def test_the_last_frames_of_a_stream_come_before_the_rest_of_its_stale_entries() -> None:
-    """Who takes over leaves stale entries out, so that only the frames have to be applied."""
+    """A takeover leaves stale entries out, so that only the frames have to be applied."""
     play = sweeping()
     play >> events(7, FLOW.new()) << ack(5, (6, 6), synced=False)
     play >> unfollow >> step

@@ -40,7 +40,7 @@ def created(each: Conn, *, pinned: bool = False) -> dict[int, bytes]:
 
 
 def updated(each: Conn, found: Conn | None = None) -> dict[int, bytes]:
-    """What makes the entry `found` equal to `each`; without one, an entry that is equal already."""
+    """Return the update of the entry `found` to `each`; without one, of an entry that is equal already."""
     there = split((found or each).full()[20:])
     return walk(create.update(each.key, each.held(), there, timeouts=TIMEOUTS))
 
@@ -54,7 +54,7 @@ def timeout(attributes: dict[int, bytes]) -> int:
 
 
 def translations(each: Conn) -> dict[str, tuple[str, int | None]]:
-    """What the body says about NAT: direction → address and port; minimum and maximum must agree."""
+    """Return what the body says about NAT: direction → address and port; minimum and maximum must agree."""
     found = {}
     for name, kind in (("source", uapi.CTA_NAT_SRC), ("destination", uapi.CTA_NAT_DST)):
         if (range_ := created(each).get(kind)) is None:
@@ -315,7 +315,7 @@ def test_another_master_is_no_update() -> None:
 
 
 def test_an_extension_that_says_nothing_need_not_go() -> None:
-    """As every entry that a process created has, and one with sequence adjustment in the other direction only."""
+    """Every entry that a process created has empty extensions; sequence adjustment in one direction is another case."""
     nothing = split(conn(sequence=seq_adjust(15, 16), labels=bytes(16), synproxy=synproxy_info()).full()[20:])
     for kind, told in nothing.items():
         if kind == uapi.CTA_LABELS:

@@ -13,7 +13,7 @@ TIMEOUTS = Timeouts(tcp_established=1000, udp=31, udp_stream=121, icmp=32, icmpv
 
 
 def created(each: Conn, *, pinned: bool = False) -> dict[int, bytes]:
-    """What `create` makes, one by one."""
+    """Return what `create` makes, one by one."""
     return walk(create.create(each.key, each.held(), timeouts=TIMEOUTS, pinned=pinned))
 
 

@@ -60,7 +60,7 @@ def selected(*messages: bytes, excluded: tuple[str, ...] = (), only: Replicate |
 
 
 def about(message: bytes) -> bytes:
-    """What a message is about: the first attribute, which is a flow's or an expectation's tuple, in its zone."""
+    """Return what a message is about: its first attribute, a flow's or an expectation's tuple, and its zone."""
     return next(iter(walk(message).items()))[1] + walk(message).get(uapi.CTA_ZONE, b"")
 
 
@@ -262,7 +262,7 @@ FTP = conn(TCP, helper=b"ftp")
 
 
 def expected(*known: Conn, excluded: str = "", only: Replicate | None = None) -> list[bytes]:
-    """What is selected of an expectation's beginning and end, with a kernel that has these flows."""
+    """Return what is selected of an expectation's beginning and end, with a kernel that has these flows."""
     dropped: Counter[str] = Counter()
     kernel = {each.key: each.full() for each in known}
     made = Selector(
@@ -396,7 +396,7 @@ def test_a_filter_does_the_same_to_plain_messages_and_to_all_others(keys: Any, m
 
 @pytest.mark.parametrize("end", [TCP, SIX, UDP, ICMP])
 def test_plain_messages_are_not_decoded_for_a_filter(end: End, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where it goes by what cannot change, and at their beginning where it does not."""
+    """A filter on what cannot change decodes no plain message; another filter decodes only updates."""
     monkeypatch.setattr(flow_entry, "parse", None)
     fixed = {
         "protocols": ["tcp"],
@@ -498,7 +498,7 @@ def is_valid(message: bytes) -> bool:
 @settings(max_examples=25)
 @given(any_message, st.integers(0, 1 << 32), st.booleans())
 def test_damaged_messages_are_counted_unless_they_are_whole_still(message: bytes, seed: int, filtered: bool) -> None:
-    """Of those that have a shape, only some bytes are looked at: they are the kernel's."""
+    """In messages that have a shape only some bytes are looked at: they are the kernel's."""
     random = Random(seed)
     for _ in range(20):
         damaged = bytearray(message)

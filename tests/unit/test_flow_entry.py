@@ -33,7 +33,7 @@ RICH = conn(
 
 
 def after(old: Conn | bytes | None, message: bytes) -> dict[int, bytes]:
-    """What is held after `message` where `old` was held, type → payload."""
+    """Return what is held after `message` where `old` was held: type → payload."""
     parsed = flow_entry.parse(message)
     held = old.held() if isinstance(old, Conn) else old
     return walk(flow_entry.overlay(held, parsed.kind, parsed.attributes, Counter()))

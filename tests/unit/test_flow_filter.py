@@ -28,7 +28,7 @@ def made(**keys: Any) -> Filter:
 
 
 def passes(one: Conn, **keys: Any) -> bool:
-    """What the filter says of a flow's beginning; of one with a known shape, by its bytes as by its attributes."""
+    """Return what the filter says of a flow's beginning; with a known shape, its bytes and attributes must agree."""
     filter_, message = made(**keys), one.new()
     by_attributes = filter_.passes(split(message, 20))
     if (shape := recognise(message)) is not None:

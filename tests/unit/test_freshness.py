@@ -31,7 +31,7 @@ def reason(listener: Freshness, frame: bytes, now: float = 0.0, link: int = 0) -
 
 
 def hear_all(listener: Freshness, frames: list[bytes], now: float = 0.0) -> list[Heard]:
-    """What a listener believes of these frames."""
+    """Return what a listener believes of these frames."""
     heard = []
     for frame in frames:
         with contextlib.suppress(RefusedError):

@@ -108,7 +108,7 @@ Change = tuple[str, str]
 
 @pytest.fixture
 def together(fake_host: FakeHost, tmp_path: Path) -> Callable[..., list[Finding]]:
-    """What is found of ftfw.toml and keepalived.conf that go together, each with one change or more."""
+    """Return a function that checks an ftfw.toml and a keepalived.conf that agree but for the given changes."""
     fake_host.daemon_user = "ftfw"
 
     def look(*, ours: tuple[Change, ...] = (), theirs: tuple[Change, ...] = ()) -> list[Finding]:

@@ -122,7 +122,7 @@ def test_messages_of_two_shapes_are_no_run() -> None:
 @settings(max_examples=50)
 @given(plain, st.integers(0, 1 << 32))
 def test_another_versions_shape_gives_its_messages_one_by_one(some: list[Conn], seed: int) -> None:
-    """Where our shape has something fixed, theirs may differ."""
+    """Another version's messages may differ where our shape has something fixed."""
     random = Random(seed)
     for found, messages in runs(some):
         template, packed, count, columns = found.pack_columns()

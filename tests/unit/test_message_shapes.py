@@ -150,7 +150,7 @@ def test_the_value_of_a_dumped_entry_is_what_an_event_of_it_would_give(each: Con
 
 @given(flow_messages(connections(plain=True, protocols=(6, 17))), st.data())
 def test_no_damage_to_an_attribute_header_is_recognised(message: bytes, data: st.DataObject) -> None:
-    """Of every byte that is no payload, no bit may change unseen."""
+    """No bit may change unseen in any byte that is not payload."""
     shape = recognise(message)
     if shape is None:
         return
@@ -211,7 +211,7 @@ def test_every_shape_is_distinct_and_its_pattern_lies_within_its_mask() -> None:
 
 
 def test_the_builder_of_these_tests_writes_what_was_captured() -> None:
-    """As seen on a real kernel: 196 bytes with attributes 1 2 12 3 7 4; 208 with a helper; 248 with a master."""
+    """A real kernel wrote 196 bytes with attributes 1 2 12 3 7 4; 208 with a helper; 248 with a master."""
     each = conn()
     assert len(each.new()) == 196
     assert list(walk(each.new()[20:])) == [1, 2, 12, 3, 7, 4]

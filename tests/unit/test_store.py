@@ -43,7 +43,7 @@ NOT_HELD = {uapi.CTA_TUPLE_ORIG, uapi.CTA_ZONE, uapi.CTA_USE, *MEASURED}
 
 
 def model_apply(rows: Rows, message: bytes) -> None:
-    """What a message does to a table, attribute by attribute and with nothing clever."""
+    """Apply a message to a table, attribute by attribute and with nothing clever."""
     attributes = walk(message[20:])
     zone = attributes.get(uapi.CTA_ZONE)
     key = attribute(uapi.CTA_TUPLE_ORIG | uapi.NLA_F_NESTED, attributes[uapi.CTA_TUPLE_ORIG])
@@ -222,7 +222,7 @@ def test_an_answer_about_a_flow_not_heard_of_does_not_keep_the_snapshot_from_nam
 
 
 def test_a_snapshot_entry_that_was_read_before_an_answer_changes_nothing_of_it() -> None:
-    """Whether the flow was held before the snapshot or not: what the answer lacks is gone, what it has is newer."""
+    """The answer counts whether or not the flow was held before: what it lacks is gone, what it has is newer."""
     read = conn(helper=b"ftp", labels=b"\x01" * 16, sequence=seq_adjust(15, position=1))
     later = conn(helper=b"ftp", sequence=seq_adjust(15, position=2))
     for before in ([], [read.new()], [conn(ident=7).new()]):

@@ -1,4 +1,4 @@
-"""What an active streams of its kernel, from the kernel's messages to the frames of the stream."""
+"""An active streams its kernel: from the kernel's messages to the frames of the stream."""
 
 from collections import Counter
 from random import Random

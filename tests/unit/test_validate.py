@@ -13,7 +13,7 @@ any_message = flow_messages() | st.builds(Expect.new, expectations()) | st.build
 
 
 def is_whole(checker: Checker, message: bytes) -> bool | None:
-    """What the checker says; None for what does not get that far."""
+    """Return what the checker says; None for a message that does not get that far."""
     try:
         parsed = flow_entry.parse(message)
     except MalformedError:
@@ -80,7 +80,7 @@ def test_damage(extra: bytes) -> None:
 
 
 def test_skeletons_of_messages_longer_than_any_kernels_are_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is remembered is not walked again."""
+    """A skeleton that is remembered is not walked again."""
     walks: list[bytes] = []
 
     def counted(attribute_: bytes) -> dict[int, bytes]:

@@ -1,4 +1,4 @@
-"""What a backup does with what it holds, but for the kernel."""
+"""Do with a store all that a backup does with it, but for the kernel."""
 
 from ftfw.kernel import create, expectation, flow_entry, uapi
 from ftfw.kernel.attributes import BODY, payload, split
