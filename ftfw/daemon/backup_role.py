@@ -57,11 +57,12 @@ class BackupRole:
     async def run(self) -> None:
         """Work until cancelled. Each task ends within one step, of a few milliseconds, when it is cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._disable_window_tracking)
+            nursery.start_soon(self.disable_window_tracking)
             nursery.start_soon(self._maintain_kernel)
             nursery.start_soon(self._go_through_store)
 
-    async def _disable_window_tracking(self) -> None:
+    async def disable_window_tracking(self) -> None:
+        """Disable window tracking for the flows that the kernel has from before, except those already done."""
         await leftover_entries.disable_window_tracking(self._injector, self._selector)
         self.window_tracking_disabled = True
 

@@ -212,6 +212,7 @@ class RoleRunner:
         if self._gate is not None:
             self._gate.wait_for_commit()
         self._warnings = self._out_of_sync(backup_role)
+        complete = backup_role.backup.complete
         backup_role.backup.unfollow()
         self.member.leave_role(trio.current_time())
         self.driver.flush()
@@ -220,6 +221,9 @@ class RoleRunner:
         begun = trio.current_time()
         try:
             whole = await self._commit(backup_role, outcome)
+            if not (complete or backup_role.window_tracking_disabled):
+                # The kernel continues with entries of its own: it must not count their next segments as invalid.
+                await backup_role.disable_window_tracking()
         finally:
             if self._gate is not None:
                 self._gate.open()
