@@ -220,10 +220,7 @@ class RoleRunner:
         outcome = InjectionOutcome()
         begun = trio.current_time()
         try:
-            whole = await self._commit(backup_role, outcome)
-            if not (complete or backup_role.window_tracking_disabled):
-                # The kernel continues with entries of its own: it must not count their next segments as invalid.
-                await backup_role.disable_window_tracking()
+            whole = await self._commit(backup_role, outcome, complete=complete)
         finally:
             if self._gate is not None:
                 self._gate.open()
@@ -241,8 +238,12 @@ class RoleRunner:
         }
         self._unfinished = _Unfinished(backup_role, whole=whole)
 
-    async def _commit(self, backup_role: BackupRole, outcome: InjectionOutcome) -> bool:
-        """Put the store into the kernel; return True if all of it was tried."""
+    async def _commit(self, backup_role: BackupRole, outcome: InjectionOutcome, *, complete: bool) -> bool:
+        """Put the store into the kernel; return True if all of it was tried.
+
+        Unless the store was `complete`, the kernel continues with entries of its own, too: window tracking is disabled
+        for these, so that their next segments are not invalid.
+        """
         backup, store, hot = backup_role.backup, backup_role.store, backup_role.hot_kernel
         try:
             if hot is not None:
@@ -257,6 +258,8 @@ class RoleRunner:
                     await hot.commit_remaining(outcome)
                 else:
                     await commit.commit_changes(store, self._injector, outcome)
+            if not (complete or backup_role.window_tracking_disabled):
+                await backup_role.disable_window_tracking()
         except* Exception as failure:
             outcome.failed["commit_broke_off"] += 1
             self._warnings.append(f"the commit broke off; missing entries are created afterwards: {first_of(failure)}")

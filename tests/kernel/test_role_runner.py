@@ -1,5 +1,6 @@
 """Changes of role in this process, on a real kernel, while the work of the role before is under way."""
 
+import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,6 +92,31 @@ def test_a_commit_waits_for_a_step_of_the_backups_work_and_the_promotion_for_all
 
     in_namespace(work)
     assert tracking.order == (["begun", "ended", "commit", "begun"] if slow else ["begun", "commit"])
+
+
+def test_a_promotion_goes_on_if_the_kernels_own_entries_cannot_be_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Injector] = []
+
+    async def fails_at_the_promotion(injector: Injector, _: Selector) -> None:
+        calls.append(injector)
+        if len(calls) == 1:
+            await trio.sleep_forever()
+        if len(calls) == 2:
+            raise OSError(errno.ENOBUFS, "no buffer space")
+
+    monkeypatch.setattr(leftover_entries, "disable_window_tracking", fails_at_the_promotion)
+
+    async def work(_: Namespace) -> None:
+        with trio.fail_after(10):
+            async with running(tmp_path) as (_node, _link, path):
+                answer = await command(path, "promote")
+                assert answer["role"] == "active"
+                assert answer["last_commit"]["failed"] == {"commit_broke_off": 1}
+                await until(lambda: len(calls) == 3)  # it is tried again afterwards
+
+    in_namespace(work)
 
 
 def test_the_gate_is_told_of_a_promotion_before_anything_else_and_no_active_is_followed_any_more(
